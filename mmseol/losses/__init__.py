@@ -1,0 +1,1 @@
+"""Losses on raw outputs, one base, one contract; importable without any host."""

@@ -1,0 +1,1 @@
+"""What needs mmseg: data sets, heads and models for segmentation."""
