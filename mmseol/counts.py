@@ -27,6 +27,7 @@ __all__ = [
     "effective_number_weights",
     "inverse_frequency_weights",
     "load_counts",
+    "load_weights",
     "median_frequency_weights",
     "outlying_values",
 ]
@@ -77,7 +78,8 @@ class ClassCounts:
         if not isinstance(other, ClassCounts):
             return NotImplemented
         return all(
-            np.array_equal(getattr(self, name), getattr(other, name)) for name in ("samples", "images", "totals")
+            np.array_equal(getattr(self, name), getattr(other, name))
+            for name in ("samples", "images", "totals")
         )
 
     __hash__ = None  # type: ignore[assignment]
@@ -146,17 +148,44 @@ def load_counts(source: Any) -> IntArray:
     """
     if not isinstance(source, (str, Path)):
         return check_counts(source)
-    path = Path(source)
-    if path.suffix not in (".json", ".npy"):
-        raise ValueError(f"`class_counts` must be a sequence or a .json or .npy file, got {str(path)!r}.")
-    if not path.is_file():
-        raise ValueError(f"`class_counts` names the file {str(path)!r}, which does not exist.")
-    content = np.load(path) if path.suffix == ".npy" else json.loads(path.read_text())
+    content = _read_file(Path(source), "class_counts")
     if isinstance(content, dict):
         if "samples" not in content:
-            raise ValueError(f"`class_counts` file {str(path)!r} has no key 'samples', got {sorted(content)}.")
+            raise ValueError(
+                f"`class_counts` file {str(source)!r} has no key 'samples', got {sorted(content)}."
+            )
         content = content["samples"]
     return check_counts(content)
+
+
+def load_weights(source: Any) -> FloatArray:
+    """Return class weights, float64 (K,), from a sequence or from a ``.json`` or ``.npy`` file.
+
+    Raises:
+        ValueError: If the file is missing or the weights are not at least two finite numbers, none
+            negative, not all zero.
+    """
+    content = _read_file(Path(source), "class_weight") if isinstance(source, (str, Path)) else source
+    try:
+        weights = np.array(content, dtype=np.float64)
+    except (TypeError, ValueError):
+        weights = np.empty(0)
+    if weights.ndim != 1 or weights.size < 2 or not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError(
+            "`class_weight` must be at least two finite numbers, none negative, one per class, "
+            f"got {source!r}."
+        )
+    if not weights.any():
+        raise ValueError(f"`class_weight` must not be all zero, got {source!r}.")
+    return weights
+
+
+def _read_file(path: Path, name: str) -> Any:
+    if path.suffix not in (".json", ".npy"):
+        raise ValueError(f"`{name}` must be a sequence or a .json or .npy file, got {str(path)!r}.")
+    if not path.is_file():
+        raise ValueError(f"`{name}` names the file {str(path)!r}, which does not exist.")
+    return np.load(path) if path.suffix == ".npy" else json.loads(path.read_text())
 
 
 def at_least_one(counts: ArrayLike, used_for: str) -> IntArray:
@@ -195,7 +224,7 @@ def outlying_values(
     Raises:
         ValueError: If ``alpha``, ``scheme`` or ``ties`` is not one of the above.
     """
-    if isinstance(alpha, bool) or not (np.isfinite(alpha) and alpha > 0):
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < np.inf:
         raise ValueError(f"`alpha` must be a finite number above 0, got {alpha!r}.")
     if ties not in ("ordinal", "dense", "average"):
         raise ValueError(f"`ties` must be 'ordinal', 'dense' or 'average', got {ties!r}.")
@@ -226,7 +255,9 @@ def median_frequency_weights(counts: ArrayLike, totals: ArrayLike | None = None)
     whole = np.full_like(samples, samples.sum()) if totals is None else np.asarray(totals, dtype=np.int64)
     if whole.shape != samples.shape:
         raise ValueError(f"`totals` must be of shape {samples.shape} as the counts, got {whole.shape}.")
-    whole = np.where(whole < samples, samples.sum(), whole)  # a class that occurs nowhere has no image of its own
+    whole = np.where(
+        whole < samples, samples.sum(), whole
+    )  # a class that occurs nowhere has no image of its own
     frequency = samples / whole
     return np.median(frequency) / frequency
 
