@@ -1,0 +1,162 @@
+"""The losses against torch, against slow loops from the formula, and their identities."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mmseol.losses import CrossEntropyLoss, OneHotMSELoss, OutlyingMSELoss
+
+CAMVID = [10682767, 14750079, 623349, 20076880, 2845085, 6166762, 743859, 714595, 3719877, 405385, 184967]
+
+
+def random_batch(classes=11, shape=(2, 6, 7), ignored=255):
+    generator = torch.Generator().manual_seed(3)
+    pred = torch.randn(shape[0], classes, *shape[1:], generator=generator, dtype=torch.float64) * 20
+    target = torch.randint(0, classes, shape, generator=generator)
+    target[torch.rand(shape, generator=generator) < 0.2] = ignored
+    return pred.requires_grad_(), target
+
+
+def slow_outlying(pred, target, counts, alpha, ignored=255):
+    """Algorithm 1, Eq. (4) and Eq. (5), position by position."""
+    values, order = {}, sorted(range(len(counts)), key=lambda c: -counts[c])
+    for position, c in enumerate(order):
+        values[c] = alpha * (position + 1)
+    total, grad, valid = 0.0, np.zeros(pred.shape), 0
+    for n, *where in np.ndindex(*target.shape):
+        label = target[(n, *where)]
+        if label == ignored:
+            continue
+        valid += 1
+        for k in range(len(counts)):
+            residual = pred[(n, k, *where)] - (values[k] if k == label else 0.0)
+            total += 0.5 * residual**2
+            grad[(n, k, *where)] = residual
+    return total / valid, grad / valid
+
+
+@pytest.mark.parametrize("alpha", [1.0, 6.0, 0.1])
+@pytest.mark.parametrize("counts", [CAMVID, [5] * 11, [7, 0, 3, 3, 9, 0, 1, 1, 1, 20, 20]])
+@pytest.mark.filterwarnings("ignore:Classes")
+def test_outlying_equals_slow_loop(alpha, counts):
+    pred, target = random_batch()
+    value = OutlyingMSELoss(alpha=alpha, class_counts=counts)(pred, target, ignore_index=255)
+    (grad,) = torch.autograd.grad(value, pred)
+    expected, expected_grad = slow_outlying(pred.detach().numpy(), target.numpy(), counts, alpha)
+    np.testing.assert_allclose(value.item(), expected, rtol=1e-12)
+    np.testing.assert_allclose(grad.numpy(), expected_grad, rtol=1e-12, atol=1e-15)
+
+
+def test_camvid_ranks_descend():
+    loss = OutlyingMSELoss(alpha=6, class_counts=CAMVID)
+    # road, building, sky, tree, car, sidewalk, sign, fence, pole, pedestrian, bicyclist
+    assert (loss.target_values / 6).tolist() == [3, 2, 9, 1, 6, 4, 7, 8, 5, 10, 11]
+
+
+def test_float32_keeps_small_residuals_of_far_targets():
+    """At targets of 66 and residuals of 1e-2 the loss is the residual's, not rounding of 66 squared."""
+    loss = OutlyingMSELoss(alpha=6, class_counts=CAMVID)
+    target = torch.arange(11).repeat(50)
+    residual = torch.full((550, 11), 1e-2)
+    pred = (F.one_hot(target, 11) * loss.target_values).float() + residual
+    exact = 0.5 * (pred.double() - F.one_hot(target, 11) * loss.target_values).square().sum(1).mean()
+    torch.testing.assert_close(loss(pred, target).double(), exact, rtol=1e-5, atol=0)
+
+
+def test_reciprocal_scheme():
+    loss = OutlyingMSELoss(alpha=2, scheme="reciprocal", class_counts=[100, 25, 10])
+    assert loss.target_values.tolist() == [2, 8, 20]
+
+
+@pytest.mark.parametrize("alpha", [0, -1, float("nan"), float("inf"), "6", True, None])
+def test_alpha_must_be_positive(alpha):
+    with pytest.raises(ValueError, match="`alpha` must be a finite number above 0, got"):
+        OutlyingMSELoss(alpha=alpha)
+
+
+def test_soft_labels_scale_the_target_values():
+    loss = OutlyingMSELoss(alpha=3, class_counts=[9, 5, 2])
+    pred = torch.tensor([[1.0, -2.0, 0.5]])
+    soft = torch.tensor([[0.7, 0.0, 0.3]])
+    expected = 0.5 * ((1 - 0.7 * 3) ** 2 + 2.0**2 + (0.5 - 0.3 * 9) ** 2)
+    torch.testing.assert_close(loss(pred, soft), torch.tensor(expected))
+
+
+def test_one_hot_mse_is_half_k_times_torchs_mse():
+    pred, target = random_batch(ignored=0)
+    expected = F.mse_loss(pred, F.one_hot(target, 11).movedim(-1, 1).double()) * 11 / 2
+    torch.testing.assert_close(OneHotMSELoss()(pred, target), expected)
+
+
+def test_outlying_with_equal_dense_ranks_is_one_hot():
+    pred, target = random_batch()
+    outlying = OutlyingMSELoss(ties="dense", class_counts=[4] * 11, ignore_index=255)
+    torch.testing.assert_close(outlying(pred, target), OneHotMSELoss(ignore_index=255)(pred, target))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_cross_entropy_equals_torch(weighted, reduction):
+    pred, target = random_batch()
+    weight = torch.linspace(0.1, 3, 11, dtype=torch.float64) if weighted else None
+    ours = CrossEntropyLoss(class_weight=None if weight is None else weight.tolist(), reduction=reduction)
+    value = ours(pred, target, ignore_index=255)
+    expected = F.cross_entropy(pred, target, weight=weight, ignore_index=255, reduction=reduction)
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
+    (grad,) = torch.autograd.grad(value.sum(), pred)
+    (expected_grad,) = torch.autograd.grad(expected.sum(), pred)
+    torch.testing.assert_close(grad, expected_grad, rtol=1e-12, atol=1e-12)
+    soft = torch.rand(pred.shape, dtype=torch.float64).softmax(1)
+    expected = F.cross_entropy(pred, soft, weight=weight, reduction=reduction)
+    torch.testing.assert_close(ours(pred, soft), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_cross_entropy_normalized_by_count():
+    pred, target = random_batch()
+    weight = torch.linspace(0.1, 3, 11, dtype=torch.float64)
+    loss = CrossEntropyLoss(class_weight=weight.tolist(), normalize="count", ignore_index=255)
+    total = F.cross_entropy(pred, target, weight=weight, ignore_index=255, reduction="sum")
+    torch.testing.assert_close(loss(pred, target), total / (target != 255).sum())
+
+
+def test_class_weights_by_name_follow_the_counts_and_a_schedule_replaces_them():
+    loss = CrossEntropyLoss(class_weight="inverse_frequency")
+    assert loss.needs_counts
+    loss.set_class_counts([10, 5, 1])
+    np.testing.assert_allclose(loss.class_weight.numpy(), np.array([1, 2, 10]) * 3 / 13)
+    loss.set_class_weight([1, 1, 4])
+    loss.set_class_counts([10, 5, 2])
+    assert loss.class_weight.tolist() == [1, 1, 4]
+    assert loss.half().class_weight.dtype == torch.float64
+
+
+def test_median_frequency_uses_the_totals():
+    loss = CrossEntropyLoss(class_weight="median_frequency", class_counts=[60, 30, 10])
+    np.testing.assert_allclose(loss.class_weight.numpy(), [0.5, 1, 3])
+    loss.set_class_counts([60, 30, 10], totals=[100, 100, 20])
+    np.testing.assert_allclose(loss.class_weight.numpy(), [0.5 / 0.6, 0.5 / 0.3, 1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(class_weight="median"), "`class_weight` must be one of 'median_frequency'"),
+        (dict(class_weight=[1, -1]), "`class_weight` must be at least two finite numbers, none negative"),
+        (dict(class_weight=[0, 0]), "`class_weight` must not be all zero"),
+        (
+            dict(class_weight="weights.json"),
+            "`class_weight` names the file 'weights.json', which does not exist",
+        ),
+        (dict(beta=1.0), r"`beta` must lie in \[0, 1\), got 1.0"),
+        (dict(normalize="sum"), "`normalize` must be one of 'weight', 'count', got 'sum'"),
+    ],
+)
+def test_wrong_cross_entropy_settings_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        CrossEntropyLoss(**arguments)
+
+
+def test_wrong_number_of_class_weights_is_named():
+    with pytest.raises(ValueError, match="`class_weight` must have one entry per class, got 2 entries"):
+        CrossEntropyLoss(class_weight=[1, 2])(torch.zeros(1, 3), torch.tensor([0]))
