@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 _DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
-_RUN_FILES = ("last_checkpoint", "*.pth", "*.py", "[0-9]" * 8 + "_" + "[0-9]" * 6)
+_RESULTS = ("last_checkpoint", "*.pth", "*/vis_data/scalars.json")
 
 
 # -------------------------------------------------------------------- loss
@@ -285,13 +285,14 @@ def check_work_dir(cfg: Config, resume: bool) -> None:
         ValueError: If the folder holds a run and ``resume`` is off, or the run's model is another.
     """
     work_dir = Path(cfg.work_dir)
-    found = sorted(path.name for pattern in _RUN_FILES for path in work_dir.glob(pattern))
+    found = [path for pattern in _RESULTS for path in sorted(work_dir.glob(pattern)) if path.stat().st_size]
     if found and not resume:
+        names = ", ".join(str(path.relative_to(work_dir)) for path in found[:3])
         raise ValueError(
-            f"`--work-dir` {str(work_dir)!r} already holds a run ({', '.join(found[:3])}). "
+            f"`--work-dir` {str(work_dir)!r} already holds a run ({names}). "
             "Continue it with --resume, or give another --work-dir."
         )
-    for stored in sorted(work_dir.glob("*.py")):
+    for stored in sorted(work_dir.glob("*.py")) if found else ():
         if Config.fromfile(stored).get("model") != cfg.model:
             raise ValueError(
                 f"`--work-dir` {str(work_dir)!r} holds a run of another model or loss ({stored.name}). "

@@ -9,7 +9,6 @@ silent. The best epoch is chosen on validation data:
 """
 
 _base_ = [
-    "../_base_/losses.py",
     "../_base_/datasets/camvid.py",
     "../_base_/models/fastfcn_r50.py",
     "../_base_/schedules/poly_200e.py",

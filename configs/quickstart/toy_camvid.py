@@ -17,7 +17,7 @@ train_pipeline = [
     dict(type="mmseol.CheckLabelSize"),
     dict(type="RandomCrop", crop_size=crop_size),
     dict(type="RandomFlip", prob=0.5),
-    dict(type="PhotoMetricDistortion", hue_delta=0),
+    dict(type="PhotoMetricDistortion", hue_delta=1),
     dict(type="PackSegInputs"),
 ]
 test_pipeline = [
@@ -33,4 +33,4 @@ model = dict(
 train_dataloader = dict(dataset=dict(data_root=data_root, pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(data_root=data_root, pipeline=test_pipeline))
 test_dataloader = dict(dataset=dict(data_root=data_root, pipeline=test_pipeline))
-train_cfg = dict(max_epochs=8, val_interval=2)
+train_cfg = dict(max_epochs=8)
