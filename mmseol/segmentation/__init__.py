@@ -1,1 +1,8 @@
-"""What needs mmseg: data sets, heads and models for segmentation."""
+"""What needs mmseg: data sets, transforms, heads and models for segmentation."""
+
+from mmseol.segmentation.camvid import CamVidDataset
+from mmseol.segmentation.jpu_head import JPUHead
+from mmseol.segmentation.transforms import CheckLabelSize
+from mmseol.segmentation.tta import SegScoreTTAModel
+
+__all__ = ["CamVidDataset", "CheckLabelSize", "JPUHead", "SegScoreTTAModel"]
