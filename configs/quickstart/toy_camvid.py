@@ -33,4 +33,4 @@ model = dict(
 train_dataloader = dict(dataset=dict(data_root=data_root, pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(data_root=data_root, pipeline=test_pipeline))
 test_dataloader = dict(dataset=dict(data_root=data_root, pipeline=test_pipeline))
-train_cfg = dict(max_epochs=8)
+train_cfg = dict(max_epochs=16, val_interval=4)
