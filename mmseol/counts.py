@@ -8,8 +8,6 @@ class, in class order. Where a formula would divide by a class that has no sampl
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
+
+from mmseol.files import replacing
 
 __all__ = [
     "CLASS_WEIGHTS",
@@ -90,16 +90,8 @@ class ClassCounts:
 
     def save(self, path: str | Path) -> None:
         """Write the counts as JSON, whole or not at all; losses take the file as ``class_counts``."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w") as file:
-                json.dump(self.to_dict(), file)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with replacing(path, "w") as file:
+            json.dump(self.to_dict(), file)
 
     @classmethod
     def load(cls, path: str | Path) -> ClassCounts:

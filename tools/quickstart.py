@@ -1,7 +1,7 @@
 """Train on toy road scenes with cross entropy and with outlying MSE, and show both beside a baseline.
 
-Makes the data, runs tools/train.py and tools/test.py once per loss, and prints the test IoU of each class beside a
-logistic regression on the colour and position of pixels. The checkpoint is the best on validation data.
+Makes the data, runs tools/train.py and tools/test.py once per loss, and prints the test IoU of each class
+beside a logistic regression on colour and position of pixels. The checkpoint is the best on validation data.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from rich.table import Table
 
 from mmseol.analysis.color_position import color_position_baseline, iou_per_class
 from mmseol.analysis.pictures import comparison_grid
-from mmseol.camvid.files import CLASSES, PALETTE
+from mmseol.camvid.files import CLASSES, PALETTE, find_pairs
+from mmseol.files import replacing
 
 TOOLS = Path(__file__).parent
 CONFIG = TOOLS.parent / "configs" / "quickstart" / "toy_camvid.py"
@@ -45,12 +46,14 @@ def wait(processes: dict[str, subprocess.Popen], work_dir: Path, stage: str) -> 
     for loss, process in processes.items():
         if process.wait():
             log = work_dir / loss / f"{stage}.log"
-            sys.exit("\n".join([*log.read_text().splitlines()[-30:], f"{stage} with {loss} failed; see {log}"]))
+            sys.exit(
+                "\n".join([*log.read_text().splitlines()[-30:], f"{stage} with {loss} failed; see {log}"])
+            )
 
 
 def pairs(data_root: Path, split: str) -> list[tuple[Path, Path]]:
     """Return the image and label map files of a split."""
-    return [(path, data_root / f"{split}annot" / path.name) for path in sorted((data_root / split).iterdir())]
+    return [(pair.image, pair.label) for pair in find_pairs(data_root / split, data_root / f"{split}annot")]
 
 
 def score(samples: list[tuple[Path, Path]], folder: Path) -> np.ndarray:
@@ -104,7 +107,16 @@ def main() -> None:
     for loss in LOSSES:
         folder = work_dir / loss
         (checkpoint,) = folder.glob("best_mIoU_*.pth")
-        command = (str(TOOLS / "test.py"), str(CONFIG), str(checkpoint), "--split", "test", "--loss", loss, *shared)
+        command = (
+            str(TOOLS / "test.py"),
+            str(CONFIG),
+            str(checkpoint),
+            "--split",
+            "test",
+            "--loss",
+            loss,
+            *shared,
+        )
         outputs = ("--work-dir", str(folder / "test"), "--out", str(folder / "predictions"))
         running[loss] = start(*command, *outputs, log=folder / "test.log", threads=threads)
     wait(running, work_dir, "test")
@@ -115,20 +127,25 @@ def main() -> None:
     scores |= {title: score(test, work_dir / loss / "predictions") for loss, title in LOSSES.items()}
     show(scores)
     rows = {name: dict(zip(CLASSES, iou.tolist(), strict=True)) for name, iou in scores.items()}
-    (work_dir / "iou.json").write_text(json.dumps(rows, indent=1))
+    with replacing(work_dir / "iou.json", "w") as file:
+        json.dump(rows, file, indent=1)
     chosen = test[:4]
     picture = comparison_grid(
         work_dir / "predictions.png",
         [np.asarray(Image.open(image)) for image, _ in chosen],
         [np.asarray(Image.open(annotation)) for _, annotation in chosen],
         {
-            title: [np.asarray(Image.open(work_dir / loss / "predictions" / image.name)) for image, _ in chosen]
+            title: [
+                np.asarray(Image.open(work_dir / loss / "predictions" / image.name)) for image, _ in chosen
+            ]
             for loss, title in LOSSES.items()
         },
         CLASSES,
         PALETTE,
     )
-    console.print(f"Picture: {picture}. Logs and checkpoints: {work_dir}. {time.perf_counter() - began:.0f} s in all.")
+    console.print(
+        f"Picture: {picture}. Logs and checkpoints: {work_dir}. {time.perf_counter() - began:.0f} s in all."
+    )
 
 
 if __name__ == "__main__":

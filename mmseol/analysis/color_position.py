@@ -1,0 +1,201 @@
+"""The baseline to beat: logistic regression on the colour and position of single pixels.
+
+What it reaches needs no network: no neighbourhood, no texture, no shape. Features are red, green and blue
+and the row and column in the image, each within 0..1, with their squares and products (``degree=2``, 20
+features) or plain (``degree=1``, 5 features); they are standardised and classified by multinomial logistic
+regression of scikit-learn, without class weights, as cross entropy is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "BaselineScore",
+    "color_position_baseline",
+    "confusion_of",
+    "fit_pixels",
+    "iou_per_class",
+    "pixel_features",
+    "sample_pixels",
+]
+
+Source = NDArray[Any] | str | Path
+Sample = tuple[Source, Source]
+
+
+@dataclass(frozen=True)
+class BaselineScore:
+    """What the baseline reaches.
+
+    Attributes:
+        confusion: Pixels by true class (row) and predicted class (column), int64 of shape (K, K).
+        iou: Intersection over union per class within 0..1, (K,); NaN for a class absent from both sides.
+        train_pixels: Pixels of each class that it was fitted on, (K,).
+    """
+
+    confusion: NDArray[np.int64]
+    iou: NDArray[np.float64]
+    train_pixels: NDArray[np.int64]
+
+    @property
+    def mean_iou(self) -> float:
+        """Mean over the classes that are in the truth or predicted."""
+        return float(np.nanmean(self.iou))
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the labelled pixels that are predicted right."""
+        return float(np.trace(self.confusion) / self.confusion.sum())
+
+
+def _read(sample: Sample) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return image (H, W, 3) and label map (H, W) of a pair of arrays or files."""
+    from PIL import Image
+
+    arrays: list[NDArray[Any]] = []
+    for source, mode in zip(sample, ("RGB", None), strict=True):
+        if isinstance(source, (str, Path)):
+            with Image.open(source) as file:
+                arrays.append(np.asarray(file.convert(mode) if mode else file))
+        else:
+            arrays.append(np.asarray(source))
+    image, label = arrays
+    if image.ndim != 3 or image.shape[2] != 3 or label.shape != image.shape[:2]:
+        names = [str(source) if isinstance(source, (str, Path)) else "an array" for source in sample]
+        raise ValueError(
+            f"An image must be of shape (H, W, 3) and its label map of shape (H, W), got {image.shape} "
+            f"({names[0]}) and {label.shape} ({names[1]})."
+        )
+    return image, label
+
+
+def pixel_features(image: NDArray[Any]) -> NDArray[np.float32]:
+    """Return red, green, blue, row and column of each pixel, each within 0..1, float32 of shape (H, W, 5).
+
+    Args:
+        image: RGB, 0..255, (H, W, 3).
+    """
+    height, width = image.shape[:2]
+    features = np.empty((height, width, 5), dtype=np.float32)
+    features[..., :3] = image / np.float32(255)
+    features[..., 3] = (np.arange(height, dtype=np.float32)[:, None] + 0.5) / height
+    features[..., 4] = (np.arange(width, dtype=np.float32)[None] + 0.5) / width
+    return features
+
+
+def sample_pixels(
+    samples: Iterable[Sample],
+    num_classes: int,
+    pixels_per_image: int = 200,
+    seed: int = 0,
+    crop: tuple[int, int] | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return features (M, 5) and classes (M,) of randomly chosen labelled pixels.
+
+    Args:
+        samples: Pairs of an RGB image (H, W, 3) and a label map (H, W), arrays or files.
+        num_classes: K; labels from K on are void.
+        pixels_per_image: Pixels to draw of each image without replacement, fewer where fewer are labelled.
+        crop: Height and width of a window, placed at random in each image, to draw from; positions stay
+            those in the whole image.
+
+    Raises:
+        ValueError: If an argument is out of range or fewer than two classes are drawn.
+    """
+    if pixels_per_image < 1:
+        raise ValueError(f"`pixels_per_image` must be at least 1, got {pixels_per_image}.")
+    if num_classes < 2:
+        raise ValueError(f"`num_classes` must be at least 2, got {num_classes}.")
+    rng = np.random.default_rng(seed)
+    features, classes = [], []
+    for sample in samples:
+        image, label = _read(sample)
+        high, wide = label.shape if crop is None else crop
+        if not (1 <= high <= label.shape[0] and 1 <= wide <= label.shape[1]):
+            raise ValueError(f"`crop` must lie within the image, got {crop} for {label.shape} (H, W).")
+        top, left = int(rng.integers(label.shape[0] - high + 1)), int(rng.integers(label.shape[1] - wide + 1))
+        window = np.s_[top : top + high, left : left + wide]
+        inside = label[window]
+        labelled = np.flatnonzero(inside < num_classes)
+        chosen = rng.choice(labelled, min(pixels_per_image, labelled.size), replace=False)
+        features.append(pixel_features(image)[window].reshape(-1, 5)[chosen])
+        classes.append(inside.reshape(-1)[chosen].astype(np.int64))
+    every = np.concatenate(classes) if classes else np.zeros(0, np.int64)
+    if np.unique(every).size < 2:
+        raise ValueError(
+            f"`samples` must hold at least two classes below `num_classes` ({num_classes}), got "
+            f"{np.unique(every).tolist()} in {len(classes)} images."
+        )
+    return np.concatenate(features), every
+
+
+def fit_pixels(features: NDArray[Any], classes: NDArray[Any], degree: int = 2) -> Any:
+    """Return the fitted scikit-learn pipeline, from features (M, F) to classes.
+
+    Args:
+        degree: Highest power and product of the features: 1 or 2.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+
+    if degree not in (1, 2):
+        raise ValueError(f"`degree` must be 1 or 2, got {degree!r}.")
+    expand = PolynomialFeatures(degree, include_bias=False)
+    model = make_pipeline(expand, StandardScaler(), LogisticRegression(max_iter=2000))
+    return model.fit(np.asarray(features, dtype=np.float64), classes)
+
+
+def confusion_of(model: Any, samples: Iterable[Sample], num_classes: int) -> NDArray[np.int64]:
+    """Return labelled pixels by true class (row) and predicted class (column), int64 of shape (K, K)."""
+    confusion = np.zeros(num_classes * num_classes, dtype=np.int64)
+    for sample in samples:
+        image, label = _read(sample)
+        valid = label < num_classes
+        if valid.any():
+            predicted = model.predict(pixel_features(image)[valid].astype(np.float64))
+            confusion += np.bincount(
+                label[valid].astype(np.int64) * num_classes + predicted, minlength=num_classes**2
+            )
+    return confusion.reshape(num_classes, num_classes)
+
+
+def iou_per_class(confusion: NDArray[Any]) -> NDArray[np.float64]:
+    """Return intersection over union, (K,), of a confusion matrix (K, K) with the truth in rows.
+
+    A class that is in the truth and never predicted, or predicted and not in the truth, has 0; a class
+    absent from both has NaN.
+    """
+    hit = np.diag(confusion).astype(np.float64)
+    union = confusion.sum(0) + confusion.sum(1) - hit
+    return np.divide(hit, union, out=np.full(hit.shape, np.nan), where=union > 0)
+
+
+def color_position_baseline(
+    train: Sequence[Sample],
+    val: Sequence[Sample],
+    num_classes: int,
+    pixels_per_image: int = 200,
+    seed: int = 0,
+    crop: tuple[int, int] | None = None,
+    degree: int = 2,
+) -> BaselineScore:
+    """Fit on pixels drawn from ``train`` and score on all labelled pixels of ``val``.
+
+    Arguments as in :func:`sample_pixels` and :func:`fit_pixels`.
+
+    Raises:
+        ValueError: If an argument is out of range, or ``val`` has no labelled pixel.
+    """
+    features, classes = sample_pixels(train, num_classes, pixels_per_image, seed, crop)
+    confusion = confusion_of(fit_pixels(features, classes, degree), val, num_classes)
+    if not confusion.any():
+        raise ValueError(f"`val` must have labelled pixels, got none in {len(val)} images.")
+    return BaselineScore(confusion, iou_per_class(confusion), np.bincount(classes, minlength=num_classes))

@@ -1,0 +1,1 @@
+"""CamVid's classes and files, and a toy in its image; nothing here needs torch, mmengine or mmseg."""

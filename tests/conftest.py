@@ -1,0 +1,20 @@
+"""Toy data made once, and the hosts' registries filled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mmseg.utils import register_all_modules
+
+from mmseol.camvid.toy import make_toy
+
+register_all_modules(init_default_scope=True)
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a small toy data set: 12/4/4 road scenes of 64x80."""
+    folder = tmp_path_factory.mktemp("data") / "toy"
+    make_toy(folder, 12, 4, 4, (64, 80), 0)
+    return folder

@@ -1,0 +1,151 @@
+"""Arguments to resolved configs, on ours and on configs of the hosts."""
+
+import pytest
+from mmengine.config import Config
+
+from mmseol import experiment
+
+LOSSES = {
+    "ce": dict(type="mmseol.CrossEntropyLoss"),
+    "outlying_mse": dict(type="mmseol.OutlyingMSELoss", alpha=1),
+}
+
+
+def seg_config(**kwargs) -> Config:
+    return Config(
+        dict(
+            model=dict(
+                type="EncoderDecoder",
+                backbone=dict(norm_cfg=dict(type="SyncBN")),
+                decode_head=dict(
+                    loss_decode=[dict(type="A", loss_weight=2.0), dict(type="B", loss_weight=1.0)]
+                ),
+                auxiliary_head=[
+                    dict(loss_decode=dict(type="A", loss_weight=0.4)),
+                    dict(norm_cfg=dict(type="SyncBN")),
+                ],
+            ),
+            **kwargs,
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("ce", ("ce", {})),
+        ("outlying_mse:alpha=6", ("outlying_mse", {"alpha": 6})),
+        (
+            "a:x=0.5,ties=dense,y=[1,2,3],z=None",
+            ("a", {"x": 0.5, "ties": "dense", "y": [1, 2, 3], "z": None}),
+        ),
+    ],
+)
+def test_parse_loss(spec, expected):
+    assert experiment.parse_loss(spec) == expected
+
+
+@pytest.mark.parametrize("spec", ["ce:alpha", "ce:", "ce:alpha=", "ce:1=2"])
+def test_parse_loss_says_what_it_takes(spec):
+    with pytest.raises(ValueError, match=r"`--loss` must be NAME\[:key=value,...\], got"):
+        experiment.parse_loss(spec)
+
+
+def test_set_loss_reaches_every_head_and_keeps_its_weight():
+    cfg = seg_config(losses=dict(outlying_mse=dict(type="mmseol.OutlyingMSELoss", alpha=6)))
+    experiment.set_loss(cfg, "outlying_mse:ties=dense", LOSSES)
+    first = dict(type="mmseol.OutlyingMSELoss", alpha=6, ties="dense")
+    assert cfg.model.decode_head.loss_decode == {**first, "loss_weight": 2.0}
+    assert cfg.model.auxiliary_head[0].loss_decode == {**first, "loss_weight": 0.4}
+    assert cfg.model.auxiliary_head[1].loss_decode == first
+    assert cfg.custom_hooks == [dict(type="mmseol.ClassCountHook")]
+    experiment.set_loss(cfg, "ce:loss_weight=3", LOSSES)
+    assert cfg.model.auxiliary_head[0].loss_decode == dict(type="mmseol.CrossEntropyLoss", loss_weight=3)
+    assert len(cfg.custom_hooks) == 1
+
+
+def test_set_loss_on_a_classifier():
+    cfg = Config(dict(model=dict(type="ImageClassifier", head=dict(loss=dict(type="CE", loss_weight=1.0)))))
+    experiment.set_loss(cfg, "ce", LOSSES)
+    assert cfg.model.head.loss == dict(type="mmseol.CrossEntropyLoss", loss_weight=1.0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("mes", "`--loss` must name one of ce, outlying_mse, got 'mes'"),
+        ("outlying_mse:alpha=0", "`alpha` must be a finite number above 0, got 0"),
+        ("outlying_mse:alhpa=2", "cannot be built.*alhpa"),
+    ],
+)
+def test_set_loss_refuses(spec, message):
+    with pytest.raises(ValueError, match=message):
+        experiment.set_loss(seg_config(), spec, LOSSES)
+
+
+def test_set_loss_needs_a_head():
+    with pytest.raises(ValueError, match="has no head that takes a loss"):
+        experiment.set_loss(Config(dict(model=dict(type="Other"))), "ce", LOSSES)
+
+
+def test_set_data_root_reaches_wrapped_data_sets(tmp_path):
+    leaf = dict(type="CamVidDataset", data_root="old")
+    wrapped = dict(
+        type="RepeatDataset", dataset=dict(type="ConcatDataset", datasets=[dict(leaf), dict(leaf)])
+    )
+    cfg = Config(
+        dict(
+            train_dataloader=dict(dataset=wrapped),
+            val_dataloader=dict(dataset=dict(leaf)),
+            test_dataloader=None,
+        )
+    )
+    experiment.set_data_root(cfg, str(tmp_path))
+    roots = [leaf.data_root for leaf in cfg.train_dataloader.dataset.dataset.datasets]
+    assert [*roots, cfg.val_dataloader.dataset.data_root] == [str(tmp_path)] * 3
+    with pytest.raises(ValueError, match="`--data-root` must be an existing folder, got 'nowhere'"):
+        experiment.set_data_root(cfg, "nowhere")
+
+
+def test_set_split():
+    cfg = Config(
+        dict(val_dataloader=dict(a=1), val_evaluator=dict(b=1), test_dataloader=dict(a=2), test_cfg=dict())
+    )
+    experiment.set_split(cfg, "test")
+    assert cfg.test_dataloader == dict(a=2)
+    experiment.set_split(cfg, "val")
+    assert (cfg.test_dataloader, cfg.test_evaluator) == (dict(a=1), dict(b=1))
+    with pytest.raises(ValueError, match="`--split` must be 'val' or 'test', got 'train'"):
+        experiment.set_split(cfg, "train")
+    with pytest.raises(ValueError, match="the config has no test_dataloader"):
+        experiment.set_split(Config(dict()), "test")
+
+
+def test_cpu_distributed_leaves_no_sync_bn():
+    cfg = seg_config()
+    experiment.set_cpu_distributed(cfg)
+    assert "SyncBN" not in str(cfg.to_dict())
+    assert cfg.model_wrapper_cfg.device_ids is None
+
+
+def test_seed_and_loader_defaults():
+    cfg = Config(
+        dict(
+            default_scope="mmpretrain",
+            train_dataloader=dict(num_workers=2),
+            val_dataloader=dict(num_workers=0),
+        )
+    )
+    experiment.set_seed(cfg, 7)
+    experiment.set_dataloader_defaults(cfg)
+    assert cfg.randomness.seed == 7
+    assert cfg.train_dataloader.collate_fn.type == "default_collate"
+    assert cfg.train_dataloader.persistent_workers
+    assert not cfg.val_dataloader.persistent_workers
+
+
+def test_download_errors_name_the_weights():
+    cfg = Config(dict(model=dict(pretrained="open-mmlab://resnet50_v1c")))
+    message = experiment.explain_download(cfg, OSError("no route"))
+    assert "open-mmlab://resnet50_v1c: no route" in message
+    assert "model.pretrained=None" in message
