@@ -1,1 +1,6 @@
-"""Hooks for mmengine's Runner."""
+"""Hooks for any mmengine Runner; they find losses by their methods, not by their classes."""
+
+from mmseol.hooks.class_count import ClassCountHook
+from mmseol.hooks.non_finite_loss import NonFiniteLossHook
+
+__all__ = ["ClassCountHook", "NonFiniteLossHook"]

@@ -1,0 +1,66 @@
+"""The class counts of a run as a table for its log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from io import StringIO
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from mmseol.counts import ClassCounts
+
+__all__ = ["class_table", "derived_columns"]
+
+_AT_MOST = 100  # classes that are shown all
+_EACH_END = 25  # of more: so many of the most and of the least frequent
+_DERIVED = {"target_values": "target value", "class_weight": "class weight"}
+
+
+def derived_columns(modules: Iterable[tuple[str, Any]]) -> dict[str, list[float]]:
+    """Return what the losses work out of the counts, (K,) each, under a heading; equal columns once."""
+    found: list[tuple[str, str, list[float]]] = []
+    for name, module in modules:
+        for attribute, heading in _DERIVED.items():
+            values = getattr(module, attribute, None)
+            if isinstance(values, Tensor) and values.dim() == 1:
+                column = values.detach().cpu().tolist()
+                if all((heading, column) != (other, known) for other, _, known in found):
+                    found.append((heading, name, column))
+    headings = [heading for heading, _, _ in found]
+    return {
+        heading if headings.count(heading) == 1 else f"{heading} ({name})": column
+        for heading, name, column in found
+    }
+
+
+def class_table(
+    title: str, names: Sequence[str], counts: ClassCounts, columns: dict[str, list[float]]
+) -> str:
+    """Return one line per class: name, samples, their share, images, and ``columns``; (K,) each.
+
+    Of more than 100 classes only the most and the least frequent are shown.
+    """
+    table = Table(title=title, title_justify="left", title_style="")
+    pixels = not np.array_equal(counts.samples, counts.images)
+    headings = ["pixels", "share", "images"] if pixels else ["images", "share"]
+    table.add_column("class")
+    for heading in [*headings, *columns]:
+        table.add_column(heading, justify="right")
+    order = np.arange(len(names))
+    if len(names) > _AT_MOST:
+        order = np.argsort(-counts.samples, kind="stable")
+        table.caption = f"{len(names) - 2 * _EACH_END} classes of middling frequency are left out."
+        order = np.concatenate([order[:_EACH_END], order[-_EACH_END:]])
+    whole = max(int(counts.samples.sum()), 1)
+    for place, c in enumerate(order.tolist()):
+        row = [f"{counts.samples[c]:,}", f"{100 * counts.samples[c] / whole:.2f} %"]
+        row += [f"{counts.images[c]:,}"] if pixels else []
+        row += [f"{column[c]:.4g}" for column in columns.values()]
+        table.add_row(names[c], *row, end_section=len(names) > _AT_MOST and place == _EACH_END - 1)
+    console = Console(file=StringIO(), width=200, color_system=None)
+    console.print(table)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]

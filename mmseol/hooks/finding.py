@@ -1,0 +1,52 @@
+"""Find in a run what hooks work on: losses by their methods, and the training data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from mmengine.model import is_model_wrapper
+from torch import nn
+
+__all__ = ["averaged_losses", "counting_losses", "from_heads", "train_dataset", "unwrap"]
+
+
+def unwrap(model: Any) -> nn.Module:
+    """Return the model inside of wrappers such as ``MMDistributedDataParallel``."""
+    while is_model_wrapper(model):
+        model = model.module
+    return model
+
+
+def counting_losses(model: nn.Module) -> list[tuple[str, Any]]:
+    """Return the modules, with their names, that have ``set_class_counts``."""
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if callable(getattr(module, "set_class_counts", None))
+    ]
+
+
+def averaged_losses(runner: Any) -> list[Any]:
+    """Return such modules inside of the averaged models that hooks (``EMAHook``) have made by now."""
+    copies = [getattr(hook, "ema_model", None) for hook in runner.hooks]
+    return [loss for copy in copies if isinstance(copy, nn.Module) for _, loss in counting_losses(copy)]
+
+
+def train_dataset(runner: Any) -> Any:
+    """Return the training data set, or ``None``; a train loop that is not built yet stays so."""
+    loader = getattr(runner._train_loop, "dataloader", None)
+    return getattr(loader, "dataset", None)
+
+
+def from_heads(model: nn.Module, losses: Iterable[tuple[str, Any]], attribute: str) -> dict[str, int]:
+    """Return the attribute of the nearest module above each loss that has it as a whole number, by name."""
+    found = {}
+    for name, _ in losses:
+        while name:
+            name = name.rpartition(".")[0]
+            value = getattr(model.get_submodule(name), attribute, None)
+            if isinstance(value, int) and not isinstance(value, bool):
+                found[name or "the model"] = value
+                break
+    return found

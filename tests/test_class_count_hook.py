@@ -1,0 +1,352 @@
+"""ClassCountHook in real Runners."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from distributed import run_ranks
+from mmengine.config import ConfigDict
+from mmengine.hooks import EMAHook, Hook
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from tiny_runner import LABELS, TinyDataset, TinyModel, log_of, one_point, outlying, tiny_runner
+
+from mmseol.counts import ClassCounts, outlying_values
+from mmseol.hooks import ClassCountHook
+from mmseol.hooks.class_table import class_table
+from mmseol.registry import HOOKS
+
+COUNTS = np.bincount(LABELS).tolist()
+OTHER = [0] * 3 + [1] * 3 + [2] * 6 + [3] * 4
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMSEOL_CACHE", str(tmp_path / "cache"))
+
+
+def model(**kwargs: Any) -> TinyModel:
+    return TinyModel([outlying(**kwargs)], [outlying(alpha=2.0, **kwargs)])
+
+
+def told(net: Any) -> list[list[int]]:
+    return [head.losses[0].class_counts.tolist() for head in (net.decode_head, net.auxiliary_head)]
+
+
+def last_checkpoint(work_dir: Path) -> str:
+    return (work_dir / "last_checkpoint").read_text().strip()
+
+
+def test_every_head_is_told_and_the_log_shows_one_table(tmp_path: Path) -> None:
+    net = model()
+    runner = tiny_runner(tmp_path, net)
+    runner.train()
+    assert told(net) == [COUNTS, COUNTS]
+    assert net.decode_head.losses[0].target_values.tolist() == [1, 2, 3, 4]
+    log = log_of(runner)
+    assert log.count("counted in") == 1
+    assert "target value (decode_head.losses.0)" in log
+    assert "target value (auxiliary_head.losses.0)" in log
+    row = next(line for line in log.splitlines() if " d " in line and "│" in line)
+    assert [cell.strip() for cell in row.strip("│ \n").split("│")] == ["d", "1", "6.25 %", "4", "8"]
+    assert ClassCounts.load(tmp_path / "class_counts.json").samples.tolist() == COUNTS
+    assert json.loads((tmp_path / "class_counts.json").read_text())["samples"] == COUNTS
+
+
+def test_the_file_it_writes_is_a_config_value(tmp_path: Path) -> None:
+    tiny_runner(tmp_path / "first", model()).train()
+    net = model(class_counts=str(tmp_path / "first" / "class_counts.json"))
+    assert told(net) == [COUNTS, COUNTS]
+
+
+def test_classes_without_the_hook_are_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"mmseol\.ClassCountHook"):
+        tiny_runner(tmp_path, model(), custom_hooks=[]).train()
+
+
+def test_losses_that_need_no_counts_are_told_too_if_there_are_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(name: str) -> tuple[TinyModel, str]:
+        net = TinyModel([{"type": "mmseol.CrossEntropyLoss"}], [{"type": "mmseol.OneHotMSELoss"}])
+        runner = tiny_runner(tmp_path / name, net)
+        runner.train()
+        return net, log_of(runner)
+
+    net, _ = train("counted")
+    assert told(net) == [COUNTS, COUNTS]
+    monkeypatch.setattr(TinyDataset, "load_data_list", lambda self: [{"other": 0}] * 4)
+    monkeypatch.setattr(TinyDataset, "prepare_data", one_point)
+    net, log = train("uncountable")
+    assert net.decode_head.losses[0].counted is False
+    assert "No loss depends on the class counts of the data, which failed" in log
+    with pytest.raises(TypeError, match="`gt_label`"):
+        tiny_runner(tmp_path / "needed", model()).train()
+
+
+def test_given_counts_stay_and_the_difference_is_said(tmp_path: Path) -> None:
+    given = [1, 2, 3, 40]
+    net = TinyModel([outlying(class_counts=given)], [outlying()])
+    runner = tiny_runner(tmp_path, net)
+    runner.train()
+    assert told(net) == [given, COUNTS]
+    (warning,) = [
+        line for line in log_of(runner).splitlines() if "WARNING" in line and "class_counts" in line
+    ]
+    assert "decode_head.losses.0" in warning
+    assert "a 1 (data: 8), b 2 (data: 4), d 40 (data: 1)" in warning
+
+
+def test_given_counts_survive_a_loaded_checkpoint(tmp_path: Path) -> None:
+    tiny_runner(tmp_path / "first", model()).train()
+    net = model(class_counts=[9, 8, 7, 6])
+    tiny_runner(tmp_path / "second", net, load_from=last_checkpoint(tmp_path / "first")).train()
+    assert told(net) == [[9, 8, 7, 6]] * 2
+
+
+def test_given_counts_of_another_length_stop_the_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="3 entries for 4 classes"):
+        tiny_runner(tmp_path, model(class_counts=[1, 2, 3])).train()
+
+
+def test_given_counts_need_no_countable_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TinyDataset, "load_data_list", lambda self: [{"other": 0}] * 4)
+    monkeypatch.setattr(TinyDataset, "prepare_data", one_point)
+    net = model(class_counts=[4, 3, 2, 1])
+    tiny_runner(tmp_path, net).train()
+    assert told(net) == [[4, 3, 2, 1]] * 2
+
+
+def test_labels_that_are_no_class_stop_even_those_that_need_no_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TinyDataset, "load_data_list", lambda self: [{"gt_label": 7}] * 4)
+    monkeypatch.setattr(TinyDataset, "prepare_data", one_point)
+    for losses in ([outlying(class_counts=[4, 3, 2, 1])], [{"type": "mmseol.CrossEntropyLoss"}]):
+        with pytest.raises(ValueError, match="has the label 7"):
+            tiny_runner(tmp_path, TinyModel(losses, [])).train()
+
+
+def test_resumed_run_keeps_its_counts(tmp_path: Path) -> None:
+    tiny_runner(tmp_path, model()).train()
+    net = model()
+    runner = tiny_runner(tmp_path, net, labels=OTHER, epochs=2, resume=True)
+    runner.train()
+    assert runner.epoch == 2
+    assert told(net) == [COUNTS, COUNTS]
+    log = log_of(runner)
+    assert log.count("keeps them") == 2
+    assert "a 8 (data: 3), b 4 (data: 3), c 3 (data: 6), d 1 (data: 4)" in log
+    assert ClassCounts.load(tmp_path / "class_counts.json").samples.tolist() == COUNTS
+
+
+def test_resumed_run_with_the_same_data_says_nothing(tmp_path: Path) -> None:
+    tiny_runner(tmp_path, model()).train()
+    runner = tiny_runner(tmp_path, model(), epochs=2, resume=True)
+    runner.train()
+    assert [line for line in log_of(runner).splitlines() if "Classes that differ" in line] == []
+
+
+def test_fine_tuning_counts_the_new_data(tmp_path: Path) -> None:
+    tiny_runner(tmp_path / "first", model()).train()
+    net = model()
+    runner = tiny_runner(
+        tmp_path / "second", net, labels=OTHER, load_from=last_checkpoint(tmp_path / "first")
+    )
+    runner.train()
+    assert told(net) == [np.bincount(OTHER).tolist()] * 2
+    assert log_of(runner).count("give way to this run's data") == 2
+
+
+class LookAtCopy(Hook):
+    """Remember whether EMAHook's copy had room for the counts when it was made."""
+
+    def before_run(self, runner: Any) -> None:
+        (ema,) = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
+        self.found = told(ema.ema_model.module)
+
+
+@pytest.mark.parametrize("update_buffers", [False, True])
+def test_averaged_model_has_the_counts_too(tmp_path: Path, update_buffers: bool) -> None:
+    ema = {"type": "EMAHook", "update_buffers": update_buffers, "momentum": 0.5}
+    look = LookAtCopy()
+    hooks = [ema, look, {"type": "mmseol.ClassCountHook"}]  # in the unlucky order
+    net = model()
+    runner = tiny_runner(tmp_path, net, custom_hooks=hooks, epochs=2)
+    runner.train()
+    assert look.found == [[0] * 4] * 2
+    (hook,) = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
+    assert told(hook.ema_model.module) == told(net) == [COUNTS, COUNTS]
+    checkpoint = torch.load(last_checkpoint(tmp_path), map_location="cpu", weights_only=False)
+    for state, prefix in ((checkpoint["state_dict"], ""), (checkpoint["ema_state_dict"], "module.")):
+        assert state[f"{prefix}decode_head.losses.0.class_counts"].tolist() == COUNTS
+        assert state[f"{prefix}decode_head.losses.0.class_counts"].dtype == torch.int64
+    other = model()
+    resumed = tiny_runner(tmp_path, other, labels=OTHER, custom_hooks=hooks, epochs=3, resume=True)
+    resumed.train()
+    (hook,) = [hook for hook in resumed.hooks if isinstance(hook, EMAHook)]
+    assert told(hook.ema_model.module) == told(other) == [COUNTS, COUNTS]
+
+
+def test_test_only_runs_leave_the_training_data_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_runner(tmp_path / "first", model()).train()
+    monkeypatch.setattr(TinyDataset, "get_data_info", lambda *_: pytest.fail("counted"))
+    monkeypatch.setattr(TinyDataset, "prepare_data", one_point)
+    net = model()
+    loader = {"batch_size": 4, "sampler": {"type": "DefaultSampler"}, "dataset": TinyDataset([0] * 4)}
+    runner = tiny_runner(
+        tmp_path / "second",
+        net,
+        load_from=last_checkpoint(tmp_path / "first"),
+        test_dataloader=loader,
+        test_cfg={},
+        test_evaluator=[],
+    )
+    train_loop = runner._train_loop
+    monkeypatch.setattr(TinyModel, "test_step", lambda self, data: [0])
+    runner.test()
+    assert runner._train_loop is train_loop  # still the config
+    assert told(net) == [COUNTS, COUNTS]
+
+
+def test_number_of_classes_must_be_one(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="4 from decode_head, 5 from auxiliary_head"):
+        tiny_runner(tmp_path, TinyModel([outlying()], [outlying()], (4, 5))).train()
+    with pytest.raises(ValueError, match=r"5 from decode_head, .*4 from the data set's metainfo"):
+        tiny_runner(tmp_path, TinyModel([outlying()], [outlying()], (5, 5))).train()
+    net = TinyModel([outlying()], [outlying()], (5, 5))
+    told_hook = [{"type": "mmseol.ClassCountHook", "num_classes": 5}]
+    with pytest.warns(UserWarning, match="no training sample"):
+        tiny_runner(tmp_path, net, custom_hooks=told_hook).train()
+    assert told(net) == [[*COUNTS, 0]] * 2
+    # A head with other classes and no loss of ours does not matter.
+    net = TinyModel([outlying()], [], (4, 2))
+    tiny_runner(tmp_path, net).train()
+    assert net.decode_head.losses[0].counted
+
+
+def test_named_weights_get_their_column_and_use_global_frequency(tmp_path: Path) -> None:
+    loss = {"type": "mmseol.CrossEntropyLoss", "class_weight": "median_frequency"}
+    net = TinyModel([loss], [loss])
+    runner = tiny_runner(tmp_path, net)
+    runner.train()
+    assert net.decode_head.losses[0].class_weight.tolist() == pytest.approx([3.5 / n for n in COUNTS])
+    log = log_of(runner)
+    assert "class weight" in log
+    assert "class weight (" not in log  # both heads have the same
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(ValueError, match="`count` must be 'samples' or 'images', got 'pixels'"):
+        HOOKS.build({"type": "mmseol.ClassCountHook", "count": "pixels"})
+
+
+def test_no_training_data_is_explained() -> None:
+    class Bare:
+        model = TinyModel([outlying()], [])
+        _train_loop = None
+
+    with pytest.raises(RuntimeError, match=r"decode_head\.losses\.0.*no\s+`train_dataloader`"):
+        ClassCountHook().before_train(Bare())
+
+
+def test_table_of_many_classes_shows_both_ends() -> None:
+    counts = ClassCounts(*[np.arange(300)] * 3)
+    table = class_table("title", [f"class {c}" for c in range(300)], counts, {"target value": [1.0] * 300})
+    assert table.count("│ class") == 50
+    assert "class 299 " in table
+    assert "class 150 " not in table
+    assert "250 classes" in table
+
+
+def _train_on(rank: int, folder: Path) -> tuple[list[list[int]], bool]:
+    net = model()
+    wrapper = {"type": "MMDistributedDataParallel", "device_ids": None, "broadcast_buffers": False}
+    cfg = ConfigDict(model_wrapper_cfg=wrapper)
+    backend = {"dist_cfg": {"backend": "gloo"}}
+    runner = tiny_runner(folder, net, cfg=cfg, launcher="pytorch", env_cfg=backend)
+    runner.train()
+    return told(net), runner.model is not net
+
+
+def test_two_wrapped_ranks(tmp_path: Path) -> None:
+    (first, wrapped), second = run_ranks(_train_on, tmp_path)
+    assert (first, wrapped) == second == ([COUNTS, COUNTS], True)
+    assert ClassCounts.load(tmp_path / "class_counts.json").samples.tolist() == COUNTS
+
+
+# ------------------------------------------------------------------ mmseg
+
+
+@pytest.fixture
+def seg_scope() -> Iterator[None]:
+    pytest.importorskip("mmseg")
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        yield
+
+
+def seg_runner(root: Path, work_dir: Path, **hook: Any) -> Runner:
+    """Return a Runner of a small EncoderDecoder with two heads and three losses."""
+    import mmseg.models  # noqa: F401
+    from small_data import seg_dataset
+
+    head = {"type": "FCNHead", "in_channels": 16, "channels": 8, "num_convs": 1, "num_classes": 4}
+    losses = [
+        outlying(alpha=6.0),
+        {"type": "mmseol.CrossEntropyLoss", "class_weight": "median_frequency", "loss_weight": 0.5},
+    ]
+    net = {
+        "type": "EncoderDecoder",
+        "data_preprocessor": {"type": "SegDataPreProcessor", "size": (8, 10)},
+        "backbone": {"type": "ResNet", "depth": 18, "base_channels": 8, "num_stages": 2,
+                     "out_indices": (0, 1), "strides": (1, 2), "dilations": (1, 1)},
+        "decode_head": {**head, "in_index": 1, "loss_decode": losses},
+        "auxiliary_head": {**head, "in_channels": 8, "in_index": 0, "loss_decode": losses[0]},
+    }  # fmt: skip
+    pipeline = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}, {"type": "PackSegInputs"}]
+    return Runner(
+        model=net,
+        work_dir=str(work_dir),
+        train_dataloader={
+            "batch_size": 4,
+            "sampler": {"type": "DefaultSampler", "shuffle": True},
+            "dataset": seg_dataset(root, pipeline=pipeline),
+        },
+        train_cfg={"by_epoch": False, "max_iters": 2},
+        optim_wrapper={"optimizer": {"type": "SGD", "lr": 1e-4}},
+        custom_hooks=[{"type": "mmseol.ClassCountHook", **hook}],
+        default_scope="mmseg",
+        experiment_name=work_dir.name,
+    )
+
+
+@pytest.mark.usefixtures("seg_scope")
+@pytest.mark.parametrize("count", ["samples", "images"])
+def test_mmseg_model_with_two_heads(tmp_path: Path, count: str) -> None:
+    from small_data import write_images, write_maps
+
+    from mmseol.counting import count_dataset
+
+    root = write_maps(tmp_path / "data")
+    write_images(root)
+    runner = seg_runner(root, tmp_path / f"work_{count}", count=count)
+    runner.train()
+    expected = count_dataset(runner.train_dataloader.dataset, 4)
+    data = getattr(expected, count).tolist()
+    main, weighted = runner.model.decode_head.loss_decode
+    for loss in (main, weighted, runner.model.auxiliary_head.loss_decode):
+        assert loss.class_counts.tolist() == data
+        assert loss.class_totals.tolist() == (expected.totals.tolist() if count == "samples" else [0] * 4)
+    assert main.target_values.tolist() == outlying_values(data, 6.0).tolist()
+    log = log_of(runner)
+    assert "target value" in log
+    assert "class weight" in log
+    assert ClassCounts.load(tmp_path / f"work_{count}" / "class_counts.json") == expected

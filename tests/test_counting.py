@@ -1,0 +1,487 @@
+"""Counting against slow explicit loops over the data set."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("mmseg")
+pytest.importorskip("mmpretrain")
+
+from distributed import run_ranks
+from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
+from mmengine.registry import DefaultScope
+from mmpretrain.datasets import CustomDataset, KFoldDataset
+from mmseg.datasets import MultiImageMixDataset
+from mmseg.datasets.transforms import LoadAnnotations
+from mmseg.registry import TRANSFORMS
+from PIL import Image
+from small_data import SIZE, FourClassDataset, LabelDataset, seg_config, seg_dataset, write_maps
+
+import mmseol.counting.label_maps as label_maps
+from mmseol.counting import count_dataset, count_label_maps, image_classes
+from mmseol.counting.cache import default_cache_dir, describe
+from mmseol.counts import ClassCounts
+
+K = 4
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("MMSEOL_CACHE", str(tmp_path / "cache"))
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        yield
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_maps(tmp_path / "data")
+
+
+def slow_maps(dataset: Any, void: tuple[int, ...] = (9, 255)) -> ClassCounts:
+    """Count the files that `get_data_info` names, one pixel value after another."""
+    total = np.zeros((3, K), dtype=np.int64)
+    for i in range(len(dataset)):
+        labels = np.asarray(Image.open(dataset.get_data_info(i)["seg_map_path"]))
+        assert set(np.unique(labels)) <= {*range(K), *void}
+        for c in range(K):
+            pixels = int((labels == c).sum())
+            total[:, c] += [pixels, pixels > 0, labels.size * (pixels > 0)]
+    return ClassCounts(*total)
+
+
+def slow_labels(dataset: Any) -> list[int]:
+    counts = [0] * K
+    for i in range(len(dataset)):
+        for label in np.atleast_1d(dataset.get_data_info(i)["gt_label"]):
+            counts[int(label)] += 1
+    return counts
+
+
+class WithCategories(FourClassDataset):
+    """Says which classes an image has, as ClassBalancedDataset wants."""
+
+    def get_cat_ids(self, idx: int) -> list[int]:
+        labels = np.asarray(Image.open(self.get_data_info(idx)["seg_map_path"]))
+        return [c for c in range(K) if (labels == c).any()]
+
+
+class Foreign:
+    """A wrapper that offers no more than `get_data_info`."""
+
+    def __init__(self, dataset: Any, indices: list[int]) -> None:
+        self.dataset, self.kept = dataset, indices
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def get_data_info(self, idx: int) -> dict[str, Any]:
+        return self.dataset.get_data_info(self.kept[idx])
+
+
+def seg_nest(kind: str, root: Path) -> Any:
+    plain = seg_dataset(root)
+    if kind == "plain":
+        return plain
+    if kind == "indices":
+        return seg_dataset(root, indices=5)
+    if kind == "lazy":
+        return seg_dataset(root, lazy_init=True)
+    if kind == "repeat":
+        return RepeatDataset(plain, 3)
+    if kind == "concat":  # overlapping parts
+        return ConcatDataset([plain, seg_dataset(root, indices=[1, 1, 4]), plain], lazy_init=True)
+    if kind == "class balanced":
+        return ClassBalancedDataset(WithCategories(**seg_config(root)), oversample_thr=0.9)
+    if kind == "mosaic":
+        return MultiImageMixDataset(ConcatDataset([plain, seg_dataset(root, indices=3)]), pipeline=[])
+    if kind == "mosaic that loads":
+        bare = ConcatDataset([seg_dataset(root, pipeline=[])])
+        return MultiImageMixDataset(bare, pipeline=[{"type": "LoadAnnotations"}])
+    if kind == "foreign":
+        return Foreign(ConcatDataset([plain, seg_dataset(root)]), [0, 3, 3, 14])
+    if kind == "nested pipeline":
+        load = [{"type": "LoadAnnotations"}]
+        return seg_dataset(root, pipeline=[{"type": "RandomApply", "transforms": load, "prob": 0.5}])
+    raise AssertionError(kind)
+
+
+SEG_KINDS = (
+    "plain", "indices", "lazy", "repeat", "concat", "class balanced", "mosaic", "mosaic that loads",
+    "foreign", "nested pipeline",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SEG_KINDS)
+def test_label_maps_of_every_wrapper(kind: str, root: Path) -> None:
+    dataset = seg_nest(kind, root)
+    counted = count_dataset(dataset, K)
+    assert counted == slow_maps(dataset)
+    assert counted.samples.sum() > 0
+
+
+def test_torch_subset_of_a_nest(root: Path) -> None:
+    nest = RepeatDataset(seg_dataset(root), 2)
+    subset = torch.utils.data.Subset(
+        torch.utils.data.ConcatDataset([nest, seg_dataset(root)]), [0, 12, 25, -1]
+    )
+    expected = slow_maps(seg_dataset(root, indices=[0, 0, 1, 11]))
+    assert count_dataset(subset, K) == expected
+
+
+def test_each_file_is_loaded_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+    original = LoadAnnotations._load_seg_map
+
+    def spy(self: Any, results: dict[str, Any]) -> None:
+        loaded.append(results["seg_map_path"])
+        original(self, results)
+
+    monkeypatch.setattr(LoadAnnotations, "_load_seg_map", spy)
+    dataset = ConcatDataset([seg_dataset(root), seg_dataset(root, indices=4)])
+    maps = count_label_maps(RepeatDataset(seg_dataset(root), 5), K)
+    assert len(loaded) == len(set(loaded)) == 12
+    assert maps.counts.shape == (12, K)
+    assert maps.rows.tolist() == list(range(12)) * 5
+    loaded.clear()
+    assert count_dataset(dataset, K, cache=False) == slow_maps(dataset)
+    assert len(loaded) == 12
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_workers_do_not_matter(workers: int, root: Path) -> None:
+    state = torch.random.get_rng_state()
+    counted = count_dataset(seg_dataset(root), K, workers=workers, cache=False)
+    assert counted == slow_maps(seg_dataset(root))
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_work_that_pays_starts_workers(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mmseol.counting.parallel as parallel
+
+    seen: list[int] = []
+
+    class Spy(torch.utils.data.DataLoader):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            seen.append(kwargs["num_workers"])
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr(parallel, "DataLoader", Spy)
+    monkeypatch.setattr(parallel, "default_workers", lambda: 2)
+    count_dataset(seg_dataset(root), K, cache=False)
+    assert seen == []  # twelve small files: not worth a process
+    monkeypatch.setattr(parallel, "_WORTH", {"fork": 0.0})
+    assert count_dataset(seg_dataset(root), K, cache=False) == slow_maps(seg_dataset(root))
+    assert seen == [2]
+
+
+def test_reduce_zero_label_and_fewer_classes(root: Path) -> None:
+    whole = slow_maps(seg_dataset(root))
+    loaders = seg_dataset(root, reduce_zero_label=True)
+    # 0 becomes 255; the data set's own label map (9 is void) sees the reduced 8.
+    for path in sorted((root / "ann").iterdir()):
+        labels = np.array(Image.open(path))
+        labels[labels == 9] = 255
+        Image.fromarray(labels).save(path)
+    assert count_dataset(loaders, 3).samples.tolist() == whole.samples[1:].tolist()
+    assert loaders.pipeline.transforms[1].reduce_zero_label is None  # the data set's own is left alone
+    swapped = seg_dataset(root, metainfo={"classes": ("d", "a")})
+    assert count_dataset(swapped, 2).samples.tolist() == whole.samples[[3, 0]].tolist()
+
+
+def test_ignore_index_is_not_counted(root: Path) -> None:
+    expected = slow_maps(seg_dataset(root))
+    for path in (root / "ann").iterdir():
+        labels = np.array(Image.open(path))
+        labels[labels == 255] = 9  # mapped to 255 when loaded
+        Image.fromarray(labels).save(path)
+    assert count_dataset(seg_dataset(root), K, ignore_index=255) == expected
+    with pytest.raises(ValueError, match=r"label 255 .*ignore_index is 0"):
+        count_dataset(seg_dataset(root), K, ignore_index=0)
+
+
+def test_image_classes(root: Path) -> None:
+    dataset = RepeatDataset(WithCategories(**seg_config(root)), 2)
+    expected = [dataset.dataset.get_cat_ids(i % 12) for i in range(24)]
+    assert [classes.tolist() for classes in image_classes(dataset, K)] == expected
+    labels = [[2, 0], [], [1], [3, 1, 1]]
+    found = image_classes(RepeatDataset(LabelDataset(labels), 2), K)
+    assert [classes.tolist() for classes in found] == [[0, 2], [], [1], [1, 3]] * 2
+
+
+# ------------------------------------------------------------------ classification
+
+
+@pytest.mark.parametrize("kind", ["plain", "indices", "nest", "class balanced", "foreign", "subset"])
+def test_labels_of_every_wrapper(kind: str) -> None:
+    plain = LabelDataset([0, 0, 1, 3, 0, 2, 3, 0])
+    dataset = {
+        "plain": lambda: plain,
+        "indices": lambda: LabelDataset([0, 0, 1, 3], indices=[2, 2, 3], lazy_init=True),
+        "nest": lambda: ConcatDataset([plain, LabelDataset([1, 1])]),
+        "class balanced": lambda: ClassBalancedDataset(plain, oversample_thr=0.5),
+        "foreign": lambda: Foreign(RepeatDataset(plain, 2), [0, 15, 15]),
+        "subset": lambda: Foreign(plain, [5, 6]),
+    }[kind]()
+    expected = slow_labels(dataset)
+    assert count_dataset(dataset, K) == ClassCounts(expected, expected, expected)
+
+
+def test_mmpretrain_folders_and_folds(tmp_path: Path) -> None:
+    for c, number in enumerate([5, 3, 2, 1]):
+        (tmp_path / "train" / "abcd"[c]).mkdir(parents=True)
+        for i in range(number):
+            (tmp_path / "train" / "abcd"[c] / f"{i}.jpg").write_bytes(b"no image")
+    config = {"data_root": str(tmp_path), "data_prefix": "train", "lazy_init": True}
+    assert count_dataset(CustomDataset(**config), K).samples.tolist() == [5, 3, 2, 1]
+    config["type"] = "mmpretrain.CustomDataset"
+    folds = [KFoldDataset(config, fold=i, num_splits=3) for i in range(3)]
+    counts = [count_dataset(fold, K) for fold in folds]
+    assert sum(counts[1:], counts[0]).samples.tolist() == [10, 6, 4, 2]
+    folds[0].full_init()
+    assert counts[0].samples.tolist() == slow_labels(folds[0])
+
+
+def test_multi_label_items_count_once_for_each_class() -> None:
+    dataset = LabelDataset([[0, 1], [1], [], [1, 3, 3]])
+    assert count_dataset(dataset, K).samples.tolist() == [1, 3, 0, 1]
+
+
+def test_every_label_is_a_class_unless_told_otherwise() -> None:
+    dataset = LabelDataset([255, 3])
+    assert count_dataset(dataset, 256).samples[255] == 1
+    assert count_dataset(dataset, 256, ignore_index=255).samples[255] == 0
+
+
+def test_bad_label_names_the_image() -> None:
+    dataset = RepeatDataset(LabelDataset([0, 1, 4, -1]), 2)
+    with pytest.raises(ValueError, match=r"2\.jpg \(item 2\) has the label 4, but num_classes is 4"):
+        count_dataset(dataset, K)
+    with pytest.raises(ValueError, match="must have a `gt_label`"):
+        count_dataset(LabelDataset([0, None]), K)
+
+
+# ------------------------------------------------------------------ errors
+
+
+def spoil(root: Path, number: int, value: int) -> None:
+    labels = np.zeros(SIZE, dtype=np.uint8)
+    labels[0, :3] = value
+    Image.fromarray(labels).save(root / "ann" / f"{number:03}.png")
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_first_bad_map_is_named(workers: int, root: Path) -> None:
+    spoil(root, 10, 77)
+    spoil(root, 7, 4)
+    spoil(root, 8, 99)
+    with pytest.raises(
+        ValueError, match=r"007\.png \(item 7\) holds the label 4 \(3 pixels\), but num_classes is 4"
+    ):
+        count_dataset(seg_dataset(root), K, workers=workers)
+    reverse = seg_dataset(root, indices=list(range(11, -1, -1)))
+    with pytest.raises(ValueError, match=r"010\.png \(item 1\) holds the label 77"):
+        count_dataset(reverse, K, workers=workers)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\x89PNG no more"])
+def test_broken_map_is_named(content: bytes | None, root: Path) -> None:
+    path = root / "ann" / "003.png"
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"003\.png \(item 3\) cannot be read"):
+        count_dataset(seg_dataset(root), K)
+
+
+def test_colour_map_is_refused(root: Path) -> None:
+    Image.fromarray(np.zeros((*SIZE, 3), dtype=np.uint8)).save(root / "ann" / "000.png")
+    with pytest.raises(ValueError, match=r"000\.png \(item 0\) must hold one whole number per pixel"):
+        count_dataset(seg_dataset(root), K)
+
+
+def test_bad_arguments(root: Path) -> None:
+    dataset = seg_dataset(root)
+    with pytest.raises(ValueError, match="`num_classes` must be a whole number of at least 2, got 1"):
+        count_dataset(dataset, 1)
+    with pytest.raises(ValueError, match="`workers` must be None or a whole number of at least 0, got -1"):
+        count_dataset(dataset, K, workers=-1)
+    with pytest.raises(TypeError, match=r"must offer `get_data_info\(index\)`.*TensorDataset"):
+        count_dataset(torch.utils.data.TensorDataset(torch.zeros(3)), K)
+    with pytest.raises(ValueError, match="must not be empty"):
+        count_dataset(torch.utils.data.Subset(dataset, []), K)
+    with pytest.raises(ValueError, match=r"one transform that loads label maps.*got none"):
+        count_dataset(seg_dataset(root, pipeline=[]), K)
+    with pytest.raises(TypeError, match="of one kind"):
+        count_dataset(torch.utils.data.ConcatDataset([dataset, LabelDataset([1])]), K)
+
+
+# ------------------------------------------------------------------ cache
+
+
+class Counter:
+    """Counts how often label maps are really counted."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.jobs = 0
+        original = label_maps.run
+
+        def spy(jobs: Any, *args: Any) -> Any:
+            self.jobs += len(jobs)
+            return original(jobs, *args)
+
+        monkeypatch.setattr(label_maps, "run", spy)
+
+    def during(self, *args: Any, **kwargs: Any) -> tuple[int, ClassCounts]:
+        self.jobs = 0
+        counts = count_dataset(*args, **kwargs)
+        return self.jobs, counts
+
+
+@TRANSFORMS.register_module()
+class LoadOneLess(LoadAnnotations):
+    """Another loader with the same settings: class 3 is read as 2."""
+
+    def _load_seg_map(self, results: dict[str, Any]) -> None:
+        super()._load_seg_map(results)
+        results["gt_seg_map"][results["gt_seg_map"] == 3] = 2
+
+
+def test_cache_hits_only_what_is_the_same(
+    root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    counter = Counter(monkeypatch)
+    expected = slow_maps(seg_dataset(root))
+    assert counter.during(seg_dataset(root), K) == (12, expected)
+    assert counter.during(seg_dataset(root), K) == (0, expected)
+    assert counter.during(RepeatDataset(seg_dataset(root), 2), K) == (0, expected * 2)
+    assert counter.during(seg_dataset(root), K, cache=False)[0] == 12
+    assert counter.during(seg_dataset(root), K, cache_dir=tmp_path / "elsewhere")[0] == 12
+    assert counter.during(seg_dataset(root), K + 1)[0] == 12
+    assert counter.during(seg_dataset(root, indices=11), K)[0] == 11
+    renamed = seg_dataset(root, metainfo={"classes": ("b", "a", "c", "d")})
+    jobs, counts = counter.during(renamed, K)
+    assert (jobs, counts.samples.tolist()) == (12, expected.samples[[1, 0, 2, 3]].tolist())
+    jobs, counts = counter.during(seg_dataset(root, pipeline=[{"type": "LoadOneLess"}]), K)
+    assert (jobs, counts.samples[3]) == (12, 0)
+    pillow = seg_dataset(root, pipeline=[{"type": "LoadAnnotations", "imdecode_backend": "cv2"}])
+    assert counter.during(pillow, K) == (12, expected)
+    assert counter.during(seg_dataset(root), K) == (0, expected)  # the first is still there
+
+
+def test_cache_notices_a_changed_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = Counter(monkeypatch)
+    counter.during(seg_dataset(root), K)
+    path = root / "ann" / "005.png"
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert counter.during(seg_dataset(root), K)[0] == 12
+    assert counter.during(seg_dataset(root), K)[0] == 0
+    path.unlink()
+    with pytest.raises(ValueError, match=r"005\.png"):
+        count_dataset(seg_dataset(root), K)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "empty", "garbage", "flip", "other numbers"])
+def test_broken_cache_is_counted_anew(damage: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = Counter(monkeypatch)
+    _, expected = counter.during(seg_dataset(root), K)
+    (file,) = default_cache_dir().iterdir()
+    content = file.read_bytes()
+    if damage == "other numbers":
+        with file.open("wb") as handle:
+            np.savez(handle, counts=np.full((12, K), 10**6), sizes=np.ones(12, dtype=np.int64))
+    else:
+        middle = len(content) // 3
+        flipped = bytearray(content)
+        flipped[middle] ^= 0xFF
+        file.write_bytes(
+            {"truncate": content[:middle], "empty": b"", "garbage": b"x" * 500, "flip": bytes(flipped)}[
+                damage
+            ]
+        )
+    with pytest.warns(UserWarning, match="counting anew"):
+        assert counter.during(seg_dataset(root), K) == (12, expected)
+    assert counter.during(seg_dataset(root), K) == (0, expected)
+    assert [path.name for path in default_cache_dir().iterdir()] == [file.name]
+
+
+def test_folder_that_cannot_be_written_costs_a_warning(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="could not be cached"):
+        counts = count_dataset(seg_dataset(root), K, cache_dir=tmp_path / "file" / "below")
+    assert counts == slow_maps(seg_dataset(root))
+
+
+def test_default_cache_dir(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMSEOL_CACHE", "one")
+    assert default_cache_dir() == Path("one")
+    monkeypatch.delenv("MMSEOL_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "two")
+    assert default_cache_dir() == Path("two/mmseol")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert default_cache_dir() == Path.home() / ".cache" / "mmseol"
+
+
+def test_describe_tells_settings_apart() -> None:
+    values = [1, 1.0, "1", True, None, [1], (1,), {"a": 1}, {"b": 1}, np.arange(2000), np.arange(2000) * 2]
+    texts = [describe(value) for value in values]
+    assert len(set(texts)) == len(texts)
+    assert describe(LoadAnnotations()) == describe(pickle.loads(pickle.dumps(LoadAnnotations())))
+    assert describe(LoadAnnotations()) != describe(LoadAnnotations(imdecode_backend="cv2"))
+    for value in (lambda: 1, open, object()):
+        with pytest.raises(TypeError):
+            describe(value)
+
+
+# ------------------------------------------------------------------ ranks
+
+
+def _count_on(rank: int, root: Path, cache_dir: Path) -> tuple[Any, int]:
+    jobs = []
+    original = label_maps.run
+    label_maps.run = lambda share, *args: jobs.extend(share) or original(share, *args)
+    try:
+        return count_dataset(RepeatDataset(seg_dataset(root), 2), K, cache_dir=cache_dir), len(jobs)
+    except ValueError as error:
+        return str(error), len(jobs)
+
+
+def test_two_ranks_share_the_work_and_agree(root: Path, tmp_path: Path) -> None:
+    expected = slow_maps(seg_dataset(root)) * 2
+    assert run_ranks(_count_on, root, tmp_path / "cache") == [(expected, 6), (expected, 6)]
+    assert run_ranks(_count_on, root, tmp_path / "cache") == [(expected, 0), (expected, 0)]
+    spoil(root, 7, 4)
+    spoil(root, 8, 5)
+    (first, _), (second, _) = run_ranks(_count_on, root, tmp_path / "cache")
+    assert first == second
+    assert "007.png (item 7) holds the label 4" in first
+
+
+def _count_own(rank: int, root: Path) -> str:
+    with pytest.raises((ValueError, TypeError)) as caught:
+        count_dataset(seg_dataset(root, indices=[12, 11][rank]), K, cache=False)
+    return str(caught.value)
+
+
+def test_ranks_with_other_data_all_raise(root: Path) -> None:
+    errors = run_ranks(_count_own, root)
+    assert all("must be the same on every rank" in error for error in errors)
+
+
+def test_import_is_light() -> None:
+    code = (
+        "import sys, mmseol, mmseol.counting; "
+        "print([m for m in ('cv2', 'mmcv', 'mmseg', 'mmpretrain', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,120 @@
+"""NonFiniteLossHook in real Runners."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from distributed import run_ranks
+from mmengine.hooks import Hook
+from tiny_runner import LABELS, TinyModel, tiny_runner
+
+from mmseol.hooks import NonFiniteLossHook
+
+CE = {"type": "mmseol.CrossEntropyLoss"}
+
+
+class SpoilAt(Hook):
+    """Let the main head's loss become NaN at one iteration, counted from 1."""
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        runner.model.factor = float("nan") if runner.iter + 1 == self.iteration else 1.0
+
+
+def run(tmp_path: Path, bad: int, interval: int | None = None, **kwargs: Any) -> Any:
+    hooks = [SpoilAt(bad), NonFiniteLossHook(interval)]
+    runner = tiny_runner(tmp_path, TinyModel([CE], [CE]), custom_hooks=hooks, **kwargs)
+    try:
+        runner.train()
+    except FloatingPointError as error:
+        return runner, str(error)
+    return runner, None
+
+
+@pytest.mark.parametrize(
+    ("bad", "interval", "done"),
+    [(2, 1, 1), (2, 3, 2), (3, 3, 2), (2, 100, 4)],  # the last at the end of the epoch of four
+)
+def test_run_stops_at_the_next_look(tmp_path: Path, bad: int, interval: int, done: int) -> None:
+    runner, error = run(tmp_path, bad, interval, epochs=2)
+    assert f"first at iteration {bad} (rank 0): loss = nan, decode.loss_cross_entropy = nan. " in error
+    assert "aux." not in error  # that head was fed well; nor is `acc`, which is NaN all the time
+    assert "learning rate" in error
+    assert runner.iter == done
+    assert not list(tmp_path.glob("*.pth"))
+
+
+def test_interval_is_the_loggers(tmp_path: Path) -> None:
+    runner, error = run(tmp_path, 1, default_hooks={"logger": {"type": "LoggerHook", "interval": 2}})
+    assert "iteration 1 " in error
+    assert runner.iter + 1 == 2
+    runner, _ = run(tmp_path, 0)
+    assert next(hook for hook in runner.hooks if isinstance(hook, NonFiniteLossHook)).interval == 10
+
+
+def test_finite_run_ends_and_saves(tmp_path: Path) -> None:
+    runner, error = run(tmp_path, 0, epochs=3)
+    assert error is None
+    assert (runner.epoch, len(list(tmp_path.glob("*.pth")))) == (3, 3)
+
+
+def test_bad_loss_is_not_saved(tmp_path: Path) -> None:
+    save = {"checkpoint": {"type": "CheckpointHook", "interval": 2, "by_epoch": False}}
+    runner, error = run(tmp_path, 4, 100, epochs=3, default_hooks=save)
+    assert "iteration 4 " in error
+    assert "The checkpoint is not saved" in error
+    assert [path.name for path in tmp_path.glob("*.pth")] == ["iter_2.pth"]
+    assert runner.iter + 1 == 4
+
+
+class SpoilWeights(Hook):
+    """What an infinite gradient does: finite losses, a broken weight."""
+
+    priority = "VERY_HIGH"
+
+    def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
+        if runner.iter + 1 == 4:
+            with torch.no_grad():
+                runner.model.decode_head.fc.bias[1] = float("inf")
+
+
+def test_bad_weights_are_not_saved(tmp_path: Path) -> None:
+    hooks = [SpoilWeights(), NonFiniteLossHook()]
+    runner = tiny_runner(tmp_path, TinyModel([CE], [CE]), custom_hooks=hooks)
+    with pytest.raises(FloatingPointError, match=r"decode_head\.fc\.bias is not finite after iteration 4"):
+        runner.train()
+    assert not list(tmp_path.glob("*.pth"))
+
+
+def test_losses_are_not_read_every_iteration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    original = NonFiniteLossHook._first_bad
+
+    def spy(self: NonFiniteLossHook) -> Any:
+        looks.append(len(self._pending))
+        return original(self)
+
+    monkeypatch.setattr(NonFiniteLossHook, "_first_bad", spy)
+    run(tmp_path, 0, 2, labels=LABELS * 2, default_hooks={"checkpoint": None})
+    assert looks == [2, 2, 2, 2, 0]
+
+
+@pytest.mark.parametrize("interval", [0, -1, True, 2.0])
+def test_bad_interval(interval: Any) -> None:
+    with pytest.raises(ValueError, match=r"`interval` must be None or a whole number above 0, got"):
+        NonFiniteLossHook(interval)
+
+
+def _run_on(rank: int, folder: Path) -> str | None:
+    return run(folder / str(rank), 2 if rank == 1 else 0, 2)[1]
+
+
+def test_every_rank_stops(tmp_path: Path) -> None:
+    first, second = run_ranks(_run_on, tmp_path)
+    assert first == second
+    assert "first at iteration 2 (rank 1)" in first

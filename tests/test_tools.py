@@ -1,0 +1,234 @@
+"""The command-line tools on toy data: train, test, predict, resume, several processes, wrong arguments."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mmseol.counts import ClassCounts
+
+ROOT = Path(__file__).parents[1]
+TOOLS = ROOT / "tools"
+CONFIG = ROOT / "configs" / "quickstart" / "toy_camvid.py"
+TINY = (
+    "train_cfg.max_epochs=2",
+    "train_cfg.val_interval=1",
+    "train_dataloader.batch_size=4",
+    "train_dataloader.num_workers=0",
+    "val_dataloader.num_workers=0",
+    "test_dataloader.num_workers=0",
+    "model.data_preprocessor.size=(64,64)",
+    "model.decode_head.jpu_channels=8",
+    "model.decode_head.channels=8",
+    "default_hooks.logger.interval=1",
+)
+
+
+def call(monkeypatch: pytest.MonkeyPatch, tool: str, *arguments: object) -> None:
+    """Run a tool in this process, which has the hosts imported."""
+    monkeypatch.setattr(sys, "argv", [str(TOOLS / tool), *map(str, arguments)])
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    runpy.run_path(str(TOOLS / tool), run_name="__main__")
+
+
+def mean_ious(folder: Path, stage: str) -> list[float]:
+    """Return the mIoU of every validation or test in the logs of the runs in ``folder``."""
+    text = "".join(path.read_text() for path in sorted(folder.glob("*/*.log")))
+    return [float(value) for value in re.findall(rf"Epoch\({stage}\).* mIoU: ([0-9.]+)", text)]
+
+
+@pytest.fixture(scope="module")
+def trained(toy, tmp_path_factory):
+    """Return the work dir of a finished run."""
+    work_dir = tmp_path_factory.mktemp("run") / "outlying"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        arguments = (CONFIG, "--loss", "outlying_mse:alpha=2", "--seed", 1, "--data-root", toy)
+        call(monkeypatch, "train.py", *arguments, "--work-dir", work_dir, "--cfg-options", *TINY)
+    return work_dir
+
+
+def best(work_dir: Path) -> Path:
+    (checkpoint,) = work_dir.glob("best_mIoU_epoch_*.pth")
+    return checkpoint
+
+
+def test_training_leaves_checkpoints_with_the_counts_of_the_data(trained, toy):
+    labels = [np.asarray(Image.open(path)) for path in sorted((toy / "trainannot").iterdir())]
+    expected = [sum(int((label == k).sum()) for label in labels) for k in range(11)]
+    assert ClassCounts.load(trained / "class_counts.json").samples.tolist() == expected
+    state = torch.load(trained / "epoch_2.pth", map_location="cpu", weights_only=False)["state_dict"]
+    for head in ("decode_head", "auxiliary_head"):
+        assert state[f"{head}.loss_decode.class_counts"].tolist() == expected
+        assert state[f"{head}.loss_decode.class_totals"].sum() > 0
+
+
+def test_test_reproduces_the_best_validation_score(trained, toy, monkeypatch, tmp_path):
+    scores = mean_ious(trained, "val")
+    assert len(scores) == 2
+    arguments = (CONFIG, best(trained), "--data-root", toy, "--loss", "outlying_mse:alpha=2")
+    before = sorted(path.name for path in trained.glob("*.p*"))
+    call(monkeypatch, "test.py", *arguments, "--work-dir", tmp_path / "val", "--cfg-options", *TINY[3:9])
+    assert mean_ious(tmp_path / "val", "test") == [max(scores)]
+    assert sorted(path.name for path in trained.glob("*.p*")) == before
+
+    outputs = ("--out", tmp_path / "maps", "--work-dir", tmp_path / "test", "--split", "test", "--tta")
+    call(monkeypatch, "test.py", *arguments, *outputs, "--cfg-options", *TINY[3:9])
+    (score,) = mean_ious(tmp_path / "test", "test")
+    assert score > 0
+    assert {path.name for path in (tmp_path / "maps").iterdir()} == {p.name for p in (toy / "test").iterdir()}
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "test.py", *arguments, *outputs, "--cfg-options", *TINY[3:9])
+
+
+def test_predict_draws_over_the_image(trained, toy, monkeypatch, tmp_path, capsys):
+    image = sorted((toy / "test").iterdir())[0]
+    arguments = (CONFIG, best(trained), image, "--out", tmp_path / "picture.png")
+    call(monkeypatch, "predict.py", *arguments, "--cfg-options", *TINY[6:9])
+    picture = np.asarray(Image.open(tmp_path / "picture.png"))
+    assert picture.shape == (64, 80, 3)
+    assert (picture != np.asarray(Image.open(image))).any()
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "predict.py", *arguments, "--cfg-options", *TINY[6:9])
+    assert "exists; name another file" in capsys.readouterr().err
+
+
+def files(folder: Path) -> dict[str, tuple[int, int]]:
+    return {
+        str(path): (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_work_dir_with_a_run_is_left_alone(trained, toy, monkeypatch, capsys):
+    before = files(trained)
+    arguments = (CONFIG, "--data-root", toy, "--work-dir", trained, "--cfg-options", *TINY)
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "train.py", *arguments)
+    assert "already holds a run" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "train.py", "--loss", "ce", *arguments, "--resume")
+    assert "holds a run of another model or loss" in capsys.readouterr().err
+    assert files(trained) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--loss", "mes"], "`--loss` must name one of ce, "),
+        (["--loss", "outlying_mse:alpha=-1"], "`alpha` must be a finite number above 0, got -1"),
+        (["--data-root", "nowhere"], "`--data-root` must be an existing folder, got 'nowhere'"),
+        (["--amp"], "`--amp` needs a GPU"),
+    ],
+)
+def test_wrong_arguments_end_at_the_door(arguments, message, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as error:
+        call(monkeypatch, "train.py", CONFIG, *arguments, "--work-dir", tmp_path / "new")
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_missing_data_is_named(monkeypatch, tmp_path):
+    (tmp_path / "empty").mkdir()
+    arguments = ("--data-root", tmp_path / "empty", "--work-dir", tmp_path / "new", "--cfg-options", *TINY)
+    with pytest.raises(Exception, match=r"empty.*train"):
+        call(monkeypatch, "train.py", CONFIG, *arguments)
+
+
+def test_label_out_of_range_names_its_file(monkeypatch, toy, tmp_path):
+    shutil.copytree(toy, tmp_path / "toy")
+    bad = sorted((tmp_path / "toy" / "trainannot").iterdir())[3]
+    label = np.asarray(Image.open(bad)).copy()
+    label[5, 5] = 12
+    Image.fromarray(label).save(bad)
+    arguments = ("--data-root", tmp_path / "toy", "--work-dir", tmp_path / "new", "--cfg-options", *TINY)
+    with pytest.raises(ValueError, match=rf"{re.escape(bad.name)}.*12|12.*{re.escape(bad.name)}"):
+        call(monkeypatch, "train.py", CONFIG, *arguments)
+
+
+def test_a_failed_download_names_the_weights(monkeypatch, toy, tmp_path):
+    pretrained = "model.pretrained=http://127.0.0.1:9/none.pth"
+    arguments = ("--data-root", toy, "--work-dir", tmp_path / "new", "--cfg-options", *TINY, pretrained)
+    with pytest.raises(
+        SystemExit, match=r"could not download http://127.0.0.1:9/none.pth.*\n.*pretrained=None"
+    ):
+        call(monkeypatch, "train.py", CONFIG, *arguments)
+
+
+def environment() -> dict[str, str]:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def test_a_killed_run_resumes_with_its_counts_and_finishes(toy, tmp_path):
+    command = [sys.executable, str(TOOLS / "train.py"), str(CONFIG), "--loss", "outlying_mse", "--seed", "1"]
+    options = [*TINY, "train_dataloader.batch_size=2", "train_cfg.max_epochs=3"]
+    command += ["--data-root", str(toy), "--work-dir", str(tmp_path / "run"), "--cfg-options", *options]
+    log = tmp_path / "first.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment())
+    deadline = time.monotonic() + 120
+    while "Epoch(train) [2][2/6]" not in re.sub(" +", " ", log.read_text()):
+        assert process.poll() is None, log.read_text()[-2000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "run" / "epoch_2.pth").exists()
+
+    index = command.index("--cfg-options")
+    resumed = [*command[:index], "--resume", *command[index:]]
+    result = subprocess.run(resumed, capture_output=True, text=True, env=environment(), timeout=180)
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output[-2000:]
+    assert "resumed epoch: 1" in output
+    counts = [
+        torch.load(tmp_path / "run" / f"epoch_{k}.pth", weights_only=False)["state_dict"] for k in (2, 3)
+    ]
+    expected = ClassCounts.load(tmp_path / "run" / "class_counts.json").samples.tolist()
+    for state in counts:
+        assert state["decode_head.loss_decode.class_counts"].tolist() == expected
+
+
+def test_two_processes_count_train_and_test_as_one(trained, toy, tmp_path):
+    def run(*command: object) -> str:
+        environ = {**environment(), "PORT": "29517"}
+        result = subprocess.run(
+            list(map(str, command)), capture_output=True, text=True, env=environ, timeout=240
+        )
+        assert result.returncode == 0, (result.stdout + result.stderr)[-3000:]
+        return result.stdout + result.stderr
+
+    shared = ("--data-root", toy, "--loss", "outlying_mse:alpha=2")
+    work_dir = tmp_path / "two"
+    run(
+        "bash",
+        TOOLS / "dist_train.sh",
+        CONFIG,
+        2,
+        *shared,
+        "--work-dir",
+        work_dir,
+        "--seed",
+        1,
+        "--cfg-options",
+        *TINY,
+    )
+    assert ClassCounts.load(work_dir / "class_counts.json") == ClassCounts.load(trained / "class_counts.json")
+    arguments = ("--work-dir", tmp_path / "test", "--cfg-options", *TINY[3:9])
+    run("bash", TOOLS / "dist_test.sh", CONFIG, best(trained), 2, *shared, *arguments)
+    assert mean_ious(tmp_path / "test", "test") == [max(mean_ious(trained, "val"))]
