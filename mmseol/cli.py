@@ -33,7 +33,7 @@ def add_run_arguments(parser: ArgumentParser) -> None:
 
 
 def load_config(args: Namespace) -> Config:
-    """Return the config with ``--loss``, ``--data-root``, ``--seed`` and last ``--cfg-options`` applied.
+    """Return the config with the arguments applied: loss, data root, imbalance, seed, last ``--cfg-options``.
 
     Raises:
         ValueError: If an argument does not fit the config.
@@ -47,6 +47,8 @@ def load_config(args: Namespace) -> Config:
         experiment.set_loss(cfg, args.loss, fallback)
     if args.data_root is not None:
         experiment.set_data_root(cfg, args.data_root)
+    if getattr(args, "imbalance", None) is not None:
+        experiment.set_imbalance(cfg, args.imbalance)
     if getattr(args, "seed", None) is not None:
         experiment.set_seed(cfg, args.seed)
     if args.cfg_options is not None:
@@ -58,8 +60,9 @@ def load_config(args: Namespace) -> Config:
 
 
 def default_work_dir(args: Namespace) -> str:
-    """Return ``work_dirs/CONFIG``, and below it a folder for each loss and seed asked for."""
-    parts = [] if args.loss is None else [args.loss.replace(":", "-").replace("/", "_")]
+    """Return ``work_dirs/CONFIG``, and below it a folder for each loss, imbalance and seed asked for."""
+    specs = [spec for spec in (args.loss, args.imbalance) if spec is not None]
+    parts = [spec.replace(":", "-").replace("/", "_") for spec in specs]
     parts += [] if args.seed is None else [f"seed{args.seed}"]
     return str(Path("work_dirs", Path(args.config).stem, *(["_".join(parts)] if parts else [])))
 

@@ -15,17 +15,20 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 
+from mmseol.imbalance import class_sizes
 from mmseol.registry import MODELS
 
 __all__ = [
     "check_work_dir",
     "explain_download",
+    "parse_imbalance",
     "parse_loss",
     "resolved_loss",
     "set_amp",
     "set_cpu_distributed",
     "set_data_root",
     "set_dataloader_defaults",
+    "set_imbalance",
     "set_loss",
     "set_prediction_folder",
     "set_seed",
@@ -35,6 +38,7 @@ __all__ = [
 ]
 
 _DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+_CUT = ("seed", "protocol", "class_order", "n_max")  # what --imbalance may say beside profile and ratio
 _RESULTS = ("last_checkpoint", "*.pth", "*/vis_data/scalars.json")
 
 
@@ -51,16 +55,23 @@ def parse_loss(spec: str) -> tuple[str, dict[str, Any]]:
         ValueError: If the part behind the colon is not of that form.
     """
     name, colon, rest = spec.partition(":")
+    return name, _parse_arguments(
+        rest, f"`--loss` must be NAME[:key=value,...], got {spec!r}"
+    ) if colon else {}
+
+
+def _parse_arguments(text: str, complaint: str) -> dict[str, Any]:
+    """Return the arguments of ``key=value,...``; a comma may stand inside of a value."""
     arguments: dict[str, Any] = {}
-    for item in re.split(r",(?=\w+=)", rest) if colon else ():
-        key, equals, text = item.partition("=")
-        if not (equals and key.isidentifier() and text):
-            raise ValueError(f"`--loss` must be NAME[:key=value,...], got {spec!r} (at {item!r}).")
+    for item in re.split(r",(?=\w+=)", text):
+        key, equals, value = item.partition("=")
+        if not (equals and key.isidentifier() and value):
+            raise ValueError(f"{complaint} (at {item!r}).")
         try:
-            arguments[key] = ast.literal_eval(text)
+            arguments[key] = ast.literal_eval(value)
         except (SyntaxError, ValueError):
-            arguments[key] = text
-    return name, arguments
+            arguments[key] = value
+    return arguments
 
 
 def resolved_loss(spec: str, losses: dict[str, dict]) -> dict[str, Any]:
@@ -145,6 +156,76 @@ def _leaf_datasets(dataset: Any) -> Iterator[Any]:
         yield from _leaf_datasets(inner) if inner else [dataset]
 
 
+def parse_imbalance(spec: str) -> dict[str, Any]:
+    """Split ``PROFILE:RATIO[:key=value,...]`` into arguments of ``mmseol.ImbalancedDataset``.
+
+    ``step:10:seed=1,protocol=cao2019`` gives ``{'profile': 'step', 'ratio': 10, 'seed': 1, 'protocol':
+    'cao2019'}``; further keys are ``n_max`` and ``class_order``.
+
+    Raises:
+        ValueError: If it is not of that form, or profile, ratio or a key is none.
+    """
+    complaint = f"`--imbalance` must be PROFILE:RATIO[:key=value,...], got {spec!r}"
+    profile, _, rest = spec.partition(":")
+    ratio, colon, further = rest.partition(":")
+    arguments = _parse_arguments(further, complaint) if colon else {}
+    unknown = sorted(set(arguments) - set(_CUT))
+    if unknown:
+        raise ValueError(f"{complaint}: {', '.join(unknown)} is none of {', '.join(_CUT)}.")
+    try:
+        number = ast.literal_eval(ratio)
+    except (SyntaxError, ValueError):
+        number = ratio
+    try:
+        class_sizes([2**60, 2**60], profile, number)
+    except ValueError as error:
+        raise ValueError(f"{complaint}: {error}") from error
+    return {"profile": profile, "ratio": number, **arguments}
+
+
+def set_imbalance(cfg: Config, spec: str) -> None:
+    """Cut the training data by ``PROFILE:RATIO[:key=value,...]``; validation and test data stay.
+
+    An ``mmseol.ImbalancedDataset`` in the training data set is given the profile and the ratio (and loses
+    ``counts`` and ``indices_file``, which belong to another cut). Where there is none, the data set is
+    wrapped, inside of wrappers that repeat.
+
+    Raises:
+        ValueError: As :func:`parse_imbalance`, or if the config has no training data set or several cuts.
+    """
+    arguments = parse_imbalance(spec)
+    dataset = (cfg.get("train_dataloader") or {}).get("dataset")
+    if not dataset:
+        raise ValueError(f"`--imbalance {spec}` cuts training data, but the config has no train_dataloader.")
+    cuts = [node for node in _wrappers(dataset) if _is(node, "ImbalancedDataset")]
+    if len(cuts) > 1:
+        raise ValueError(f"`--imbalance {spec}` needs one ImbalancedDataset to change, got {len(cuts)}.")
+    if cuts:
+        for key in ("counts", "indices_file", *_CUT):
+            cuts[0].pop(key, None)
+        cuts[0].update(arguments)
+        return
+    owner, key = cfg.train_dataloader, "dataset"
+    while "dataset" in owner[key] and not _is(owner[key], "HoldOut"):
+        owner, key = owner[key], "dataset"
+    owner[key] = ConfigDict(type="mmseol.ImbalancedDataset", dataset=owner[key], **arguments)
+
+
+def _wrappers(dataset: Any) -> Iterator[Any]:
+    """Yield the data set and all data sets inside of it."""
+    if isinstance(dataset, (list, tuple)):
+        for item in dataset:
+            yield from _wrappers(item)
+    elif dataset:
+        yield dataset
+        for key in ("dataset", "datasets"):
+            yield from _wrappers(dataset.get(key))
+
+
+def _is(dataset: Any, name: str) -> bool:
+    return str(dataset.get("type")).removeprefix("mmseol.") == name
+
+
 def set_dataloader_defaults(cfg: Config) -> None:
     """Give data loaders what the hosts' own tools give them, and drop what torch refuses without workers."""
     for name in _DATALOADERS:
@@ -206,14 +287,15 @@ def _require_empty(argument: str, folder: str) -> None:
 
 
 def set_test_time_augmentation(cfg: Config) -> None:
-    """Average the raw outputs over the views of ``cfg.tta_pipeline``.
+    """Average over the views of ``cfg.tta_pipeline``: raw outputs in segmentation, scores in classification.
 
     Raises:
         ValueError: If the config has no ``tta_model`` and ``tta_pipeline``.
     """
     if "tta_model" not in cfg or "tta_pipeline" not in cfg:
         raise ValueError("`--tta` needs `tta_model` and `tta_pipeline` in the config; see configs/_base_.")
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    for dataset in _leaf_datasets(cfg.test_dataloader.dataset):
+        dataset["pipeline"] = cfg.tta_pipeline
     cfg.tta_model.module = cfg.model
     cfg.model = cfg.tta_model
 

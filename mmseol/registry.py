@@ -47,7 +47,7 @@ def _child(name: str, parent: Registry, *locations: str) -> HostRegistry:
 
 MODELS = _child("model", ROOT_MODELS, "mmseol.losses")
 HOOKS = _child("hook", ROOT_HOOKS, "mmseol.hooks")
-DATASETS = _child("dataset", ROOT_DATASETS)
-DATA_SAMPLERS = _child("data sampler", ROOT_DATA_SAMPLERS)
+DATASETS = _child("dataset", ROOT_DATASETS, "mmseol.datasets")
+DATA_SAMPLERS = _child("data sampler", ROOT_DATA_SAMPLERS, "mmseol.samplers")
 TRANSFORMS = _child("transform", ROOT_TRANSFORMS)
-METRICS = _child("metric", ROOT_METRICS)
+METRICS = _child("metric", ROOT_METRICS, "mmseol.metrics")

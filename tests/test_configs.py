@@ -1,21 +1,29 @@
-"""Every leaf config with every loss: builds, one forward and backward, one prediction, on toy data."""
+"""Every leaf config with every loss: builds, one forward and backward, one prediction, on tiny data."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import mmpretrain.datasets
+import mmpretrain.models
+import mmpretrain.registry
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import DefaultScope, init_default_scope
+from mmengine.registry import PARAM_SCHEDULERS, DefaultScope, init_default_scope
+from mmpretrain.datasets.categories import CIFAR10_CATEGORIES, CIFAR100_CATEGORIES, FOOD101_CATEGORIES
 from mmseg.registry import DATASETS, MODELS
+from PIL import Image
 
 from mmseol import experiment
 from mmseol.counting import count_dataset
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 LEAVES = sorted(path for path in CONFIGS.glob("*/*.py") if not path.parent.name.startswith("_"))
+SCOPES = {leaf: Config.fromfile(leaf).default_scope for leaf in LEAVES}
+SEG, CLS = ([leaf for leaf in LEAVES if SCOPES[leaf] == host] for host in ("mmseg", "mmpretrain"))
 LOSSES = Config.fromfile(CONFIGS / "_base_" / "losses.py").losses
 
 
@@ -32,11 +40,118 @@ def small(leaf: Path, toy: Path) -> Config:
 
 
 def test_lists_are_complete():
-    assert {"fastfcn_r50.py", "fastfcn_r18.py", "toy_camvid.py"} <= {leaf.name for leaf in LEAVES}
+    assert {"fastfcn_r50.py", "fastfcn_r18.py", "toy_camvid.py"} <= {leaf.name for leaf in SEG}
+    cifar = {f"{net}_cifar{k}.py" for net in ("resnet34", "resnet34_stem3x3", "resnet32") for k in (10, 100)}
+    assert cifar | {"resnet50.py", "digits.py"} <= {leaf.name for leaf in CLS}
+    assert len(SEG) + len(CLS) == len(LEAVES)
     assert {"ce", "mse", "outlying_mse", "weighted_ce_median_frequency"} <= LOSSES.keys()
 
 
-@pytest.mark.parametrize("leaf", LEAVES, ids=lambda leaf: f"{leaf.parent.name}/{leaf.stem}")
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> dict[str, Path]:
+    """Return the folders of CIFAR-10, CIFAR-100 and Food-101 with four training images a class."""
+    root = tmp_path_factory.mktemp("images")
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(root / "one.png")
+    for name, classes in (("cifar10", CIFAR10_CATEGORIES), ("cifar100", CIFAR100_CATEGORIES)):
+        for split, number in (("train", 4), ("test", 1)):
+            for category in classes:
+                folder = root / name / split / category
+                folder.mkdir(parents=True)
+                for i in range(number):
+                    (folder / f"{i}.png").symlink_to(root / "one.png")
+    (root / "food101" / "meta").mkdir(parents=True)
+    for split, number in (("train", 4), ("test", 1)):
+        lines = [f"{category}/{split}{i}" for category in FOOD101_CATEGORIES for i in range(number)]
+        (root / "food101" / "meta" / f"{split}.txt").write_text("\n".join(lines))
+        for line in lines:
+            path = root / "food101" / "images" / f"{line}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.symlink_to(root / "one.png")
+    return {name: root / name for name in ("cifar10", "cifar100", "food101")}
+
+
+def small_images(leaf: Path, images: dict[str, Path]) -> Config:
+    """Return the config on tiny data, without weights to download, at images of at most 64 pixels."""
+    cfg = Config.fromfile(leaf)
+    name = leaf.parent.name if leaf.parent.name == "food101" else leaf.stem.rpartition("_")[2]
+    if name in images:
+        experiment.set_data_root(cfg, str(images[name]))
+        experiment.set_imbalance(cfg, "long_tailed:3")
+        for loader in (cfg.train_dataloader.dataset, cfg.val_dataloader):
+            loader.dataset.per_class = 1
+    for step in cfg.get("train_pipeline", []) + cfg.get("test_pipeline", []):
+        for key, value in (
+            ("RandomResizedCrop", "scale"),
+            ("ResizeEdge", "scale"),
+            ("CenterCrop", "crop_size"),
+        ):
+            if step.type == key:
+                step[value] = 64
+    for loader, pipeline in (("train", "train_pipeline"), ("val", "test_pipeline")):
+        if pipeline in cfg:
+            for dataset in experiment._leaf_datasets(cfg[f"{loader}_dataloader"].dataset):
+                dataset.pipeline = cfg[pipeline]
+    cfg.model.backbone.init_cfg = None
+    cfg.model.data_preprocessor = cfg.data_preprocessor
+    return cfg
+
+
+@pytest.mark.parametrize("leaf", CLS, ids=lambda leaf: f"{leaf.parent.name}/{leaf.stem}")
+def test_classification_leaf_trains_and_predicts_with_every_loss(leaf, images):
+    cfg = small_images(leaf, images)
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        registry = mmpretrain.registry
+        dataset = registry.DATASETS.build(cfg.train_dataloader.dataset)
+        validation = registry.DATASETS.build(cfg.val_dataloader.dataset)
+        test = registry.DATASETS.build(cfg.test_dataloader.dataset)
+        classes = len(test.metainfo["classes"])
+        assert classes == cfg.data_preprocessor.num_classes == cfg.model.head.num_classes
+        assert {len(side.metainfo["classes"]) for side in (dataset, validation)} == {classes}
+        counts = count_dataset(dataset, classes, cache=False)
+        assert counts.samples[0] > counts.samples[-1] > 0
+        assert len(set(count_dataset(validation, classes, cache=False).samples)) == 1
+        batch = pseudo_collate([dataset[0], dataset[len(dataset) - 1]])
+        model = registry.MODELS.build(cfg.model)
+        assert cfg.model.head.loss == cfg.losses.outlying_mse
+        for loss in LOSSES:
+            experiment.set_loss(cfg, loss)
+            model.head = registry.MODELS.build(cfg.model.head)
+            for module in model.modules():
+                if hasattr(module, "set_class_counts"):
+                    module.set_class_counts(counts.samples)
+            model.zero_grad()
+            total = model.train()(**model.data_preprocessor(batch, training=True), mode="loss")["loss"]
+            total.backward()
+            assert total.isfinite(), loss
+            gradient = model.backbone.conv1.weight.grad
+            assert gradient.isfinite().all(), loss
+            with torch.no_grad():
+                (result,) = model.eval().test_step(pseudo_collate([validation[0]]))
+            assert result.pred_score.shape == (classes,)
+            assert result.pred_label == result.pred_score.argmax()
+
+
+def test_classification_tta_averages_both_flips(images):
+    cfg = small_images(CONFIGS / "cifar" / "resnet32_cifar10.py", images)
+    experiment.set_split(cfg, "val")  # wrapped in HoldOut
+    experiment.set_test_time_augmentation(cfg)
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        dataset = mmpretrain.registry.DATASETS.build(cfg.test_dataloader.dataset)
+        model = mmpretrain.registry.MODELS.build(cfg.model).eval()
+        with torch.no_grad():
+            (merged,) = model.test_step(pseudo_collate([dataset[0]]))
+            first, second = dataset[0]["inputs"]
+            assert torch.equal(first, second.flip(-1))
+            views = [
+                model.module.test_step(dict(inputs=[view], data_samples=dataset[0]["data_samples"][:1]))[0]
+                for view in (first, second)
+            ]
+    torch.testing.assert_close(merged.pred_score, (views[0].pred_score + views[1].pred_score) / 2)
+    assert merged.pred_label == merged.pred_score.argmax()
+
+
+@pytest.mark.parametrize("leaf", SEG, ids=lambda leaf: f"{leaf.parent.name}/{leaf.stem}")
 def test_leaf_config_trains_and_predicts_with_every_loss(leaf, toy):
     cfg = small(leaf, toy)
     init_default_scope(cfg.default_scope)
@@ -79,6 +194,65 @@ def test_paper_protocol_of_camvid():
     assert cfg.default_hooks.checkpoint.save_best == "mIoU"
     assert cfg.val_dataloader.dataset.data_prefix.img_path == "val"
     assert cfg.test_dataloader.dataset.data_prefix.img_path == "test"
+
+
+@pytest.mark.parametrize(("classes", "alpha"), [(10, 5), (100, 1)])
+def test_paper_protocol_of_cifar(classes, alpha):
+    """Sec. 4.1 of arXiv 2107.02393, as resolved."""
+    cfg = Config.fromfile(CONFIGS / "cifar" / f"resnet34_cifar{classes}.py")
+    assert (cfg.model.backbone.type, cfg.model.backbone.depth) == ("ResNet", 34)
+    assert cfg.optim_wrapper.optimizer == dict(type="Adam", lr=1e-3)
+    assert (cfg.train_dataloader.batch_size, cfg.train_cfg.max_epochs) == (128, 1000)
+    assert cfg.model.head.loss.alpha == alpha
+    train, val = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset
+    assert (train.type, train.profile, train.ratio) == ("mmseol.ImbalancedDataset", "long_tailed", 100)
+    assert (train.dataset.per_class, train.dataset.side, val.per_class, val.side) == (5, "train", 5, "val")
+    assert train.dataset.dataset == val.dataset
+    assert cfg.test_dataloader.dataset.split == "test"
+    stem = Config.fromfile(CONFIGS / "cifar" / f"resnet34_stem3x3_cifar{classes}.py")
+    assert stem.model.backbone.type == "ResNet_CIFAR"
+
+
+def test_literature_protocol_of_cifar():
+    """Rates of LDAM-DRW's ``adjust_learning_rate``, epochs counted from 0."""
+    cfg = Config.fromfile(CONFIGS / "cifar" / "resnet32_cifar10.py")
+    settings = cfg.optim_wrapper.optimizer
+    assert (settings.lr, settings.momentum, settings.weight_decay) == (0.1, 0.9, 2e-4)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=settings.lr)
+    schedulers = [PARAM_SCHEDULERS.build({**s, "optimizer": optimizer}) for s in cfg.param_scheduler]
+    rates = []
+    for _ in range(cfg.train_cfg.max_epochs):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    expected = [0.1 * (k + 1) / 5 if k < 5 else 0.1 * 0.01 ** ((k >= 160) + (k >= 180)) for k in range(200)]
+    assert rates == pytest.approx(expected)
+
+
+def test_paper_protocol_of_food101():
+    cfg = Config.fromfile(CONFIGS / "food101" / "resnet50.py")
+    settings = cfg.optim_wrapper.optimizer
+    assert (settings.type, settings.lr, settings.momentum) == ("SGD", 0.1, 0.9)
+    assert cfg.param_scheduler == [dict(type="PolyLR", power=0.9, eta_min=0.0, by_epoch=True)]
+    assert (cfg.train_dataloader.batch_size, cfg.train_cfg.max_epochs) == (64, 300)
+    assert (cfg.train_dataloader.dataset.dataset.per_class, cfg.val_dataloader.dataset.per_class) == (50, 50)
+
+
+def test_augments_build():
+    cfg = Config.fromfile(CONFIGS / "_base_" / "augments.py")
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        for augment in cfg.batch_augments.values():
+            mixed, scores = mmpretrain.registry.BATCH_AUGMENTS.build(augment)(
+                torch.zeros(4, 3, 8, 8), torch.eye(4)
+            )
+            assert mixed.shape == (4, 3, 8, 8)
+            torch.testing.assert_close(scores.sum(1), torch.ones(4))
+        for steps in cfg.image_augments.values():
+            results = {"img": np.full((32, 32, 3), 9, dtype=np.uint8), "img_shape": (32, 32)}
+            for step in steps:
+                results = mmpretrain.registry.TRANSFORMS.build(step)(results)
+            assert results["img"].shape == (32, 32, 3)
 
 
 def test_new_style_configs_find_everything(tmp_path):

@@ -149,3 +149,79 @@ def test_download_errors_name_the_weights():
     message = experiment.explain_download(cfg, OSError("no route"))
     assert "open-mmlab://resnet50_v1c: no route" in message
     assert "model.pretrained=None" in message
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("long_tailed:100", dict(profile="long_tailed", ratio=100)),
+        ("step:2.5", dict(profile="step", ratio=2.5)),
+        (
+            "step:10:seed=1,protocol=cao2019,class_order=[1,0]",
+            dict(profile="step", ratio=10, seed=1, protocol="cao2019", class_order=[1, 0]),
+        ),
+    ],
+)
+def test_parse_imbalance(spec, expected):
+    assert experiment.parse_imbalance(spec) == expected
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("long_tailed", "`ratio` must be a finite number of at least 1 .*got ''"),
+        ("long_tailed:x", "`ratio` must be a finite number of at least 1 .*got 'x'"),
+        ("step:0.5", "`ratio` must be a finite number of at least 1 .*got 0.5"),
+        ("stairs:10", "`profile` must be one of 'long_tailed', 'step', got 'stairs'"),
+        ("step:10:sede=1", "sede is none of seed, protocol, class_order, n_max"),
+        ("step:10:seed", r"must be PROFILE:RATIO\[:key=value,...\], got 'step:10:seed' \(at 'seed'\)"),
+    ],
+)
+def test_parse_imbalance_says_what_it_takes(spec, message):
+    with pytest.raises(ValueError, match=rf"`--imbalance` must be .*{message}|{message}"):
+        experiment.parse_imbalance(spec)
+
+
+def cls_config(dataset: dict) -> Config:
+    return Config(
+        dict(train_dataloader=dict(dataset=dataset), val_dataloader=dict(dataset=dict(type="CIFAR10")))
+    )
+
+
+def test_set_imbalance_changes_the_cut_that_is_there():
+    cut = dict(
+        type="mmseol.ImbalancedDataset", counts=[3, 2], indices_file="old.json", dataset=dict(type="CIFAR10")
+    )
+    cfg = cls_config(dict(type="RepeatDataset", times=2, dataset=cut))
+    experiment.set_imbalance(cfg, "step:10:seed=3")
+    assert cfg.train_dataloader.dataset.dataset == dict(
+        type="mmseol.ImbalancedDataset", profile="step", ratio=10, seed=3, dataset=dict(type="CIFAR10")
+    )
+    experiment.set_imbalance(cfg, "long_tailed:50")
+    assert "seed" not in cfg.train_dataloader.dataset.dataset
+    assert cfg.val_dataloader.dataset == dict(type="CIFAR10")
+
+
+def test_set_imbalance_cuts_inside_of_repetition_and_outside_of_the_hold_out():
+    held = dict(type="mmseol.HoldOut", side="train", dataset=dict(type="CIFAR10"))
+    cut = dict(type="mmseol.ImbalancedDataset", profile="long_tailed", ratio=100)
+    cfg = cls_config(dict(held))
+    experiment.set_imbalance(cfg, "long_tailed:100")
+    assert cfg.train_dataloader.dataset == dict(**cut, dataset=held)
+    cfg = cls_config(dict(type="mmseol.RepeatRareDataset", dataset=dict(held)))
+    experiment.set_imbalance(cfg, "long_tailed:100")
+    assert cfg.train_dataloader.dataset == dict(
+        type="mmseol.RepeatRareDataset", dataset=dict(**cut, dataset=held)
+    )
+    cfg = cls_config(dict(type="CIFAR10"))
+    experiment.set_imbalance(cfg, "long_tailed:100")
+    assert cfg.train_dataloader.dataset == dict(**cut, dataset=dict(type="CIFAR10"))
+
+
+def test_set_imbalance_needs_training_data_and_one_cut():
+    with pytest.raises(ValueError, match="the config has no train_dataloader"):
+        experiment.set_imbalance(Config(dict(train_dataloader=None)), "step:10")
+    cut = dict(type="mmseol.ImbalancedDataset", dataset=dict(type="CIFAR10"))
+    cfg = cls_config(dict(type="ConcatDataset", datasets=[dict(cut), dict(cut)]))
+    with pytest.raises(ValueError, match="needs one ImbalancedDataset to change, got 2"):
+        experiment.set_imbalance(cfg, "step:10")

@@ -46,6 +46,10 @@ def test_names_resolve_from_either_host(host):
         assert registry.TRANSFORMS.get("mmseol.CheckLabelSize").__name__ == "CheckLabelSize"
         assert registry.MODELS.get("mmseol.JPUHead").__name__ == "JPUHead"
         assert registry.MODELS.get("mmseol.SegScoreTTAModel").__name__ == "SegScoreTTAModel"
+        assert registry.MODELS.get("mmseol.CalibratedLinearClsHead").__name__ == "CalibratedLinearClsHead"
+        assert registry.MODELS.get("mmseol.ClsScoreTTAModel").__name__ == "ClsScoreTTAModel"
+        assert registry.HOOKS.get("mmseol.TemperatureHook").__name__ == "TemperatureHook"
+        assert registry.DATASETS.get("mmseol.DigitsDataset").__name__ == "DigitsDataset"
         with pytest.raises(KeyError, match="OutlyingMSELos"):
             registry.MODELS.build(dict(type="mmseol.OutlyingMSELos"))
 

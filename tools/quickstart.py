@@ -7,7 +7,6 @@ beside a logistic regression on colour and position of pixels. The checkpoint is
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -23,32 +22,12 @@ from mmseol.analysis.color_position import color_position_baseline, iou_per_clas
 from mmseol.analysis.pictures import comparison_grid
 from mmseol.camvid.files import CLASSES, PALETTE, find_pairs
 from mmseol.files import replacing
+from mmseol.processes import run_side_by_side
 
 TOOLS = Path(__file__).parent
 CONFIG = TOOLS.parent / "configs" / "quickstart" / "toy_camvid.py"
 LOSSES = {"ce": "cross entropy", "outlying_mse": "outlying MSE"}
 console = Console()
-
-
-def start(*arguments: str, log: Path, threads: int) -> subprocess.Popen:
-    """Start one of the tools with its output in ``log``."""
-    console.print("$ python " + " ".join(arguments), style="dim", soft_wrap=True, highlight=False)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as file:
-        return subprocess.Popen(
-            [sys.executable, *arguments], stdout=file, stderr=subprocess.STDOUT, env=environment
-        )
-
-
-def wait(processes: dict[str, subprocess.Popen], work_dir: Path, stage: str) -> None:
-    """Wait for all, and leave with the end of the log of the first that fails."""
-    for loss, process in processes.items():
-        if process.wait():
-            log = work_dir / loss / f"{stage}.log"
-            sys.exit(
-                "\n".join([*log.read_text().splitlines()[-30:], f"{stage} with {loss} failed; see {log}"])
-            )
 
 
 def pairs(data_root: Path, split: str) -> list[tuple[Path, Path]]:
@@ -95,31 +74,21 @@ def main() -> None:
         maker = str(TOOLS / "dataset_converters" / "make_toy_camvid.py")
         subprocess.run([sys.executable, maker, "--out", str(data_root)], check=True)
 
-    # Both losses at once, each on half of the cores: the same work in less time than one after the other.
-    threads = max(1, (os.cpu_count() or 2) // len(LOSSES))
     shared = ("--data-root", str(data_root))
-    running = {}
+    commands = {}
     for loss in LOSSES:
         folder = work_dir / loss
         command = (str(TOOLS / "train.py"), str(CONFIG), "--loss", loss, "--seed", str(args.seed), *shared)
-        running[loss] = start(*command, "--work-dir", str(folder), log=folder / "train.log", threads=threads)
-    wait(running, work_dir, "train")
+        commands[folder / "train.log"] = (*command, "--work-dir", str(folder))
+    run_side_by_side(commands)
+    commands = {}
     for loss in LOSSES:
         folder = work_dir / loss
         (checkpoint,) = folder.glob("best_mIoU_*.pth")
-        command = (
-            str(TOOLS / "test.py"),
-            str(CONFIG),
-            str(checkpoint),
-            "--split",
-            "test",
-            "--loss",
-            loss,
-            *shared,
-        )
+        command = (str(TOOLS / "test.py"), str(CONFIG), str(checkpoint), "--split", "test", "--loss", loss)
         outputs = ("--work-dir", str(folder / "test"), "--out", str(folder / "predictions"))
-        running[loss] = start(*command, *outputs, log=folder / "test.log", threads=threads)
-    wait(running, work_dir, "test")
+        commands[folder / "test.log"] = (*command, *shared, *outputs)
+    run_side_by_side(commands)
 
     test = pairs(data_root, "test")
     baseline = color_position_baseline(pairs(data_root, "train"), test, len(CLASSES), seed=args.seed)

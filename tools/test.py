@@ -23,7 +23,7 @@ def main() -> None:
     )
     parser.add_argument("--out", metavar="DIR", help="write the predicted label maps there (segmentation)")
     parser.add_argument("--show-dir", metavar="DIR", help="write pictures of the predictions there")
-    parser.add_argument("--tta", action="store_true", help="test-time augmentation, averaging raw outputs")
+    parser.add_argument("--tta", action="store_true", help="test-time augmentation")
     add_run_arguments(parser)
     args = parser.parse_args()
     try:

@@ -1,6 +1,7 @@
 """Train a config of mmseol, MMSegmentation or MMPretrain.
 
 python tools/train.py CONFIG --loss outlying_mse:alpha=6 --seed 1 --data-root DIR
+python tools/train.py CONFIG --loss ce --imbalance long_tailed:100 --seed 1 --data-root DIR
 """
 
 from argparse import ArgumentParser
@@ -16,6 +17,11 @@ def main() -> None:
     """Read the arguments and run."""
     parser = ArgumentParser(description="Train a model.")
     parser.add_argument("config", help="config file")
+    parser.add_argument(
+        "--imbalance",
+        metavar="PROFILE:RATIO[:key=value,...]",
+        help="cut the training data, long_tailed:100 or step:10:seed=1,protocol=cao2019 (classification)",
+    )
     parser.add_argument("--seed", type=int, help="seed of initialisation, data order and augmentation")
     parser.add_argument("--amp", action="store_true", help="mixed precision (needs a GPU)")
     parser.add_argument(

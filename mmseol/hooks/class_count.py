@@ -1,4 +1,4 @@
-"""Count the training data's classes and tell the losses."""
+"""Count the training data's classes and tell the losses and the metrics."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from mmseol.hooks.class_table import class_table, derived_columns
 from mmseol.hooks.finding import (
     averaged_losses,
     counting_losses,
+    counting_metrics,
     from_heads,
     train_dataset,
     unwrap,
@@ -35,10 +36,12 @@ IntArray = NDArray[np.int64]
 class ClassCountHook(Hook):
     """Count the classes of the training data when training starts, and tell every loss that needs them.
 
-    A loss is any module of the model with a method ``set_class_counts(counts, totals)``. A run without one
-    counts nothing, and neither does one that only tests. Where no loss depends on the counts (by its
-    ``needs_counts``, or because the config gives them), training data that cannot be counted are only
-    warned of; labels that are no class always stop the run.
+    A loss is any module of the model with a method ``set_class_counts(counts, totals)``. Metrics with such
+    a method, as :class:`mmseol.metrics.ClassBalanceMetric`, are told before each validation and test what
+    the losses know, from the data or from the checkpoint. A run with neither counts nothing, and neither
+    does one that only tests. Where no loss depends on the counts (by its ``needs_counts``, or because the
+    config gives them), training data that cannot be counted are only warned of; labels that are no class
+    always stop the run.
     Counts that the config gave a loss (``class_counts=``) stay, and so do those of a resumed run; where
     they disagree with the data, the log says so. What was counted is shown in the log and written to
     ``class_counts.json`` in the work directory, which losses take as ``class_counts``.
@@ -47,8 +50,8 @@ class ClassCountHook(Hook):
     they are filled after a checkpoint is loaded.
 
     Args:
-        count: What the losses are told: ``'samples'`` (pixels in segmentation), or ``'images'`` that
-            contain the class.
+        count: What losses and metrics are told: ``'samples'`` (pixels in segmentation), or ``'images'``
+            that contain the class.
         num_classes: ``None``: as the head that owns the loss.
         ignore_index: Label that is not counted; ``None``: as the head that owns the loss, else 255 in
             segmentation and nothing in classification.
@@ -78,6 +81,7 @@ class ClassCountHook(Hook):
         self.count = count
         self.num_classes = num_classes
         self.ignore_index = ignore_index
+        self._counted: IntArray | None = None
         self.counting: dict[str, Any] = {"workers": workers, "cache": cache, "cache_dir": cache_dir}
 
     def before_run(self, runner: Any) -> None:
@@ -95,20 +99,20 @@ class ClassCountHook(Hook):
         """Count, and tell every loss what it does not know by then."""
         model = unwrap(runner.model)
         losses = counting_losses(model)
-        if not losses:
-            runner.logger.debug(
-                "ClassCountHook: no loss of this model takes class counts; nothing is counted."
-            )
+        if not losses and all(_given(metric) is not None for metric in counting_metrics(runner._val_loop)):
+            runner.logger.debug("ClassCountHook: no loss or metric takes class counts; nothing is counted.")
             return
         start = time.perf_counter()
         counts, names = self._count(runner, model, losses)
         if counts is None:
             return
+        self._counted = getattr(counts, self.count)
         resumed = runner.iter > 0  # a checkpoint that is only loaded leaves 0
         for name, loss in losses:
             self._tell(runner, name, loss, counts, names, resumed)
         for loss in averaged_losses(runner):
             self._tell(None, "", loss, counts, names, resumed)
+        self._tell_metrics(runner, runner._val_loop)  # a wrong number of classes shows before the first epoch
         if is_main_process():
             size, seconds = len(train_dataset(runner)), time.perf_counter() - start
             title = f"Training data: {size} images, counted in {seconds:.1f} s"
@@ -116,6 +120,20 @@ class ClassCountHook(Hook):
             path = Path(runner.work_dir) / "class_counts.json"
             if not (resumed and path.exists()):
                 counts.save(path)
+
+    def before_val_epoch(self, runner: Any) -> None:
+        """Tell the validation's metrics what the losses know."""
+        self._tell_metrics(runner, runner._val_loop)
+
+    def before_test_epoch(self, runner: Any) -> None:
+        """Tell the test's metrics what the losses know."""
+        self._tell_metrics(runner, runner._test_loop)
+
+    def _tell_metrics(self, runner: Any, loop: Any) -> None:
+        known = [_known(loss) for _, loss in counting_losses(unwrap(runner.model))]
+        counts = next((counts for counts in known if counts is not None), self._counted)
+        for metric in counting_metrics(loop) if counts is not None else ():
+            metric.set_class_counts(counts)
 
     def _count(
         self, runner: Any, model: nn.Module, losses: list[tuple[str, Any]]

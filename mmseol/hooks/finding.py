@@ -1,4 +1,4 @@
-"""Find in a run what hooks work on: losses by their methods, and the training data."""
+"""Find in a run what hooks work on: losses and metrics by their methods, and the training data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import Any
 from mmengine.model import is_model_wrapper
 from torch import nn
 
-__all__ = ["averaged_losses", "counting_losses", "from_heads", "train_dataset", "unwrap"]
+__all__ = [
+    "averaged_losses",
+    "counting_losses",
+    "counting_metrics",
+    "from_heads",
+    "train_dataset",
+    "unwrap",
+]
 
 
 def unwrap(model: Any) -> nn.Module:
@@ -31,6 +38,15 @@ def averaged_losses(runner: Any) -> list[Any]:
     """Return such modules inside of the averaged models that hooks (``EMAHook``) have made by now."""
     copies = [getattr(hook, "ema_model", None) for hook in runner.hooks]
     return [loss for copy in copies if isinstance(copy, nn.Module) for _, loss in counting_losses(copy)]
+
+
+def counting_metrics(loop: Any) -> list[Any]:
+    """Return the metrics of a validation or test loop that have ``set_class_counts``.
+
+    A loop that is not built yet, or that the run does not have, has none.
+    """
+    metrics = getattr(getattr(loop, "evaluator", None), "metrics", None) or ()
+    return [metric for metric in metrics if callable(getattr(metric, "set_class_counts", None))]
 
 
 def train_dataset(runner: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from mmseol.segmentation.camvid import CamVidDataset
 from mmseol.segmentation.jpu_head import JPUHead
-from mmseol.segmentation.transforms import CheckLabelSize
+from mmseol.segmentation.transforms import CheckLabelSize, ClassAwareCrop
 from mmseol.segmentation.tta import SegScoreTTAModel
 
-__all__ = ["CamVidDataset", "CheckLabelSize", "JPUHead", "SegScoreTTAModel"]
+__all__ = ["CamVidDataset", "CheckLabelSize", "ClassAwareCrop", "JPUHead", "SegScoreTTAModel"]

@@ -75,5 +75,5 @@ test_dataloader = dict(
         pipeline=test_pipeline,
     ),
 )
-val_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"])
+val_evaluator = dict(type="mmseol.SegClassBalanceMetric")
 test_evaluator = val_evaluator

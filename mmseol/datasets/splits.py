@@ -1,0 +1,162 @@
+"""Validation data taken from training data: two sides that share no item and together are everything."""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmseol.datasets.subset import SubsetDataset
+from mmseol.item_classes import class_names, item_classes, single_labels
+from mmseol.registry import DATASETS
+from mmseol.stratify import held_out, stratified_parts
+
+__all__ = ["HoldOut", "StratifiedHoldOut", "StratifiedKFold"]
+
+IntArray = NDArray[np.int64]
+Side = Literal["train", "val"]
+
+
+class _Split(SubsetDataset):
+    """The items of one side, in their order: those of :meth:`_mask`, or the others."""
+
+    def __init__(self, dataset: Any, side: Side, seed: int, lazy_init: bool) -> None:
+        if side not in ("train", "val"):
+            raise ValueError(f"`side` must be 'train' or 'val', got {side!r}.")
+        self.side, self.seed = side, seed
+        super().__init__(dataset, lazy_init)
+
+    @abstractmethod
+    def _mask(self) -> NDArray[np.bool_]:
+        """Return which items are held out for validation, (N,)."""
+
+    def _select(self) -> IntArray:
+        return np.flatnonzero(self._mask() == (self.side == "val"))
+
+
+@DATASETS.register_module()
+class HoldOut(_Split):
+    """A fixed number of images per class for validation, and the rest for training; classification.
+
+    Kato & Hotta (arXiv 2107.02393, sec. 4.1) take 5 per class of CIFAR and 50 of Food-101. Both sides must
+    be given the same training data and ``seed``; their pipelines may differ.
+
+    Args:
+        dataset: Data set, wrapper or config.
+        per_class: Items of each class on side ``'val'``.
+        side: The side that this is.
+
+    Raises:
+        TypeError: If the data set has no class labels.
+        ValueError: If an argument is out of range, or ``per_class`` takes a class's last item.
+    """
+
+    def __init__(
+        self, dataset: Any, per_class: int = 5, side: Side = "train", seed: int = 0, lazy_init: bool = False
+    ) -> None:
+        self.per_class = per_class
+        super().__init__(dataset, side, seed, lazy_init)
+
+    def _mask(self) -> NDArray[np.bool_]:
+        labels, names = single_labels(self.dataset, type(self).__name__), class_names(self.dataset)
+        return held_out(labels, self.per_class, len(names), self.seed, names)
+
+
+@DATASETS.register_module()
+class StratifiedHoldOut(_Split):
+    """A share of the images for validation, spread alike over the classes; both tasks.
+
+    Segmentation images are split by the classes that they contain, by iterative stratification
+    (:func:`mmseol.stratify.stratified_parts`), so that the held-out number is near, not exactly,
+    ``fraction``. In distributed runs every rank has to initialise it.
+
+    Args:
+        dataset: Data set, wrapper or config.
+        fraction: Share of the images on side ``'val'``, in (0, 1).
+        side: The side that this is.
+        ignore_index: Label of segmentation maps that is no class.
+
+    Raises:
+        TypeError: If the data set has neither labels nor label maps.
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        fraction: float = 0.1,
+        side: Side = "train",
+        seed: int = 0,
+        ignore_index: int = 255,
+        lazy_init: bool = False,
+    ) -> None:
+        if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
+            raise ValueError(f"`fraction` must lie in (0, 1), got {fraction!r}.")
+        self.fraction, self.ignore_index = fraction, ignore_index
+        super().__init__(dataset, side, seed, lazy_init)
+
+    def _mask(self) -> NDArray[np.bool_]:
+        shares = [1 - self.fraction, self.fraction]
+        return _parts(self.dataset, shares, self.seed, self.ignore_index) == 1
+
+
+@DATASETS.register_module()
+class StratifiedKFold(_Split):
+    """One of K folds for validation, the others for training, classes spread alike over folds; both tasks.
+
+    Classes are spread as in :class:`StratifiedHoldOut`; in classification every class differs by at most
+    one item between folds, as with scikit-learn's class of this name.
+
+    Args:
+        dataset: Data set, wrapper or config.
+        fold: The fold on side ``'val'``, in [0, num_folds).
+        side: The side that this is.
+        ignore_index: Label of segmentation maps that is no class.
+
+    Raises:
+        TypeError: If the data set has neither labels nor label maps.
+        ValueError: If an argument is out of range, or there are fewer items than folds.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        fold: int = 0,
+        num_folds: int = 5,
+        side: Side = "train",
+        seed: int = 0,
+        ignore_index: int = 255,
+        lazy_init: bool = False,
+    ) -> None:
+        if isinstance(num_folds, bool) or not isinstance(num_folds, int) or num_folds < 2:
+            raise ValueError(f"`num_folds` must be a whole number of at least 2, got {num_folds!r}.")
+        if isinstance(fold, bool) or not isinstance(fold, int) or not 0 <= fold < num_folds:
+            raise ValueError(f"`fold` must lie in [0, num_folds), got {fold!r} with {num_folds} folds.")
+        self.fold, self.num_folds, self.ignore_index = fold, num_folds, ignore_index
+        super().__init__(dataset, side, seed, lazy_init)
+
+    def _mask(self) -> NDArray[np.bool_]:
+        if len(self.dataset) < self.num_folds:
+            raise ValueError(
+                f"`num_folds` must not exceed the number of items, got {self.num_folds} folds of "
+                f"{len(self.dataset)} items."
+            )
+        shares = [1 / self.num_folds] * self.num_folds
+        return _parts(self.dataset, shares, self.seed, self.ignore_index, self.fold) == self.fold
+
+
+def _parts(dataset: Any, shares: list[float], seed: int, ignore_index: int, val: int = 1) -> IntArray:
+    """Return the part of each item, (N,), and warn of classes that only one side will have."""
+    classes, names = item_classes(dataset, ignore_index), class_names(dataset)
+    parts = stratified_parts(classes, len(names), shares, seed)
+    owner = np.repeat(parts == val, [len(item) for item in classes])
+    label = np.concatenate(classes)
+    counts = [np.bincount(label[owner == side], minlength=len(names)) for side in (False, True)]
+    lone = np.flatnonzero((counts[0] > 0) != (counts[1] > 0))
+    if lone.size:
+        listed = ", ".join(f"{names[c]} ({counts[0][c]} train, {counts[1][c]} val)" for c in lone)
+        warnings.warn(f"Too few images hold these classes for both sides: {listed}.", stacklevel=2)
+    return parts

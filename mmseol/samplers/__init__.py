@@ -1,0 +1,23 @@
+"""Samplers that show rare classes more often than the data has them.
+
+Every sampler draws the order of a whole epoch from its seed and the epoch, alike on every rank; a rank takes
+every world-size-th item, so that all have the same number. ``expected_counts`` tells what an epoch holds.
+"""
+
+from mmseol.samplers.base import EpochSampler
+from mmseol.samplers.by_label import (
+    ClassAwareSampler,
+    OverSampler,
+    ProgressivelyBalancedSampler,
+    UnderSampler,
+)
+from mmseol.samplers.rare_class import RareClassSampler
+
+__all__ = [
+    "ClassAwareSampler",
+    "EpochSampler",
+    "OverSampler",
+    "ProgressivelyBalancedSampler",
+    "RareClassSampler",
+    "UnderSampler",
+]
