@@ -1,4 +1,7 @@
-"""Installation of mmseol; the OpenMMLab stack and torch are extras, so that nobody's own are touched."""
+"""Installation of mmseol; the OpenMMLab stack and torch are extras, so that nobody's own are touched.
+
+OpenCV comes with mmcv, in the flavour that the user chose.
+"""
 
 import re
 from pathlib import Path
@@ -29,7 +32,7 @@ setup(
     packages=find_packages(include=["mmseol", "mmseol.*"]),
     package_data={"mmseol": ["py.typed"]},
     python_requires=">=3.10",
-    install_requires=["numpy>=1.23", "scipy>=1.10", "rich>=13"],
+    install_requires=["numpy>=1.23", "scipy>=1.10", "rich>=13", "pillow>=9"],
     extras_require={
         "mminstall": MMINSTALL,
         "analysis": ANALYSIS,

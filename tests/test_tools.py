@@ -7,6 +7,7 @@ import re
 import runpy
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -206,7 +207,9 @@ def test_a_killed_run_resumes_with_its_counts_and_finishes(toy, tmp_path):
 
 def test_two_processes_count_train_and_test_as_one(trained, toy, tmp_path):
     def run(*command: object) -> str:
-        environ = {**environment(), "PORT": "29517"}
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            environ = {**environment(), "PORT": str(free.getsockname()[1])}
         result = subprocess.run(
             list(map(str, command)), capture_output=True, text=True, env=environ, timeout=240
         )

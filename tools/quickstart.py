@@ -13,15 +13,9 @@ import time
 from argparse import ArgumentParser
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from mmseol.analysis.color_position import color_position_baseline, iou_per_class
-from mmseol.analysis.pictures import comparison_grid
-from mmseol.camvid.files import CLASSES, PALETTE, find_pairs
-from mmseol.files import replacing
 from mmseol.processes import run_side_by_side
 
 TOOLS = Path(__file__).parent
@@ -30,32 +24,16 @@ LOSSES = {"ce": "cross entropy", "outlying_mse": "outlying MSE"}
 console = Console()
 
 
-def pairs(data_root: Path, split: str) -> list[tuple[Path, Path]]:
-    """Return the image and label map files of a split."""
-    return [(pair.image, pair.label) for pair in find_pairs(data_root / split, data_root / f"{split}annot")]
-
-
-def score(samples: list[tuple[Path, Path]], folder: Path) -> np.ndarray:
-    """Return IoU per class, within 0..1, of the label maps in ``folder``, (K,)."""
-    classes = len(CLASSES)
-    confusion = np.zeros((classes, classes), dtype=np.int64)
-    for _, annotation in samples:
-        truth, predicted = (np.asarray(Image.open(path)) for path in (annotation, folder / annotation.name))
-        valid = truth < classes
-        index = truth[valid].astype(np.int64) * classes + predicted[valid]
-        confusion += np.bincount(index, minlength=classes**2).reshape(classes, classes)
-    return iou_per_class(confusion)
-
-
-def show(scores: dict[str, np.ndarray]) -> None:
+def show(record: dict) -> None:
     """Print IoU in per cent, a row a class."""
-    table = Table(title="Toy road scenes, test split: IoU in per cent")
-    for heading in ("class", *scores):
+    table = Table(title=f"{record['title']}: IoU in per cent")
+    for heading in ("class", *record["iou"]):
         table.add_column(heading, justify="left" if heading == "class" else "right")
-    for k, name in enumerate(CLASSES):
-        table.add_row(name, *(f"{100 * iou[k]:.1f}" for iou in scores.values()))
+    for name in next(iter(record["iou"].values())):
+        cells = (row[name] for row in record["iou"].values())
+        table.add_row(name, *("" if cell is None else f"{cell:.1f}" for cell in cells))
     table.add_section()
-    table.add_row("mean", *(f"{100 * np.nanmean(iou):.1f}" for iou in scores.values()))
+    table.add_row("mean", *(f"{mean:.1f}" for mean in record["mean_iou"].values()))
     console.print(table)
 
 
@@ -90,28 +68,21 @@ def main() -> None:
         commands[folder / "test.log"] = (*command, *shared, *outputs)
     run_side_by_side(commands)
 
-    test = pairs(data_root, "test")
-    baseline = color_position_baseline(pairs(data_root, "train"), test, len(CLASSES), seed=args.seed)
-    scores = {"colour and position": baseline.iou}
-    scores |= {title: score(test, work_dir / loss / "predictions") for loss, title in LOSSES.items()}
-    show(scores)
-    rows = {name: dict(zip(CLASSES, iou.tolist(), strict=True)) for name, iou in scores.items()}
-    with replacing(work_dir / "iou.json", "w") as file:
-        json.dump(rows, file, indent=1)
-    chosen = test[:4]
-    picture = comparison_grid(
-        work_dir / "predictions.png",
-        [np.asarray(Image.open(image)) for image, _ in chosen],
-        [np.asarray(Image.open(annotation)) for _, annotation in chosen],
-        {
-            title: [
-                np.asarray(Image.open(work_dir / loss / "predictions" / image.name)) for image, _ in chosen
-            ]
-            for loss, title in LOSSES.items()
-        },
-        CLASSES,
-        PALETTE,
+    maps = [f"{title}={work_dir / loss / 'predictions'}" for loss, title in LOSSES.items()]
+    picture, record = work_dir / "predictions.png", work_dir / "record.json"
+    compare = (
+        str(TOOLS / "analysis_tools" / "compare_predictions.py"),
+        *shared,
+        "--split",
+        "test",
+        "--baseline",
     )
+    names = ("--title", "Toy road scenes, test split", "--commands", "bash tools/quickstart.sh")
+    outputs = ("--out", str(record), "--picture", str(picture))
+    subprocess.run(
+        [sys.executable, *compare, "--maps", *maps, *names, *outputs], check=True, stdout=subprocess.DEVNULL
+    )
+    show(json.loads(record.read_text()))
     console.print(
         f"Picture: {picture}. Logs and checkpoints: {work_dir}. {time.perf_counter() - began:.0f} s in all."
     )

@@ -1,0 +1,114 @@
+"""Records of real runs: scores with what they were measured on, and the tables that are printed of them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmseol.analysis.color_position import iou_per_class
+
+__all__ = ["environment", "iou_markdown", "iou_of_maps", "iou_record"]
+
+_PACKAGES = ("torch", "mmengine", "mmcv", "mmsegmentation", "mmpretrain", "scikit-learn")
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, device and commit, as every record states them."""
+    versions = {}
+    for name in _PACKAGES:
+        for distribution in (f"onedl-{name}", name):
+            try:
+                versions[distribution] = version(distribution)
+                break
+            except PackageNotFoundError:
+                continue
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    return {
+        "commit": commit or None,
+        "device": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def iou_of_maps(
+    samples: Sequence[tuple[str | Path, str | Path]], folder: str | Path, num_classes: int
+) -> NDArray[np.float64]:
+    """Return IoU per class, within 0..1 and NaN where absent, of predicted label maps, (K,).
+
+    Args:
+        samples: Image and label map file of each image; labels of ``num_classes`` and above are void.
+        folder: Predicted label maps under the names of the label maps.
+
+    Raises:
+        FileNotFoundError: If a prediction is missing.
+    """
+    from PIL import Image
+
+    confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
+    for _, annotation in samples:
+        paths = Path(annotation), Path(folder) / Path(annotation).name
+        truth, predicted = (np.asarray(Image.open(path)) for path in paths)
+        valid = truth < num_classes
+        index = truth[valid].astype(np.int64) * num_classes + predicted[valid]
+        confusion += np.bincount(index, minlength=num_classes**2).reshape(num_classes, num_classes)
+    return iou_per_class(confusion)
+
+
+def iou_record(
+    title: str,
+    commands: Sequence[str],
+    classes: Sequence[str],
+    iou: Mapping[str, NDArray[np.float64]],
+    **extra: Any,
+) -> dict[str, Any]:
+    """Return a record of IoU per class, in per cent, for several methods.
+
+    Args:
+        title: What was measured, on which split.
+        commands: What was run.
+        classes: Names of the K classes.
+        iou: IoU within 0..1, (K,), by method.
+        extra: Whatever else a reader needs: seconds, epochs, notes.
+    """
+    rows = {
+        name: {
+            k: None if np.isnan(v) else round(100 * float(v), 2) for k, v in zip(classes, values, strict=True)
+        }
+        for name, values in iou.items()
+    }
+    means = {name: round(100 * float(np.nanmean(values)), 2) for name, values in iou.items()}
+    return {
+        "title": title,
+        "commands": list(commands),
+        "environment": environment(),
+        **extra,
+        "mean_iou": means,
+        "iou": rows,
+    }
+
+
+def iou_markdown(record: Mapping[str, Any]) -> str:
+    """Return a Markdown table of a record of :func:`iou_record`: methods in rows, classes in columns."""
+    classes = list(next(iter(record["iou"].values())))
+    lines = [
+        "| IoU in per cent | mean | " + " | ".join(classes) + " |",
+        "|---|" + "---:|" * (len(classes) + 1),
+    ]
+    for name, row in record["iou"].items():
+        cells = ["" if row[k] is None else f"{row[k]:.1f}" for k in classes]
+        lines.append(f"| {name} | {record['mean_iou'][name]:.1f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
