@@ -16,10 +16,10 @@ from mmseol.analysis.color_position import (
     color_position_baseline,
     confusion_of,
     fit_pixels,
-    iou_per_class,
     pixel_features,
     sample_pixels,
 )
+from mmseol.scores import score_classes
 
 TOOL = Path(__file__).parents[1] / "tools/analysis_tools/color_position_baseline.py"
 
@@ -76,7 +76,7 @@ def test_degree_1_is_plain_logistic_regression():
 def test_iou_rule_for_absent_classes():
     """Missed entirely 0, invented 0, absent from both left out."""
     confusion = np.array([[5, 1, 0, 0], [0, 0, 0, 0], [2, 0, 0, 0], [0, 0, 0, 0]])
-    iou = iou_per_class(confusion)
+    iou = score_classes(confusion).iou
     np.testing.assert_allclose(iou, [5 / 8, 0, 0, np.nan])
     truth, predicted = [0] * 6 + [2] * 2, [0] * 5 + [1] + [0] * 2
     np.testing.assert_allclose(

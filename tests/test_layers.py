@@ -23,7 +23,7 @@ ALLOWED = {
     "datasets": {"counts", "imbalance", "item_classes", "stratify"},
     "samplers": {"counting", "item_classes"},
     "segmentation": {"camvid", "counts"},
-    "analysis": {"counts", "camvid", "files"},
+    "analysis": {"counts", "camvid", "files", "scores"},
     "classification": set(),
     "processes": set(),
     "experiment": {"counts", "imbalance"},

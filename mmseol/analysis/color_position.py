@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmseol.scores import confusion_matrix, score_classes
+
 __all__ = [
     "BaselineScore",
     "color_position_baseline",
     "confusion_of",
     "fit_pixels",
-    "iou_per_class",
     "pixel_features",
     "sample_pixels",
 ]
@@ -155,27 +156,14 @@ def fit_pixels(features: NDArray[Any], classes: NDArray[Any], degree: int = 2) -
 
 def confusion_of(model: Any, samples: Iterable[Sample], num_classes: int) -> NDArray[np.int64]:
     """Return labelled pixels by true class (row) and predicted class (column), int64 of shape (K, K)."""
-    confusion = np.zeros(num_classes * num_classes, dtype=np.int64)
+    confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
     for sample in samples:
         image, label = _read(sample)
         valid = label < num_classes
         if valid.any():
             predicted = model.predict(pixel_features(image)[valid].astype(np.float64))
-            confusion += np.bincount(
-                label[valid].astype(np.int64) * num_classes + predicted, minlength=num_classes**2
-            )
-    return confusion.reshape(num_classes, num_classes)
-
-
-def iou_per_class(confusion: NDArray[Any]) -> NDArray[np.float64]:
-    """Return intersection over union, (K,), of a confusion matrix (K, K) with the truth in rows.
-
-    A class that is in the truth and never predicted, or predicted and not in the truth, has 0; a class
-    absent from both has NaN.
-    """
-    hit = np.diag(confusion).astype(np.float64)
-    union = confusion.sum(0) + confusion.sum(1) - hit
-    return np.divide(hit, union, out=np.full(hit.shape, np.nan), where=union > 0)
+            confusion += confusion_matrix(label[valid], predicted, num_classes)
+    return confusion
 
 
 def color_position_baseline(
@@ -198,4 +186,4 @@ def color_position_baseline(
     confusion = confusion_of(fit_pixels(features, classes, degree), val, num_classes)
     if not confusion.any():
         raise ValueError(f"`val` must have labelled pixels, got none in {len(val)} images.")
-    return BaselineScore(confusion, iou_per_class(confusion), np.bincount(classes, minlength=num_classes))
+    return BaselineScore(confusion, score_classes(confusion).iou, np.bincount(classes, minlength=num_classes))

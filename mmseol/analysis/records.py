@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmseol.analysis.color_position import iou_per_class
+from mmseol.scores import confusion_matrix, score_classes
 
 __all__ = ["environment", "iou_markdown", "iou_of_maps", "iou_record"]
 
@@ -63,9 +63,8 @@ def iou_of_maps(
         paths = Path(annotation), Path(folder) / Path(annotation).name
         truth, predicted = (np.asarray(Image.open(path)) for path in paths)
         valid = truth < num_classes
-        index = truth[valid].astype(np.int64) * num_classes + predicted[valid]
-        confusion += np.bincount(index, minlength=num_classes**2).reshape(num_classes, num_classes)
-    return iou_per_class(confusion)
+        confusion += confusion_matrix(truth[valid], predicted[valid], num_classes)
+    return score_classes(confusion).iou
 
 
 def iou_record(

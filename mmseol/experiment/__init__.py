@@ -1,0 +1,34 @@
+"""Config and arguments -> resolved config; the only place that edits configs.
+
+The functions change the config they are given and know nothing of the command line. They work on
+configs of mmseg and of mmpretrain, ours or anybody else's.
+"""
+
+from mmseol.experiment.data import parse_imbalance, set_data_root, set_dataloader_defaults, set_imbalance
+from mmseol.experiment.loss import parse_loss, resolved_loss, set_loss
+from mmseol.experiment.run import check_work_dir, explain_download, set_amp, set_cpu_distributed, set_seed
+from mmseol.experiment.testing import (
+    set_prediction_folder,
+    set_show_folder,
+    set_split,
+    set_test_time_augmentation,
+)
+
+__all__ = [
+    "check_work_dir",
+    "explain_download",
+    "parse_imbalance",
+    "parse_loss",
+    "resolved_loss",
+    "set_amp",
+    "set_cpu_distributed",
+    "set_data_root",
+    "set_dataloader_defaults",
+    "set_imbalance",
+    "set_loss",
+    "set_prediction_folder",
+    "set_seed",
+    "set_show_folder",
+    "set_split",
+    "set_test_time_augmentation",
+]

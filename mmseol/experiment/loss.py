@@ -1,0 +1,98 @@
+"""Which loss the heads train with."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from mmseol.registry import MODELS
+
+__all__ = ["parse_loss", "resolved_loss", "set_loss"]
+
+
+def parse_loss(spec: str) -> tuple[str, dict[str, Any]]:
+    """Split ``NAME[:key=value,...]`` into the name and its arguments.
+
+    Values are Python literals where they parse as such, else strings:
+    ``outlying_mse:alpha=6,ties=dense`` gives ``('outlying_mse', {'alpha': 6, 'ties': 'dense'})``.
+
+    Raises:
+        ValueError: If the part behind the colon is not of that form.
+    """
+    name, colon, rest = spec.partition(":")
+    return name, parse_arguments(
+        rest, f"`--loss` must be NAME[:key=value,...], got {spec!r}"
+    ) if colon else {}
+
+
+def parse_arguments(text: str, complaint: str) -> dict[str, Any]:
+    """Return the arguments of ``key=value,...``; a comma may stand inside of a value."""
+    arguments: dict[str, Any] = {}
+    for item in re.split(r",(?=\w+=)", text):
+        key, equals, value = item.partition("=")
+        if not (equals and key.isidentifier() and value):
+            raise ValueError(f"{complaint} (at {item!r}).")
+        try:
+            arguments[key] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            arguments[key] = value
+    return arguments
+
+
+def resolved_loss(spec: str, losses: dict[str, dict]) -> dict[str, Any]:
+    """Return the loss config that ``NAME[:key=value,...]`` stands for.
+
+    Args:
+        spec: What a user types.
+        losses: Loss configs by name, as ``configs/_base_/losses.py`` lists them.
+
+    Raises:
+        ValueError: If the name is unknown or the loss refuses its arguments.
+    """
+    name, arguments = parse_loss(spec)
+    if name not in losses:
+        raise ValueError(f"`--loss` must name one of {', '.join(sorted(losses))}, got {name!r}.")
+    loss = {**losses[name], **arguments}
+    try:
+        MODELS.build(dict(loss))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`--loss` {spec!r} cannot be built: {error}") from error
+    return loss
+
+
+def set_loss(cfg: Config, spec: str, fallback: dict[str, dict] | None = None) -> None:
+    """Train with the loss ``NAME[:key=value,...]`` in every head, main and auxiliary.
+
+    Names are looked up in ``cfg.losses`` (where a data set sets its own alpha), then in ``fallback``.
+    Each head keeps the ``loss_weight`` it had (of its first loss, where it had several), unless the
+    arguments give another. Adds ``mmseol.ClassCountHook`` where the config has none.
+
+    Raises:
+        ValueError: As :func:`resolved_loss`, or if the model has no head that takes a loss.
+    """
+    loss = resolved_loss(spec, {**(fallback or {}), **cfg.get("losses", {})})
+    heads = list(_heads(cfg.model))
+    if not heads:
+        raise ValueError(
+            f"`--loss` {spec!r}: cfg.model ({cfg.model.get('type')}) has no head that takes a loss."
+        )
+    for head, key in heads:
+        old = head.get(key) or {}
+        first = old[0] if isinstance(old, (list, tuple)) else old
+        weight = {"loss_weight": first["loss_weight"]} if "loss_weight" in first else {}
+        head[key] = ConfigDict({**weight, **loss})
+    hooks = [*(cfg.get("custom_hooks") or [])]
+    if not any(hook.get("type") in ("mmseol.ClassCountHook", "ClassCountHook") for hook in hooks):
+        cfg.custom_hooks = [*hooks, dict(type="mmseol.ClassCountHook")]
+
+
+def _heads(model: Any) -> Iterator[tuple[Any, str]]:
+    """Yield every head config of the model with the key of its loss."""
+    for name, key in (("decode_head", "loss_decode"), ("auxiliary_head", "loss_decode"), ("head", "loss")):
+        heads = model.get(name) or []
+        for head in heads if isinstance(heads, (list, tuple)) else [heads]:
+            yield head, key

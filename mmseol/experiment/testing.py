@@ -1,0 +1,71 @@
+"""What a test scores and writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmengine.config import Config
+
+from mmseol.experiment.data import leaf_datasets
+
+__all__ = ["set_prediction_folder", "set_show_folder", "set_split", "set_test_time_augmentation"]
+
+
+def set_split(cfg: Config, split: str) -> None:
+    """Let the test loop read the validation split, or leave it the test split.
+
+    Raises:
+        ValueError: If ``split`` is neither, or the config does not have it.
+    """
+    if split not in ("val", "test"):
+        raise ValueError(f"`--split` must be 'val' or 'test', got {split!r}.")
+    if cfg.get(f"{split}_dataloader") is None:
+        raise ValueError(f"`--split {split}`: the config has no {split}_dataloader.")
+    if split == "val":
+        cfg.test_dataloader = cfg.val_dataloader
+        cfg.test_evaluator = cfg.val_evaluator
+        cfg.test_cfg = cfg.get("test_cfg") or dict()
+
+
+def set_prediction_folder(cfg: Config, folder: str) -> None:
+    """Write the predicted label maps into ``folder``, which must be empty or new.
+
+    Raises:
+        ValueError: If the folder holds files.
+    """
+    _require_empty("--out", folder)
+    cfg.test_evaluator["output_dir"] = folder
+    cfg.test_evaluator["keep_results"] = True
+
+
+def set_show_folder(cfg: Config, folder: str) -> None:
+    """Write pictures of the predictions into ``folder``, which must be empty or new.
+
+    Raises:
+        ValueError: If the folder holds files, or the config has no visualization hook.
+    """
+    _require_empty("--show-dir", folder)
+    hook = cfg.get("default_hooks", {}).get("visualization")
+    if hook is None:
+        raise ValueError("`--show-dir` needs `default_hooks.visualization` in the config.")
+    hook["draw" if "SegVisualizationHook" in hook["type"] else "enable"] = True
+    cfg.visualizer["save_dir"] = folder
+
+
+def _require_empty(argument: str, folder: str) -> None:
+    if Path(folder).exists() and any(Path(folder).iterdir()):
+        raise ValueError(f"`{argument}` must be a new or empty folder, got {folder!r}.")
+
+
+def set_test_time_augmentation(cfg: Config) -> None:
+    """Average over the views of ``cfg.tta_pipeline``: raw outputs in segmentation, scores in classification.
+
+    Raises:
+        ValueError: If the config has no ``tta_model`` and ``tta_pipeline``.
+    """
+    if "tta_model" not in cfg or "tta_pipeline" not in cfg:
+        raise ValueError("`--tta` needs `tta_model` and `tta_pipeline` in the config; see configs/_base_.")
+    for dataset in leaf_datasets(cfg.test_dataloader.dataset):
+        dataset["pipeline"] = cfg.tta_pipeline
+    cfg.tta_model.module = cfg.model
+    cfg.model = cfg.tta_model
