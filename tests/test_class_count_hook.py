@@ -350,3 +350,15 @@ def test_mmseg_model_with_two_heads(tmp_path: Path, count: str) -> None:
     assert "target value" in log
     assert "class weight" in log
     assert ClassCounts.load(tmp_path / f"work_{count}" / "class_counts.json") == expected
+
+
+def test_table_shows_what_a_sampler_draws(tmp_path: Path) -> None:
+    runner = tiny_runner(tmp_path, model())
+    runner._train_dataloader["sampler"] = {"type": "mmseol.ClassAwareSampler", "power": 0.5}
+    runner.train()
+    roots = [count**0.5 for count in COUNTS]
+    log = log_of(runner)
+    assert "drawn an epoch" in log
+    for name, count, root in zip("abcd", COUNTS, roots, strict=True):
+        (line,) = [line for line in log.splitlines() if line.startswith(f"│ {name} ")]
+        assert f"{sum(COUNTS) * root / sum(roots):.4g} │" in line, (count, line)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
-from mmseol.analysis.records import iou_markdown, iou_of_maps, iou_record
+from mmseol.analysis.records import iou_of_maps, iou_record, markdown, scores_record
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,7 +38,16 @@ def test_record_and_its_table():
     assert record["mean_iou"] == {"a": 50.0, "b": 50.0}
     assert record["iou"]["a"] == {"x": 50.0, "y": None}
     assert record["environment"]["versions"]["torch"]
-    assert iou_markdown(record).splitlines()[2:] == ["| a | 50.0 | 50.0 |  |", "| b | 50.0 | 25.0 | 75.0 |"]
+    assert markdown(record).splitlines()[2:] == ["| a | 50.0 | 50.0 |  |", "| b | 50.0 | 25.0 | 75.0 |"]
+
+
+def test_scores_record_shows_mean_and_spread():
+    runs = {"a": [{"accuracy": 40.0, "macro_f1": 30.0}, {"accuracy": 44.0, "macro_f1": 30.0}]}
+    record = json.loads(json.dumps(scores_record("t", ["run"], runs)))
+    assert record["scores"]["a"] == {"accuracy": [40.0, 44.0], "macro_f1": [30.0, 30.0]}
+    assert markdown(record).splitlines()[2] == "| a | 42.0 ± 2.8 | 30.0 ± 0.0 |"
+    runs = {"a": runs["a"][:1]}
+    assert markdown(scores_record("t", ["run"], runs)).splitlines()[2] == "| a | 40.0 | 30.0 |"
 
 
 def test_readme_shows_the_records():

@@ -14,26 +14,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from mmseol.analysis.records import SCORES, scores_record, written_scores
 from mmseol.files import replacing
 from mmseol.processes import run_side_by_side
 
 TOOLS = Path(__file__).parent
 CONFIG = TOOLS.parent / "configs" / "quickstart" / "digits.py"
 LOSSES = {"ce": "cross entropy", "mse": "MSE", "outlying_mse": "outlying MSE"}
-SCORES = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro F-measure",
-    "worst_class": "worst class",
-    "many/accuracy": "accuracy, many",
-    "medium/accuracy": "accuracy, medium",
-    "few/accuracy": "accuracy, few",
-}
-
-
-def scores_of(folder: Path) -> dict[str, float]:
-    """Return the test scores in per cent that the metric wrote below ``folder``."""
-    (path,) = folder.glob("*/class_scores_test.json")
-    return json.loads(path.read_text())["scores"]
 
 
 def show(rows: dict[str, dict[str, float]]) -> None:
@@ -70,10 +57,14 @@ def main() -> None:
         command = (str(TOOLS / "test.py"), str(CONFIG), str(checkpoint), "--split", "test", "--loss", loss)
         commands[folder / "test.log"] = (*command, "--work-dir", str(folder / "test"))
     run_side_by_side(commands)
-    rows = {title: scores_of(args.work_dir / loss / "test") for loss, title in LOSSES.items()}
+    rows = {title: written_scores(args.work_dir / loss / "test") for loss, title in LOSSES.items()}
     show(rows)
-    with replacing(args.work_dir / "scores.json", "w") as file:
-        json.dump(rows, file, indent=1)
+    title = f"Digits cut by {args.imbalance}, test split, seed {args.seed}"
+    record = scores_record(
+        title, ["bash tools/quickstart_digits.sh"], {name: [row] for name, row in rows.items()}
+    )
+    with replacing(args.work_dir / "record.json", "w") as file:
+        file.write(json.dumps(record, indent=1) + "\n")
     print(f"Logs and checkpoints: {args.work_dir}. {time.perf_counter() - began:.0f} s in all.")
 
 

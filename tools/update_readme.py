@@ -11,7 +11,7 @@ import sys
 from argparse import ArgumentParser
 from pathlib import Path
 
-from mmseol.analysis.records import iou_markdown
+from mmseol.analysis.records import markdown
 from mmseol.files import replacing
 
 ROOT = Path(__file__).parents[1]
@@ -22,7 +22,7 @@ def filled(text: str) -> str:
     """Return ``text`` with every table written from its record."""
 
     def table(match: re.Match[str]) -> str:
-        return match[1] + iou_markdown(json.loads((ROOT / match[2]).read_text())) + "\n" + match[3]
+        return match[1] + markdown(json.loads((ROOT / match[2]).read_text())) + "\n" + match[3]
 
     return BLOCK.sub(table, text)
 

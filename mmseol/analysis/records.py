@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -15,7 +16,25 @@ from numpy.typing import NDArray
 
 from mmseol.scores import confusion_matrix, score_classes
 
-__all__ = ["environment", "iou_markdown", "iou_of_maps", "iou_record"]
+__all__ = [
+    "SCORES",
+    "environment",
+    "iou_of_maps",
+    "iou_record",
+    "markdown",
+    "scores_record",
+    "written_scores",
+]
+
+SCORES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro F",
+    "worst_class": "worst class",
+    "many/accuracy": "many",
+    "medium/accuracy": "medium",
+    "few/accuracy": "few",
+}
+"""Scores of ``mmseol.ClassBalanceMetric`` that tables show, with their headings; groups by accuracy."""
 
 _PACKAGES = ("torch", "mmengine", "mmcv", "mmsegmentation", "mmpretrain", "scikit-learn")
 
@@ -100,8 +119,65 @@ def iou_record(
     }
 
 
-def iou_markdown(record: Mapping[str, Any]) -> str:
-    """Return a Markdown table of a record of :func:`iou_record`: methods in rows, classes in columns."""
+def scores_record(
+    title: str, commands: Sequence[str], runs: Mapping[str, Sequence[Mapping[str, float]]], **extra: Any
+) -> dict[str, Any]:
+    """Return a record of :data:`SCORES`, in per cent, of several methods over several runs each.
+
+    Args:
+        title: What was measured, on which split.
+        commands: What was run.
+        runs: The scores of each run, by method.
+        extra: Whatever else a reader needs.
+    """
+    scores = {
+        name: {key: [round(float(run[key]), 2) for run in several] for key in SCORES if key in several[0]}
+        for name, several in runs.items()
+    }
+    return {
+        "title": title,
+        "commands": list(commands),
+        "environment": environment(),
+        **extra,
+        "scores": scores,
+    }
+
+
+def written_scores(folder: str | Path) -> dict[str, float]:
+    """Return the test scores in per cent that ``mmseol.ClassBalanceMetric`` wrote below a work dir.
+
+    Raises:
+        FileNotFoundError: If there is not exactly one test.
+    """
+    found = sorted(Path(folder).glob("*/class_scores_test.json"))
+    if len(found) != 1:
+        raise FileNotFoundError(
+            f"{str(folder)!r} must hold the class_scores_test.json of one test, got {len(found)}."
+        )
+    return json.loads(found[0].read_text())["scores"]
+
+
+def markdown(record: Mapping[str, Any]) -> str:
+    """Return a Markdown table of a record: methods in rows; classes, or scores with spread, in columns."""
+    return _scores_markdown(record) if "scores" in record else _iou_markdown(record)
+
+
+def _scores_markdown(record: Mapping[str, Any]) -> str:
+    keys = list(next(iter(record["scores"].values())))
+    lines = [
+        "| per cent | " + " | ".join(SCORES[key] for key in keys) + " |",
+        "|---|" + "---:|" * len(keys),
+    ]
+    for name, row in record["scores"].items():
+        cells = []
+        for values in (row[key] for key in keys):
+            spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+            cells.append(f"{np.mean(values):.1f}{spread}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _iou_markdown(record: Mapping[str, Any]) -> str:
     classes = list(next(iter(record["iou"].values())))
     lines = [
         "| IoU in per cent | mean | " + " | ".join(classes) + " |",

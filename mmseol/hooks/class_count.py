@@ -16,13 +16,14 @@ from torch import nn
 
 from mmseol.counting import LabelError, count_dataset
 from mmseol.counts import ClassCounts
-from mmseol.hooks.class_table import class_table, derived_columns
+from mmseol.hooks.class_table import class_table, derived_columns, drawn_column
 from mmseol.hooks.finding import (
     averaged_losses,
     counting_losses,
     counting_metrics,
     from_heads,
     train_dataset,
+    train_sampler,
     unwrap,
 )
 from mmseol.registry import HOOKS
@@ -116,7 +117,8 @@ class ClassCountHook(Hook):
         if is_main_process():
             size, seconds = len(train_dataset(runner)), time.perf_counter() - start
             title = f"Training data: {size} images, counted in {seconds:.1f} s"
-            runner.logger.info("\n" + class_table(title, names, counts, derived_columns(losses)))
+            columns = derived_columns(losses) | drawn_column(train_sampler(runner), len(names))
+            runner.logger.info("\n" + class_table(title, names, counts, columns))
             path = Path(runner.work_dir) / "class_counts.json"
             if not (resumed and path.exists()):
                 counts.save(path)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmseol.counts import ClassCounts
 
-__all__ = ["class_table", "derived_columns"]
+__all__ = ["class_table", "derived_columns", "drawn_column"]
 
 _AT_MOST = 100  # classes that are shown all
 _EACH_END = 25  # of more: so many of the most and of the least frequent
@@ -35,6 +35,17 @@ def derived_columns(modules: Iterable[tuple[str, Any]]) -> dict[str, list[float]
         heading if headings.count(heading) == 1 else f"{heading} ({name})": column
         for heading, name, column in found
     }
+
+
+def drawn_column(sampler: Any, num_classes: int) -> dict[str, list[float]]:
+    """Return, under a heading, in how many images of the first epoch a sampler expects each class, (K,).
+
+    A sampler without ``expected_counts`` takes the data as they are, and gives no column.
+    """
+    if not callable(getattr(sampler, "expected_counts", None)):
+        return {}
+    expected = np.asarray(sampler.expected_counts(), dtype=np.float64)
+    return {"drawn an epoch": expected.tolist()} if expected.shape == (num_classes,) else {}
 
 
 def class_table(

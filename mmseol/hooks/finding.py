@@ -14,6 +14,7 @@ __all__ = [
     "counting_metrics",
     "from_heads",
     "train_dataset",
+    "train_sampler",
     "unwrap",
 ]
 
@@ -53,6 +54,11 @@ def train_dataset(runner: Any) -> Any:
     """Return the training data set, or ``None``; a train loop that is not built yet stays so."""
     loader = getattr(runner._train_loop, "dataloader", None)
     return getattr(loader, "dataset", None)
+
+
+def train_sampler(runner: Any) -> Any:
+    """Return the sampler of the training data, or ``None``."""
+    return getattr(getattr(runner._train_loop, "dataloader", None), "sampler", None)
 
 
 def from_heads(model: nn.Module, losses: Iterable[tuple[str, Any]], attribute: str) -> dict[str, int]:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from mmseol.analysis.color_position import color_position_baseline
 from mmseol.analysis.pictures import comparison_grid
-from mmseol.analysis.records import iou_markdown, iou_of_maps, iou_record
+from mmseol.analysis.records import iou_of_maps, iou_record, markdown
 from mmseol.camvid.files import CLASSES, PALETTE, find_pairs
 from mmseol.files import replacing
 
@@ -80,7 +80,7 @@ def main() -> None:
         draw(args.picture, samples, maps, args.rows)
     with replacing(args.out, "w") as file:
         file.write(json.dumps(record, indent=1) + "\n")
-    print(iou_markdown(record))
+    print(markdown(record))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,42 @@
+"""Summarise the test scores of several runs, method beside method, mean and spread over seeds.
+
+    python tools/analysis_tools/summarize_scores.py --runs "cross entropy=DIR1,DIR2,DIR3" \
+        "outlying MSE=DIR4,DIR5,DIR6" --out results/NAME/record.json
+
+Each DIR is a work dir of tools/test.py, in which mmseol.ClassBalanceMetric wrote class_scores_test.json.
+"""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser
+from pathlib import Path
+
+from mmseol.analysis.records import markdown, scores_record, written_scores
+from mmseol.files import replacing
+
+
+def main() -> None:
+    """Read the arguments and run."""
+    parser = ArgumentParser(description="Summarise test scores over seeds.")
+    parser.add_argument("--runs", nargs="+", metavar="TITLE=DIR,DIR,...", required=True)
+    parser.add_argument("--title", default="")
+    parser.add_argument("--commands", nargs="+", default=[], help="what was run, for the record")
+    parser.add_argument("--note", help="what else a reader of the record needs")
+    parser.add_argument("--out", type=Path, required=True, help="record to write (JSON)")
+    args = parser.parse_args()
+    if args.out.exists():
+        parser.error(f"`--out` {str(args.out)!r} exists; name another file or remove it first.")
+    runs = {}
+    for item in args.runs:
+        title, _, folders = item.partition("=")
+        runs[title] = [written_scores(Path(folder)) for folder in folders.split(",")]
+    extra = {"note": args.note} if args.note else {}
+    record = scores_record(args.title, args.commands, runs, **extra)
+    with replacing(args.out, "w") as file:
+        file.write(json.dumps(record, indent=1) + "\n")
+    print(markdown(record))
+
+
+if __name__ == "__main__":
+    main()
