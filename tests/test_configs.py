@@ -19,6 +19,7 @@ from PIL import Image
 
 from mmseol import experiment
 from mmseol.counting import count_dataset
+from mmseol.experiment.data import leaf_datasets
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 LEAVES = sorted(path for path in CONFIGS.glob("*/*.py") if not path.parent.name.startswith("_"))
@@ -90,7 +91,7 @@ def small_images(leaf: Path, images: dict[str, Path]) -> Config:
                 step[value] = 64
     for loader, pipeline in (("train", "train_pipeline"), ("val", "test_pipeline")):
         if pipeline in cfg:
-            for dataset in experiment._leaf_datasets(cfg[f"{loader}_dataloader"].dataset):
+            for dataset in leaf_datasets(cfg[f"{loader}_dataloader"].dataset):
                 dataset.pipeline = cfg[pipeline]
     cfg.model.backbone.init_cfg = None
     cfg.model.data_preprocessor = cfg.data_preprocessor
@@ -201,7 +202,7 @@ def test_paper_protocol_of_cifar(classes, alpha):
     """Sec. 4.1 of arXiv 2107.02393, as resolved."""
     cfg = Config.fromfile(CONFIGS / "cifar" / f"resnet34_cifar{classes}.py")
     assert (cfg.model.backbone.type, cfg.model.backbone.depth) == ("ResNet", 34)
-    assert cfg.optim_wrapper.optimizer == dict(type="Adam", lr=1e-3)
+    assert cfg.optim_wrapper.optimizer == dict(type="Adam", lr=1e-3, weight_decay=5e-4)
     assert (cfg.train_dataloader.batch_size, cfg.train_cfg.max_epochs) == (128, 1000)
     assert cfg.model.head.loss.alpha == alpha
     train, val = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset

@@ -60,7 +60,7 @@ def test_readme_shows_the_records():
 
 def test_readme_commands_exist():
     text = (ROOT / "README.md").read_text()
-    scripts = set(re.findall(r"(?:bash|python) (tools/\S+)", text))
+    scripts = set(re.findall(r"(?:bash|python) (tools/[\w/.]+)", text))
     assert {"tools/quickstart.sh", "tools/run_tests.sh", "tools/train.py"} <= scripts
     for script in scripts:
         assert (ROOT / script).is_file(), script
