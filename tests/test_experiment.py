@@ -64,6 +64,38 @@ def test_set_loss_reaches_every_head_and_keeps_its_weight():
     assert len(cfg.custom_hooks) == 1
 
 
+def test_set_loss_leaves_heads_with_other_classes_and_boundaries_alone():
+    cfg = Config(
+        dict(
+            model=dict(
+                decode_head=dict(
+                    type="PIDHead",
+                    num_classes=19,
+                    loss_decode=[
+                        dict(type="CE", loss_weight=0.4),
+                        dict(type="BoundaryLoss", loss_weight=20.0),
+                    ],
+                ),
+                auxiliary_head=[
+                    dict(type="STDCHead", num_classes=2, loss_decode=[dict(type="CE"), dict(type="Dice")]),
+                    dict(type="FCNHead", num_classes=19),
+                ],
+            )
+        )
+    )
+    experiment.set_loss(cfg, "ce", LOSSES)
+    ours = dict(type="mmseol.CrossEntropyLoss")
+    semantic, boundary = cfg.model.decode_head.loss_decode
+    assert semantic == {**ours, "loss_weight": 0.4, "ignore_index": 255}
+    assert boundary == dict(type="BoundaryLoss", loss_weight=20.0)
+    assert cfg.model.auxiliary_head[0].loss_decode == [dict(type="CE"), dict(type="Dice")]
+    assert cfg.model.auxiliary_head[1].loss_decode == ours
+    with pytest.raises(ValueError, match="Mask2FormerHead scores masks"):
+        experiment.set_loss(
+            Config(dict(model=dict(decode_head=dict(type="Mask2FormerHead", loss_mask={})))), "ce", LOSSES
+        )
+
+
 def test_set_loss_on_a_classifier():
     cfg = Config(dict(model=dict(type="ImageClassifier", head=dict(loss=dict(type="CE", loss_weight=1.0)))))
     experiment.set_loss(cfg, "ce", LOSSES)

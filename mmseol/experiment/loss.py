@@ -14,6 +14,9 @@ from mmseol.registry import MODELS
 __all__ = ["parse_loss", "resolved_loss", "set_loss"]
 
 
+_ONE_LOSS_PER_OUTPUT = ("DDRHead", "PIDHead")
+
+
 def parse_loss(spec: str) -> tuple[str, dict[str, Any]]:
     """Split ``NAME[:key=value,...]`` into the name and its arguments.
 
@@ -68,8 +71,10 @@ def set_loss(cfg: Config, spec: str, fallback: dict[str, dict] | None = None) ->
     """Train with the loss ``NAME[:key=value,...]`` in every head, main and auxiliary.
 
     Names are looked up in ``cfg.losses`` (where a data set sets its own alpha), then in ``fallback``.
-    Each head keeps the ``loss_weight`` it had (of its first loss, where it had several), unless the
-    arguments give another. Adds ``mmseol.ClassCountHook`` where the config has none.
+    A head keeps the ``loss_weight`` it had (of its first loss, where it had several), unless the
+    arguments give another. Heads with other classes than the main head's, as STDC's for boundaries, keep
+    their loss; DDRNet's and PIDNet's heads, which have one loss per output, get one for each but the
+    boundary. Adds ``mmseol.ClassCountHook`` where the config has none.
 
     Raises:
         ValueError: As :func:`resolved_loss`, or if the model has no head that takes a loss.
@@ -81,18 +86,38 @@ def set_loss(cfg: Config, spec: str, fallback: dict[str, dict] | None = None) ->
             f"`--loss` {spec!r}: cfg.model ({cfg.model.get('type')}) has no head that takes a loss."
         )
     for head, key in heads:
+        if "loss_mask" in head:
+            raise ValueError(
+                f"`--loss` {spec!r}: {head.get('type')} scores masks, not the classes of pixels."
+            )
         old = head.get(key) or {}
-        first = old[0] if isinstance(old, (list, tuple)) else old
-        weight = {"loss_weight": first["loss_weight"]} if "loss_weight" in first else {}
-        head[key] = ConfigDict({**weight, **loss})
+        if _bare_type(head) in _ONE_LOSS_PER_OUTPUT:
+            ignore = {"ignore_index": head.get("ignore_index", 255)}  # these heads pass none
+            head[key] = [
+                one if _bare_type(one) == "BoundaryLoss" else _in_place_of(one, {**ignore, **loss})
+                for one in old
+            ]
+        else:
+            head[key] = _in_place_of(old[0] if isinstance(old, (list, tuple)) else old, loss)
     hooks = [*(cfg.get("custom_hooks") or [])]
     if not any(hook.get("type") in ("mmseol.ClassCountHook", "ClassCountHook") for hook in hooks):
         cfg.custom_hooks = [*hooks, dict(type="mmseol.ClassCountHook")]
 
 
+def _in_place_of(old: Any, loss: dict[str, Any]) -> ConfigDict:
+    weight = {"loss_weight": old["loss_weight"]} if "loss_weight" in old else {}
+    return ConfigDict({**weight, **loss})
+
+
+def _bare_type(node: Any) -> str:
+    return str(node.get("type")).rpartition(".")[-1]
+
+
 def _heads(model: Any) -> Iterator[tuple[Any, str]]:
-    """Yield every head config of the model with the key of its loss."""
-    for name, key in (("decode_head", "loss_decode"), ("auxiliary_head", "loss_decode"), ("head", "loss")):
+    """Yield the config of every head with the main head's classes, and the key of its loss."""
+    found = []
+    for name, key in (("decode_head", "loss_decode"), ("head", "loss"), ("auxiliary_head", "loss_decode")):
         heads = model.get(name) or []
-        for head in heads if isinstance(heads, (list, tuple)) else [heads]:
-            yield head, key
+        found += [(head, key) for head in (heads if isinstance(heads, (list, tuple)) else [heads])]
+    main = found[0][0].get("num_classes") if found else None
+    yield from (pair for pair in found if pair[0].get("num_classes") == main)
