@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mmengine.dataset import BaseDataset
 from mmseg.utils import register_all_modules
 
 from mmseol.camvid.toy import make_toy
@@ -19,6 +20,18 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("MMSEOL_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_stale_copies() -> None:
+    """Clear what mmengine 0.10.7 keeps of one ``get_subset`` for the next.
+
+    Its memo of copied objects is a default argument, keyed by addresses; one that is used again, by another
+    data set, brings a wrong pipeline.
+    """
+    (memo,) = BaseDataset._copy_without_annotation.__defaults__
+    if memo is not None:
+        memo.clear()
 
 
 @pytest.fixture(scope="session")
