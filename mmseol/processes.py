@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 __all__ = ["run_side_by_side"]
@@ -20,6 +22,9 @@ def run_side_by_side(commands: Mapping[Path, tuple[str, ...]]) -> None:
     Raises:
         SystemExit: If one fails, with the end of its log; the others are stopped.
     """
+    # mmengine formats configs with yapf, whose first import ever writes a cache; two at once break each other.
+    if find_spec("yapf") is not None:
+        import_module("yapf")
     threads = max(1, (os.cpu_count() or 2) // max(1, len(commands)))
     running = {}
     for log, arguments in commands.items():
