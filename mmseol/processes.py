@@ -22,7 +22,7 @@ def run_side_by_side(commands: Mapping[Path, tuple[str, ...]]) -> None:
     Raises:
         SystemExit: If one fails, with the end of its log; the others are stopped.
     """
-    # mmengine formats configs with yapf, whose first import ever writes a cache; two at once break each other.
+    # mmengine formats configs with yapf, whose first import ever writes a cache; two at once break it.
     if find_spec("yapf") is not None:
         import_module("yapf")
     threads = max(1, (os.cpu_count() or 2) // max(1, len(commands)))
