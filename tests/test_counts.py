@@ -65,8 +65,7 @@ def test_effective_number_limits():
     np.testing.assert_allclose(C.effective_number_weights(n), slow / slow.sum() * 4, rtol=1e-9)
 
 
-def test_median_frequency_of_camvid():
-    """From CamVid's counts and the pixels of the images that contain each class (360 x 480 each)."""
+def test_median_frequency_is_the_median_over_the_share_in_images_with_the_class():
     samples = [60, 30, 10, 0]
     with pytest.warns(UserWarning, match=r"Classes \[3\]"):
         weights = C.median_frequency_weights(samples, totals=[100, 100, 40, 0])

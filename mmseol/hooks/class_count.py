@@ -35,7 +35,7 @@ IntArray = NDArray[np.int64]
 
 @HOOKS.register_module()
 class ClassCountHook(Hook):
-    """Count the classes of the training data when training starts, and tell every loss that needs them.
+    """Count the classes of the training data when training starts, and tell every loss.
 
     A loss is any module of the model with a method ``set_class_counts(counts, totals)``. Metrics with such
     a method, as :class:`mmseol.metrics.ClassBalanceMetric`, are told before each validation and test what
