@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -24,8 +24,9 @@ class ClassLoss(CountedModule):
     """Loss of raw outputs against class labels, averaged over the positions that are not ignored.
 
     A subclass writes its equation in :meth:`position_loss` and, where something follows from the
-    counts, :meth:`update_from_counts`; the rest is done here, alike for all losses. It stores its
-    settings before it calls ``super().__init__``, which may already work with them.
+    counts, :meth:`update_from_counts`; the rest is done here, alike for all losses. A loss that is no
+    sum over positions overrides :meth:`evaluate`. It stores its settings before it calls
+    ``super().__init__``, which may already work with them.
 
     Args:
         class_counts: Training samples (pixels in segmentation) of each class in class order, or a
@@ -42,6 +43,15 @@ class ClassLoss(CountedModule):
     Raises:
         ValueError: If an argument is out of its range, with the argument's name and value.
     """
+
+    soft_targets: ClassVar[bool] = True
+    """Whether the equation is defined for soft and multi-hot labels, (N, K, *)."""
+
+    takes_avg_factor: ClassVar[bool] = True
+    """Whether ``avg_factor`` replaces the divisor; a loss normalised over its batch ignores it."""
+
+    required_hooks: ClassVar[tuple[str, ...]] = ()
+    """Types of the hooks, beside ``mmseol.ClassCountHook``, without which a run cannot feed the loss."""
 
     def __init__(
         self,
@@ -64,12 +74,13 @@ class ClassLoss(CountedModule):
         """Key under which mmseg logs this loss."""
         return self._loss_name
 
-    def position_loss(self, pred: Tensor, target: Tensor) -> Tensor:
+    def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """Return the loss of every position.
 
         Args:
             pred: Raw outputs in float32 or float64, (N, K, *); zero where ignored.
             target: Labels in [0, K), (N, *), 0 where ignored; or soft labels, (N, K, *).
+            valid: Which positions are not ignored, (N, *), for what is summed over the batch.
 
         Returns:
             Losses, (N, *); what stands at ignored positions does not matter.
@@ -96,7 +107,8 @@ class ClassLoss(CountedModule):
             target: Labels, integer (N, *), or soft or multi-hot labels, (N, K, *).
             weight: Factor of each position, (N, *), or of each sample, (N,); not in the divisor.
             ignore_index: Label to ignore in this call instead of the constructor's.
-            avg_factor: Divisor of ``'mean'`` in place of :meth:`divisor`.
+            avg_factor: Divisor of ``'mean'`` in place of :meth:`divisor`, unless the loss is normalised
+                over its batch (:attr:`takes_avg_factor`).
             reduction_override: Reduction of this call instead of the constructor's.
 
         Returns:
@@ -111,14 +123,34 @@ class ClassLoss(CountedModule):
             reduction = choice("reduction_override", reduction_override, get_args(Reduction))
         ignore_index = self.ignore_index if ignore_index is None else ignore_index
         _check_shapes(pred, target, weight)
+        if target.dim() == pred.dim() and not self.soft_targets:
+            raise ValueError(
+                f"`target` of {type(self).__name__} must hold integer labels, (N, *), got soft labels "
+                f"{tuple(target.shape)}. Train without mixup, cutmix and label smoothing, or take a loss "
+                "that is defined for them."
+            )
         self.require_counts(pred.shape[1])
         with torch.autocast(pred.device.type, enabled=False):
             pred = pred.float() if pred.dtype in (torch.float16, torch.bfloat16) else pred
-            pred, target, valid = _mask(pred, target, ignore_index)
-            loss = torch.where(valid, self.position_loss(pred, target), 0)
-            if weight is not None:
-                loss = loss * _expand(weight, loss)
-            return self.loss_weight * self._reduce(loss, target, valid, reduction, avg_factor)
+            return self.loss_weight * self.evaluate(
+                pred, target, weight, ignore_index, reduction, avg_factor if self.takes_avg_factor else None
+            )
+
+    def evaluate(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        ignore_index: int,
+        reduction: Reduction,
+        avg_factor: float | Tensor | None,
+    ) -> Tensor:
+        """Return the loss before ``loss_weight``; arguments as in :meth:`forward`, checked and resolved."""
+        pred, target, valid = mask_ignored(pred, target, ignore_index)
+        loss = torch.where(valid, self.position_loss(pred, target, valid), 0)
+        if weight is not None:
+            loss = loss * expand_weight(weight, loss)
+        return self._reduce(loss, target, valid, reduction, avg_factor)
 
     def _reduce(
         self, loss: Tensor, target: Tensor, valid: Tensor, reduction: str, avg_factor: float | Tensor | None
@@ -143,7 +175,8 @@ def default_loss_name(cls: type) -> str:
     return "loss_" + re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
-def _mask(pred: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
+def mask_ignored(pred: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the outputs and labels, both zero where ignored, and where they are not, (N, *)."""
     if target.dim() == pred.dim():
         valid = torch.ones_like(pred[:, 0], dtype=torch.bool)
         return pred, target.to(pred.dtype), valid
@@ -188,7 +221,8 @@ def _check_shapes(pred: Tensor, target: Tensor, weight: Tensor | None) -> None:
         )
 
 
-def _expand(weight: Tensor, loss: Tensor) -> Tensor:
+def expand_weight(weight: Tensor, loss: Tensor) -> Tensor:
+    """Return the weights of samples or positions in a shape that multiplies ``loss``, (N, *)."""
     return weight.to(loss.dtype).reshape(weight.shape + (1,) * (loss.dim() - weight.dim()))
 
 

@@ -24,7 +24,8 @@ class CountedModule(nn.Module):
 
     Counts live in the int64 buffers ``class_counts`` and ``class_totals`` of shape (K,), which
     checkpoints and averaged models carry; they are ``None`` until K is known and zero until counted.
-    What a subclass derives from them lives in non-persistent float64 buffers and follows every change.
+    What a subclass derives from them lives in float64 tensors that follow every change. These are no
+    buffers: averaged models pair buffers by position, and what is derived later would shift the pairs.
 
     Args:
         class_counts: Training samples of each class in class order, a ``.json`` or ``.npy`` file of
@@ -32,7 +33,7 @@ class CountedModule(nn.Module):
     """
 
     derived: tuple[str, ...] = ()
-    """Names of the buffers that :meth:`update_from_counts` fills with :meth:`set_derived`."""
+    """Names of the tensors that :meth:`update_from_counts` fills with :meth:`set_derived`."""
 
     class_counts: Tensor | None
     class_totals: Tensor | None
@@ -45,7 +46,7 @@ class CountedModule(nn.Module):
         self.register_buffer("_anchor", torch.empty(0), persistent=False)  # knows the module's device
         self._counted = False
         for name in self.derived:
-            self.register_buffer(name, None, persistent=False)
+            setattr(self, name, None)
         self._given_counts = None if class_counts is None else load_counts(class_counts)
         if self._given_counts is None:
             self._refresh()
@@ -106,13 +107,9 @@ class CountedModule(nn.Module):
         """Work out what follows from the counts, both int64 (K,), with :meth:`set_derived`."""
 
     def set_derived(self, name: str, values: Any) -> None:
-        """Keep ``values`` in the non-persistent float64 buffer ``name``, in place where the shape allows."""
+        """Keep ``values`` as the float64 tensor ``name`` on the module's device."""
         values = torch.as_tensor(np.asarray(values, dtype=np.float64))
-        buffer = getattr(self, name)
-        if buffer is None or buffer.shape != values.shape or buffer.dtype != values.dtype:
-            setattr(self, name, values.to(self._anchor.device))
-        else:
-            buffer.copy_(values)
+        setattr(self, name, values.to(self._anchor.device))
 
     def _refresh(self) -> None:
         self._counted = self.counted

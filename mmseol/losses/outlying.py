@@ -81,7 +81,7 @@ class OutlyingMSELoss(ClassLoss):
         """Work out the target value of each class."""
         self.set_derived("target_values", outlying_values(counts, self.alpha, self.scheme, self.ties))
 
-    def position_loss(self, pred: Tensor, target: Tensor) -> Tensor:
+    def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """Return Eq. (4) at every position, (N, *)."""
         assert self.target_values is not None
         return half_squared_error(pred, target, self.target_values.to(pred))
@@ -95,7 +95,7 @@ class OneHotMSELoss(ClassLoss):
     classes, so it is K/2 times ``F.mse_loss``.
     """
 
-    def position_loss(self, pred: Tensor, target: Tensor) -> Tensor:
+    def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """Return the half squared error at every position, (N, *)."""
         return half_squared_error(
             pred, target, torch.ones(pred.shape[1], dtype=pred.dtype, device=pred.device)

@@ -2,101 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
-
-import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmseol.counts import CLASS_WEIGHTS, class_weights, effective_number_weights, load_weights
-from mmseol.losses.base import ClassLoss, choice
+from mmseol.losses.weighted import WeightedClassLoss
 from mmseol.registry import MODELS
 
 __all__ = ["CrossEntropyLoss"]
 
-Normalize = Literal["weight", "count"]
-
 
 @MODELS.register_module()
-class CrossEntropyLoss(ClassLoss):
+class CrossEntropyLoss(WeightedClassLoss):
     r"""Softmax cross entropy :math:`-w_y \log p_y`, optionally weighted by class.
 
     Ignored positions enter neither the sum nor the divisor (mmseg's own divides by them too unless
-    ``avg_non_ignore=True``). With class weights, ``'mean'`` divides by the sum of the weights at the
-    valid positions, as :func:`torch.nn.functional.cross_entropy`; soft labels are divided by their
-    number, as there.
+    ``avg_non_ignore=True``).
 
     Args:
-        class_weight: Weights in class order; a ``.json`` or ``.npy`` file of them; or by name from
-            the counts: ``'median_frequency'`` (Eigen & Fergus, ICCV 2015; SegNet, TPAMI 2017; without
-            the totals that ``mmseol.ClassCountHook`` brings, the global frequency is used),
-            ``'inverse_frequency'``, ``'effective_number'`` (Cui et al., CVPR 2019).
-        beta: Of the effective number, in [0, 1).
-        normalize: ``'weight'`` divides by the sum of the class weights (torch), ``'count'`` by the
-            number of valid positions (Cui et al.'s code, SegNet's Caffe).
-        **kwargs: Arguments of every loss, see :class:`~mmseol.losses.ClassLoss`.
+        **kwargs: Class weights, see :class:`~mmseol.losses.weighted.WeightedClassLoss`, and arguments of
+            every loss, see :class:`~mmseol.losses.ClassLoss`.
     """
 
-    derived = ("class_weight",)
-    class_weight: Tensor | None
-
-    def __init__(
-        self,
-        class_weight: Any = None,
-        beta: float = 0.9999,
-        normalize: Normalize = "weight",
-        **kwargs: Any,
-    ) -> None:
-        effective_number_weights([2, 1], beta)  # refuses a beta out of range
-        self.beta = beta
-        self.normalize = choice("normalize", normalize, get_args(Normalize))
-        self._weight_name: str | None = None
-        self._given_weight: np.ndarray | None = None
-        if isinstance(class_weight, str) and not class_weight.endswith((".json", ".npy")):
-            self._weight_name = choice("class_weight", class_weight, CLASS_WEIGHTS)
-        elif class_weight is not None:
-            self._given_weight = load_weights(class_weight)
-        super().__init__(**kwargs)
-
-    @property
-    def needs_counts(self) -> bool:
-        """Whether the class weights come from the counts."""
-        return self._weight_name is not None and self._given_weight is None
-
-    def set_class_weight(self, class_weight: Any) -> None:
-        """Use these weights, (K,), from now on, in place of those by name; for schedules."""
-        self._given_weight = load_weights(class_weight)
-        self.set_derived("class_weight", self._given_weight)
-
-    def update_from_counts(self, counts: np.ndarray, totals: np.ndarray | None) -> None:
-        """Work out the class weights that were asked for by name."""
-        if self.needs_counts:
-            assert self._weight_name is not None
-            self.set_derived("class_weight", class_weights(self._weight_name, counts, totals, self.beta))
-
-    def _refresh(self) -> None:
-        super()._refresh()
-        if self._given_weight is not None:
-            self.set_derived("class_weight", self._given_weight)
-
-    def _weight(self, pred: Tensor) -> Tensor | None:
-        if self.class_weight is None:
-            return None
-        if self.class_weight.numel() != pred.shape[1]:
-            raise ValueError(
-                f"`class_weight` must have one entry per class, got {self.class_weight.numel()} entries "
-                f"for `pred` with {pred.shape[1]} classes."
-            )
-        return self.class_weight.to(pred)
-
-    def position_loss(self, pred: Tensor, target: Tensor) -> Tensor:
+    def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """Return the weighted cross entropy at every position, (N, *)."""
-        return F.cross_entropy(pred, target, weight=self._weight(pred), reduction="none")
-
-    def divisor(self, target: Tensor, valid: Tensor) -> Tensor:
-        """Return the sum of the class weights at the valid positions, or their number."""
-        soft = target.dim() > valid.dim()
-        if self.class_weight is None or self.normalize == "count" or soft:
-            return super().divisor(target, valid)
-        weight = self.class_weight.to(target.device)[target]
-        return (weight * valid).sum()
+        return F.cross_entropy(pred, target, weight=self.class_weight_like(pred), reduction="none")
