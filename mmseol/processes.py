@@ -10,7 +10,13 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-__all__ = ["run_side_by_side"]
+__all__ = ["run_side_by_side", "warm_yapf"]
+
+
+def warm_yapf() -> None:
+    """Import yapf once: mmengine formats configs with it, and first imports ever, two at once, break it."""
+    if find_spec("yapf") is not None:
+        import_module("yapf")
 
 
 def run_side_by_side(commands: Mapping[Path, tuple[str, ...]]) -> None:
@@ -22,9 +28,7 @@ def run_side_by_side(commands: Mapping[Path, tuple[str, ...]]) -> None:
     Raises:
         SystemExit: If one fails, with the end of its log; the others are stopped.
     """
-    # mmengine formats configs with yapf, whose first import ever writes a cache; two at once break it.
-    if find_spec("yapf") is not None:
-        import_module("yapf")
+    warm_yapf()
     threads = max(1, (os.cpu_count() or 2) // max(1, len(commands)))
     running = {}
     for log, arguments in commands.items():

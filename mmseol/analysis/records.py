@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from mmseol.scores import confusion_matrix, score_classes
 
 __all__ = [
+    "COSTS",
     "SCORES",
+    "SEG_SCORES",
     "environment",
     "iou_of_maps",
     "iou_record",
@@ -35,6 +37,17 @@ SCORES = {
     "few/accuracy": "few",
 }
 """Scores of ``mmseol.ClassBalanceMetric`` that tables show, with their headings; groups by accuracy."""
+
+SEG_SCORES = {
+    "mIoU": "mIoU",
+    "few/mIoU": "tail mIoU",
+    "macro_recall": "mean recall",
+    "accuracy": "accuracy",
+}
+"""The same of ``mmseol.SegClassBalanceMetric``; the tail is the rarest third of the classes."""
+
+COSTS = {"seconds": ("s / iteration", 2), "memory": ("peak memory, GB", 2)}
+"""What a training run costs, with headings and digits: median seconds, and resident memory."""
 
 _PACKAGES = ("torch", "mmengine", "mmcv", "mmsegmentation", "mmpretrain", "scikit-learn")
 
@@ -120,18 +133,29 @@ def iou_record(
 
 
 def scores_record(
-    title: str, commands: Sequence[str], runs: Mapping[str, Sequence[Mapping[str, float]]], **extra: Any
+    title: str,
+    commands: Sequence[str],
+    runs: Mapping[str, Sequence[Mapping[str, float]]],
+    headings: Mapping[str, str] = SCORES,
+    **extra: Any,
 ) -> dict[str, Any]:
-    """Return a record of :data:`SCORES`, in per cent, of several methods over several runs each.
+    """Return a record of scores, in per cent, of several methods over several runs each.
 
     Args:
         title: What was measured, on which split.
         commands: What was run.
-        runs: The scores of each run, by method.
+        runs: The scores, and :data:`COSTS` where they are known, of each run, by method; a method whose
+            runs all failed has none.
+        headings: The scores to keep: :data:`SCORES` or :data:`SEG_SCORES`.
         extra: Whatever else a reader needs.
     """
+    keys = [*headings, *COSTS]
     scores = {
-        name: {key: [round(float(run[key]), 2) for run in several] for key in SCORES if key in several[0]}
+        name: {
+            key: [round(float(run[key]), 3 if key in COSTS else 2) for run in several]
+            for key in keys
+            if several and key in several[0]
+        }
         for name, several in runs.items()
     }
     return {
@@ -163,18 +187,23 @@ def markdown(record: Mapping[str, Any]) -> str:
 
 
 def _scores_markdown(record: Mapping[str, Any]) -> str:
-    keys = list(next(iter(record["scores"].values())))
+    known = {**SEG_SCORES, **SCORES, **{key: heading for key, (heading, _) in COSTS.items()}}
+    keys = [key for key in known if any(key in row for row in record["scores"].values())]
     lines = [
-        "| per cent | " + " | ".join(SCORES[key] for key in keys) + " |",
+        "| per cent | " + " | ".join(known[key] for key in keys) + " |",
         "|---|" + "---:|" * len(keys),
     ]
     for name, row in record["scores"].items():
-        cells = []
-        for values in (row[key] for key in keys):
-            spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-            cells.append(f"{np.mean(values):.1f}{spread}")
+        cells = [_cell(key, row[key]) if key in row else "failed" for key in keys]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _cell(key: str, values: Sequence[float]) -> str:
+    if key in COSTS:
+        return f"{np.median(values):.{COSTS[key][1]}f}"
+    spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.1f}{spread}"
 
 
 def _iou_markdown(record: Mapping[str, Any]) -> str:

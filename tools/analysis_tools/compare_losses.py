@@ -1,0 +1,80 @@
+"""Train a config with one loss after the other, and write scores and costs side by side.
+
+    python tools/analysis_tools/compare_losses.py configs/camvid/fastfcn_r18.py --losses ce dice mse \
+        --data-root DIR --work-dir work_dirs/losses --out results/NAME/record.json
+
+The checkpoint after the last epoch is scored, so that no epoch is chosen. What is finished in the work
+directory is read, not repeated: the same command again goes on where it was cut off.
+"""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser
+from pathlib import Path
+
+from mmengine.config import Config
+
+from mmseol.analysis.records import SCORES, SEG_SCORES, markdown, scores_record
+from mmseol.analysis.training_runs import TrainingRun, run_all
+from mmseol.files import replacing
+from mmseol.processes import warm_yapf
+
+TOOLS = Path(__file__).parents[1]
+
+
+def main() -> None:
+    """Read the arguments and run."""
+    parser = ArgumentParser(description="Compare losses on one config.")
+    parser.add_argument("config", help="config file")
+    parser.add_argument("--losses", nargs="+", metavar="NAME[:key=value,...]", help="default: all")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1])
+    parser.add_argument("--split", choices=["val", "test"], default="val", help="split to score")
+    parser.add_argument("--imbalance", metavar="PROFILE:RATIO")
+    parser.add_argument("--data-root", metavar="DIR")
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--work-dir", type=Path, required=True)
+    parser.add_argument("--title", default="")
+    parser.add_argument("--note", help="what else a reader of the record needs")
+    parser.add_argument("--out", type=Path, required=True, help="record to write (JSON)")
+    args = parser.parse_args()
+    if args.out.exists():
+        parser.error(f"`--out` {str(args.out)!r} exists; name another file or remove it first.")
+    cfg = Config.fromfile(args.config)
+    losses = args.losses or sorted(cfg.losses)
+
+    data = ["--data-root", args.data_root] if args.data_root else []
+    options = ["--cfg-options", *args.cfg_options] if args.cfg_options else []
+    cut = ["--imbalance", args.imbalance] if args.imbalance else []
+    shown = [
+        f"tools/train.py {args.config} --loss LOSS --seed SEED {' '.join([*cut, *options])}".strip(),
+        f"tools/test.py {args.config} LAST_CHECKPOINT --loss LOSS --split {args.split}",
+    ]
+    runs = {
+        (loss, seed): TrainingRun(
+            args.work_dir / f"{loss.replace(':', '-').replace('/', '_')}_seed{seed}",
+            [args.config, "--loss", loss, "--seed", str(seed), *cut, *data, *options],
+            [args.config, "--loss", loss, "--split", args.split, *data, *options],
+        )
+        for seed in args.seeds
+        for loss in losses
+    }
+    warm_yapf()
+    results = dict(zip(runs, run_all(list(runs.values()), TOOLS, args.jobs), strict=True))
+    failed = {f"{loss}, seed {seed}": r["failed"] for (loss, seed), r in results.items() if "failed" in r}
+    rows = {
+        loss: [results[loss, seed] for seed in args.seeds if "failed" not in results[loss, seed]]
+        for loss in losses
+    }
+    extra = {"note": args.note} if args.note else {}
+    extra |= {"seeds": args.seeds, "jobs": args.jobs} | ({"failed": failed} if failed else {})
+    headings = SEG_SCORES if cfg.get("default_scope") == "mmseg" else SCORES
+    record = scores_record(args.title, shown, rows, headings, **extra)
+    with replacing(args.out, "w") as file:
+        file.write(json.dumps(record, indent=1) + "\n")
+    print(markdown(record))
+
+
+if __name__ == "__main__":
+    main()
