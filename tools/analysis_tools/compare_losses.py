@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser
+from itertools import product
 from pathlib import Path
 
 from mmengine.config import Config
@@ -33,6 +34,14 @@ def main() -> None:
     parser.add_argument("--imbalance", metavar="PROFILE:RATIO")
     parser.add_argument("--data-root", metavar="DIR")
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE")
+    parser.add_argument(
+        "--options-of",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("LOSS", "KEY=VALUE"),
+        help="further --cfg-options of one loss: --options-of cdb_ce train_cfg.val_interval=1",
+    )
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--work-dir", type=Path, required=True)
     parser.add_argument("--title", default="")
@@ -45,21 +54,25 @@ def main() -> None:
     losses = args.losses or sorted(cfg.losses)
 
     data = ["--data-root", args.data_root] if args.data_root else []
-    options = ["--cfg-options", *args.cfg_options] if args.cfg_options else []
+    further = {loss: options for loss, *options in args.options_of}
+    if unknown := further.keys() - set(losses):
+        parser.error(f"`--options-of` must name losses that are compared, got {', '.join(sorted(unknown))}.")
     cut = ["--imbalance", args.imbalance] if args.imbalance else []
+    shared = ["--cfg-options", *args.cfg_options] if args.cfg_options else []
     shown = [
-        f"tools/train.py {args.config} --loss LOSS --seed SEED {' '.join([*cut, *options])}".strip(),
-        f"tools/test.py {args.config} LAST_CHECKPOINT --loss LOSS --split {args.split}",
+        " ".join(["tools/train.py", args.config, "--loss LOSS --seed SEED --data-root DIR", *cut, *shared]),
+        " ".join(["tools/test.py", args.config, "LAST_CHECKPOINT --loss LOSS --split", args.split, *shared]),
+        *(f"{loss} also with {' '.join(options)}" for loss, options in further.items()),
     ]
-    runs = {
-        (loss, seed): TrainingRun(
+    runs = {}
+    for loss, seed in product(losses, args.seeds):
+        options = [*args.cfg_options, *further.get(loss, [])]
+        options = ["--cfg-options", *options] if options else []
+        runs[loss, seed] = TrainingRun(
             args.work_dir / f"{loss.replace(':', '-').replace('/', '_')}_seed{seed}",
             [args.config, "--loss", loss, "--seed", str(seed), *cut, *data, *options],
             [args.config, "--loss", loss, "--split", args.split, *data, *options],
         )
-        for seed in args.seeds
-        for loss in losses
-    }
     warm_yapf()
     results = dict(zip(runs, run_all(list(runs.values()), TOOLS, args.jobs), strict=True))
     failed = {f"{loss}, seed {seed}": r["failed"] for (loss, seed), r in results.items() if "failed" in r}
