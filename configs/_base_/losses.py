@@ -10,6 +10,14 @@ losses = dict(
     weighted_ce_effective_number=dict(
         type="mmseol.CrossEntropyLoss", class_weight="effective_number", beta=0.9999
     ),
+    focal=dict(type="mmseol.FocalLoss", gamma=2.0),
+    weighted_focal=dict(type="mmseol.FocalLoss", gamma=2.0, class_weight="median_frequency"),
+    focal_sigmoid=dict(type="mmseol.SigmoidFocalLoss", alpha=0.25, gamma=2.0),
+    dice=dict(type="mmseol.DiceLoss", power=2),
+    iou=dict(type="mmseol.IoULoss"),
+    tversky=dict(type="mmseol.TverskyLoss", alpha=0.3, beta=0.7),
+    lovasz_softmax=dict(type="mmseol.LovaszSoftmaxLoss"),
+    lovasz_hinge=dict(type="mmseol.LovaszHingeLoss"),
     mse=dict(type="mmseol.OneHotMSELoss"),
     outlying_mse=dict(type="mmseol.OutlyingMSELoss", alpha=1.0),
 )
