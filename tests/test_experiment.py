@@ -1,7 +1,10 @@
 """Arguments to resolved configs, on ours and on configs of the hosts."""
 
+import copy
+
 import pytest
-from mmengine.config import Config
+import torch
+from mmengine.config import Config, ConfigDict
 
 from mmseol import experiment
 
@@ -9,6 +12,7 @@ LOSSES = {
     "ce": dict(type="mmseol.CrossEntropyLoss"),
     "outlying_mse": dict(type="mmseol.OutlyingMSELoss", alpha=1),
 }
+LDAM = {"ldam": dict(type="mmseol.LDAMLoss")}
 
 
 def seg_config(**kwargs) -> Config:
@@ -94,6 +98,57 @@ def test_set_loss_leaves_heads_with_other_classes_and_boundaries_alone():
         experiment.set_loss(
             Config(dict(model=dict(decode_head=dict(type="Mask2FormerHead", loss_mask={})))), "ce", LOSSES
         )
+
+
+def test_a_loss_of_cosines_wraps_the_heads_and_any_other_unwraps_them():
+    cfg = seg_config()
+    for head in (cfg.model.decode_head, *cfg.model.auxiliary_head):
+        head.update(type="FCNHead", num_classes=11)
+    boundary = ConfigDict(type="STDCHead", num_classes=2, loss_decode=dict(type="CE"))
+    cfg.model.auxiliary_head.append(boundary)
+    plain = cfg.to_dict()["model"]
+    cosine = "mmseol.CosineClassifierHead"
+    for scale in (30, 20):  # the second time nothing is wrapped twice
+        experiment.set_loss(cfg, f"ldam:scale={scale}", LDAM)
+        loss = dict(type="mmseol.LDAMLoss", scale=scale)
+        heads = [cfg.model.decode_head, *cfg.model.auxiliary_head]
+        assert [head.type for head in heads] == [cosine, cosine, cosine, "STDCHead"]
+        assert heads[0].head == dict(type="FCNHead", num_classes=11, loss_decode={**loss, "loss_weight": 2.0})
+        assert heads[1].head.loss_decode == {**loss, "loss_weight": 0.4}
+    assert "classifier" not in heads[0]
+    experiment.set_loss(cfg, "ce", LOSSES)
+    ours = dict(type="mmseol.CrossEntropyLoss")
+    plain["decode_head"]["loss_decode"] = {**ours, "loss_weight": 2.0}
+    plain["auxiliary_head"][0]["loss_decode"] = {**ours, "loss_weight": 0.4}
+    plain["auxiliary_head"][1]["loss_decode"] = ours
+    assert cfg.to_dict()["model"] == plain
+
+
+def test_a_wrapper_of_the_config_keeps_its_classifier():
+    head = dict(type="VisionTransformerClsHead", num_classes=3, loss=dict(type="CE", loss_weight=2.0))
+    wrapper = dict(type="mmseol.CosineClassifierHead", classifier="layers.head", head=head)
+    cfg = Config(dict(model=dict(type="ImageClassifier", head=wrapper)))
+    experiment.set_loss(cfg, "ldam", LDAM)
+    loss = dict(type="mmseol.LDAMLoss", loss_weight=2.0)
+    assert cfg.model.head == {**wrapper, "head": {**head, "loss": loss}}
+    experiment.set_loss(cfg, "ce", LOSSES)
+    assert cfg.model.head == {**head, "loss": dict(type="mmseol.CrossEntropyLoss", loss_weight=2.0)}
+
+
+def test_a_checkpoint_of_cosines_is_not_scored_with_a_plain_classifier(tmp_path):
+    cfg = Config(
+        dict(model=dict(type="ImageClassifier", head=dict(type="LinearClsHead", loss=dict(type="CE"))))
+    )
+    plain = copy.deepcopy(cfg)
+    experiment.set_loss(cfg, "ldam", LDAM)
+    for trained in (cfg, plain):
+        torch.save(dict(meta=dict(cfg=trained.pretty_text), state_dict={}), tmp_path / "checkpoint.pth")
+        experiment.check_classifier(cfg, str(tmp_path / "checkpoint.pth"))
+        if trained is plain:
+            experiment.check_classifier(plain, str(tmp_path / "checkpoint.pth"))
+            continue
+        with pytest.raises(ValueError, match=r"was trained with mmseol.CosineClassifierHead.*--loss ldam"):
+            experiment.check_classifier(plain, str(tmp_path / "checkpoint.pth"))
 
 
 def test_set_loss_on_a_classifier():

@@ -13,6 +13,7 @@ ALLOWED = {
     "counts": {"files"},
     "camvid": {"files"},
     "losses": {"counts"},
+    "cosine": set(),
     "counting": {"counts", "files"},
     "hooks": {"counts", "counting"},
     "scores": set(),

@@ -128,7 +128,7 @@ def test_a_work_dir_with_a_run_is_left_alone(trained, toy, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--loss", "mes"], "`--loss` must name one of ce, "),
+        (["--loss", "mes"], "`--loss` must name one of "),
         (["--loss", "outlying_mse:alpha=-1"], "`alpha` must be a finite number above 0, got -1"),
         (["--data-root", "nowhere"], "`--data-root` must be an existing folder, got 'nowhere'"),
         (["--amp"], "`--amp` needs a GPU"),

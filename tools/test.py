@@ -30,6 +30,7 @@ def main() -> None:
         if not Path(args.checkpoint).is_file():
             raise FileNotFoundError(f"`checkpoint` must be an existing file, got {args.checkpoint!r}.")
         cfg = load_config(args)
+        experiment.check_classifier(cfg, args.checkpoint)
         # Not the folder of the training run: the runner writes the config it was given there.
         cfg.work_dir = args.work_dir or str(Path(args.checkpoint).parent / f"test_{args.split}")
         experiment.set_split(cfg, args.split)

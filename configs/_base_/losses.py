@@ -19,5 +19,11 @@ losses = dict(
     lovasz_softmax=dict(type="mmseol.LovaszSoftmaxLoss"),
     lovasz_hinge=dict(type="mmseol.LovaszHingeLoss"),
     mse=dict(type="mmseol.OneHotMSELoss"),
+    ldam=dict(type="mmseol.LDAMLoss", max_margin=0.5, scale=30.0),
+    elm=dict(type="mmseol.EnlargedMarginLoss", enlargement=1.0, max_margin=0.5, scale=30.0),
+    balanced_softmax=dict(type="mmseol.BalancedSoftmaxLoss"),
+    logit_adjusted=dict(type="mmseol.LogitAdjustedLoss", tau=1.0),
+    vs=dict(type="mmseol.VSLoss", gamma=0.3, tau=1.0),
+    lade=dict(type="mmseol.LADELoss", remine_weight=0.1, remine_lambda=0.1),
     outlying_mse=dict(type="mmseol.OutlyingMSELoss", alpha=1.0),
 )

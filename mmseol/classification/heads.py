@@ -55,7 +55,8 @@ class CalibratedHeadMixin:
       \lVert a - v_k e_k \rVert^2` and :math:`p_k \propto \exp(-\lVert a - v_k e_k \rVert^2 / 2 T)`: the
       posterior of equally likely classes, Gaussian around their targets with variance :math:`T`.
 
-    :math:`T` is a buffer: 1 until ``mmseol.TemperatureHook`` fits it. It changes neither decision nor
+    :math:`T` is a buffer: 1, or what the loss names (``score_temperature``: LDAM's outputs are cosines, of
+    which a plain softmax is flat), until ``mmseol.TemperatureHook`` fits it. It changes neither decision nor
     ranking. At 1 and with ``'argmax'`` the score is the host's to :math:`10^{-8}`, and so is it with
     other losses. Put the mixin before any head with ``_get_predictions``::
 
@@ -82,7 +83,10 @@ class CalibratedHeadMixin:
                 f"{type(self.loss_module).__name__}. Use decision='argmax' with it."
             )
         self.decision = decision
-        self.register_buffer("temperature", torch.ones((), dtype=torch.float64))  # type: ignore[attr-defined]
+        temperature = getattr(self.loss_module, "score_temperature", 1.0)
+        self.register_buffer(  # type: ignore[attr-defined]
+            "temperature", torch.tensor(temperature, dtype=torch.float64)
+        )
 
     def set_temperature(self, temperature: float) -> None:
         """Use this temperature from now on.

@@ -8,6 +8,7 @@ from mmseol.experiment.data import parse_imbalance, set_data_root, set_dataloade
 from mmseol.experiment.loss import parse_loss, resolved_loss, set_loss
 from mmseol.experiment.run import check_work_dir, explain_download, set_amp, set_cpu_distributed, set_seed
 from mmseol.experiment.testing import (
+    check_classifier,
     set_prediction_folder,
     set_show_folder,
     set_split,
@@ -15,6 +16,7 @@ from mmseol.experiment.testing import (
 )
 
 __all__ = [
+    "check_classifier",
     "check_work_dir",
     "explain_download",
     "parse_imbalance",

@@ -15,6 +15,7 @@ __all__ = ["parse_loss", "resolved_loss", "set_loss"]
 
 
 _ONE_LOSS_PER_OUTPUT = ("DDRHead", "PIDHead")
+_COSINE_HEAD = "CosineClassifierHead"
 
 
 def parse_loss(spec: str) -> tuple[str, dict[str, Any]]:
@@ -74,12 +75,14 @@ def set_loss(cfg: Config, spec: str, fallback: dict[str, dict] | None = None) ->
     A head keeps the ``loss_weight`` it had (of its first loss, where it had several), unless the
     arguments give another. Heads with other classes than the main head's, as STDC's for boundaries, keep
     their loss; DDRNet's and PIDNet's heads, which have one loss per output, get one for each but the
-    boundary. Adds ``mmseol.ClassCountHook`` where the config has none.
+    boundary. A loss of cosines (``cosine_outputs``: LDAM) puts the head into ``mmseol.CosineClassifierHead``,
+    any other takes it out. Adds ``mmseol.ClassCountHook`` where the config has none.
 
     Raises:
         ValueError: As :func:`resolved_loss`, or if the model has no head that takes a loss.
     """
     loss = resolved_loss(spec, {**(fallback or {}), **cfg.get("losses", {})})
+    cosines = getattr(MODELS.build(dict(loss)), "cosine_outputs", False)
     heads = list(_heads(cfg.model))
     if not heads:
         raise ValueError(
@@ -90,18 +93,43 @@ def set_loss(cfg: Config, spec: str, fallback: dict[str, dict] | None = None) ->
             raise ValueError(
                 f"`--loss` {spec!r}: {head.get('type')} scores masks, not the classes of pixels."
             )
-        old = head.get(key) or {}
-        if _bare_type(head) in _ONE_LOSS_PER_OUTPUT:
-            ignore = {"ignore_index": head.get("ignore_index", 255)}  # these heads pass none
-            head[key] = [
-                one if _bare_type(one) == "BoundaryLoss" else _in_place_of(one, {**ignore, **loss})
-                for one in old
-            ]
-        else:
-            head[key] = _in_place_of(old[0] if isinstance(old, (list, tuple)) else old, loss)
+        if not cosines:
+            _take_out_of_cosine_head(head)
+        _set_head_loss(_inside_cosine_head(head), key, loss)
+        if cosines:
+            _put_into_cosine_head(head)
     hooks = [*(cfg.get("custom_hooks") or [])]
     if not any(hook.get("type") in ("mmseol.ClassCountHook", "ClassCountHook") for hook in hooks):
         cfg.custom_hooks = [*hooks, dict(type="mmseol.ClassCountHook")]
+
+
+def _set_head_loss(head: Any, key: str, loss: dict[str, Any]) -> None:
+    old = head.get(key) or {}
+    if _bare_type(head) in _ONE_LOSS_PER_OUTPUT:
+        ignore = {"ignore_index": head.get("ignore_index", 255)}  # these heads pass none
+        head[key] = [
+            one if _bare_type(one) == "BoundaryLoss" else _in_place_of(one, {**ignore, **loss}) for one in old
+        ]
+    else:
+        head[key] = _in_place_of(old[0] if isinstance(old, (list, tuple)) else old, loss)
+
+
+def _inside_cosine_head(head: Any) -> Any:
+    return head["head"] if _bare_type(head) == _COSINE_HEAD else head
+
+
+def _put_into_cosine_head(head: Any) -> None:
+    if _bare_type(head) != _COSINE_HEAD:  # one of the config may name its classifier, and stays
+        inside = ConfigDict(head)
+        head.clear()
+        head.update(type=f"mmseol.{_COSINE_HEAD}", head=inside)
+
+
+def _take_out_of_cosine_head(head: Any) -> None:
+    inside = _inside_cosine_head(head)
+    if inside is not head:
+        head.clear()
+        head.update(inside)
 
 
 def _in_place_of(old: Any, loss: dict[str, Any]) -> ConfigDict:
@@ -119,5 +147,5 @@ def _heads(model: Any) -> Iterator[tuple[Any, str]]:
     for name, key in (("decode_head", "loss_decode"), ("head", "loss"), ("auxiliary_head", "loss_decode")):
         heads = model.get(name) or []
         found += [(head, key) for head in (heads if isinstance(heads, (list, tuple)) else [heads])]
-    main = found[0][0].get("num_classes") if found else None
-    yield from (pair for pair in found if pair[0].get("num_classes") == main)
+    classes = [_inside_cosine_head(head).get("num_classes") for head, _ in found]
+    yield from (pair for pair, own in zip(found, classes, strict=True) if own == classes[0])

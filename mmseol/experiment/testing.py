@@ -5,10 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.runner import CheckpointLoader
 
 from mmseol.experiment.data import leaf_datasets
 
-__all__ = ["set_prediction_folder", "set_show_folder", "set_split", "set_test_time_augmentation"]
+__all__ = [
+    "check_classifier",
+    "set_prediction_folder",
+    "set_show_folder",
+    "set_split",
+    "set_test_time_augmentation",
+]
+
+
+def check_classifier(cfg: Config, checkpoint: str) -> None:
+    """Refuse to score a checkpoint of cosine classifiers with plain ones, which would load and score badly.
+
+    Raises:
+        ValueError: If only the config in the checkpoint has ``mmseol.CosineClassifierHead``.
+    """
+    meta = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu").get("meta", {})
+    if "CosineClassifierHead" in str(meta.get("cfg")) and "CosineClassifierHead" not in str(cfg.model):
+        raise ValueError(
+            f"`checkpoint` {checkpoint!r} was trained with mmseol.CosineClassifierHead, which this config "
+            "lacks. Give the loss it was trained with, as --loss ldam, or the config in its work directory."
+        )
 
 
 def set_split(cfg: Config, split: str) -> None:

@@ -17,7 +17,7 @@ __all__ = ["class_table", "derived_columns", "drawn_column"]
 
 _AT_MOST = 100  # classes that are shown all
 _EACH_END = 25  # of more: so many of the most and of the least frequent
-_DERIVED = {"target_values": "target value", "class_weight": "class weight"}
+_DERIVED = {"target_values": "target value", "class_weight": "class weight", "margins": "margin"}
 
 
 def derived_columns(modules: Iterable[tuple[str, Any]]) -> dict[str, list[float]]:

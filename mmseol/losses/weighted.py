@@ -67,8 +67,7 @@ class WeightedClassLoss(ClassLoss):
 
     def update_from_counts(self, counts: np.ndarray, totals: np.ndarray | None) -> None:
         """Work out the class weights that were asked for by name."""
-        if self.needs_counts:
-            assert self._weight_name is not None
+        if self._weight_name is not None and self._given_weight is None:
             self.set_derived("class_weight", class_weights(self._weight_name, counts, totals, self.beta))
 
     def _refresh(self) -> None:
