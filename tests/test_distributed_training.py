@@ -15,16 +15,21 @@ from mmseg.structures import SegDataSample
 from torch.nn.parallel import DistributedDataParallel
 
 from mmseol import experiment
+from mmseol.hooks import feed_features
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 LOSSES = Config.fromfile(CONFIGS / "_base_" / "losses.py").losses
 STEPS, BATCH, SIZE = 20, 4, 32
+MORE = {
+    "equalization": ",gamma=1",  # what is drawn at random is each rank's own
+    "influence_balanced": ",scale=1",  # a thousandfold loss diverges on a network that knows nothing yet
+}
 
 
 def train(rank: int, world: int, loss: str) -> list[float]:
     """Return the loss of every step on this rank's share of the batches."""
     cfg = Config.fromfile(CONFIGS / "quickstart" / "toy_camvid.py")
-    experiment.set_loss(cfg, f"{loss}:sync_avg_factor=True")
+    experiment.set_loss(cfg, f"{loss}:sync_avg_factor=True{MORE.get(loss, '')}")
     cfg.model.decode_head.update(jpu_channels=8, channels=8, dropout_ratio=0)
     cfg.model.auxiliary_head.update(channels=8, dropout_ratio=0)
     cfg.model.data_preprocessor.size = (SIZE, SIZE)
@@ -34,6 +39,7 @@ def train(rank: int, world: int, loss: str) -> list[float]:
     for module in model.modules():
         if hasattr(module, "set_class_counts"):
             module.set_class_counts([1000 // (k + 1) for k in range(11)])
+    feed_features(model)
     model.train()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

@@ -1,6 +1,6 @@
 """Every loss by the name that ``--loss`` takes, with the values of its paper.
 
-Names are the rows of the paper's tables. A data set sets its own alpha in its fragment.
+Names are the rows of the paper's tables. A data set sets its own alpha, or threshold, in its fragment.
 """
 
 losses = dict(
@@ -10,6 +10,12 @@ losses = dict(
     weighted_ce_effective_number=dict(
         type="mmseol.CrossEntropyLoss", class_weight="effective_number", beta=0.9999
     ),
+    cdb_ce=dict(type="mmseol.CDBLoss", tau=1.5),
+    equalization=dict(type="mmseol.EqualizationLoss", gamma=0.9, threshold=0.05),
+    equalization_sigmoid=dict(type="mmseol.SigmoidEqualizationLoss", threshold=0.00177),
+    seesaw=dict(type="mmseol.SeesawLoss", p=0.8, q=2.0),
+    ghmc=dict(type="mmseol.GHMCLoss", bins=10, momentum=0.0),
+    influence_balanced=dict(type="mmseol.InfluenceBalancedLoss", scale=1000.0, start_epoch=100),
     mse=dict(type="mmseol.OneHotMSELoss"),
     outlying_mse=dict(type="mmseol.OutlyingMSELoss", alpha=1.0),
 )

@@ -74,7 +74,7 @@ def set_loss(cfg: Config, spec: str, fallback: dict[str, dict] | None = None) ->
     A head keeps the ``loss_weight`` it had (of its first loss, where it had several), unless the
     arguments give another. Heads with other classes than the main head's, as STDC's for boundaries, keep
     their loss; DDRNet's and PIDNet's heads, which have one loss per output, get one for each but the
-    boundary. Adds ``mmseol.ClassCountHook`` where the config has none.
+    boundary. Adds ``mmseol.ClassCountHook`` and what else the loss requires where the config has none.
 
     Raises:
         ValueError: As :func:`resolved_loss`, or if the model has no head that takes a loss.
@@ -99,9 +99,10 @@ def set_loss(cfg: Config, spec: str, fallback: dict[str, dict] | None = None) ->
             ]
         else:
             head[key] = _in_place_of(old[0] if isinstance(old, (list, tuple)) else old, loss)
-    hooks = [*(cfg.get("custom_hooks") or [])]
-    if not any(hook.get("type") in ("mmseol.ClassCountHook", "ClassCountHook") for hook in hooks):
-        cfg.custom_hooks = [*hooks, dict(type="mmseol.ClassCountHook")]
+    for name in ("mmseol.ClassCountHook", *MODELS.get(loss["type"]).required_hooks):
+        hooks = [*(cfg.get("custom_hooks") or [])]
+        if not any(_bare_type(hook) == name.rpartition(".")[-1] for hook in hooks):
+            cfg.custom_hooks = [*hooks, dict(type=name)]
 
 
 def _in_place_of(old: Any, loss: dict[str, Any]) -> ConfigDict:
