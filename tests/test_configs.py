@@ -20,6 +20,7 @@ from PIL import Image
 from mmseol import experiment
 from mmseol.counting import count_dataset
 from mmseol.experiment.data import leaf_datasets
+from mmseol.hooks import feed_features
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 LEAVES = sorted(path for path in CONFIGS.glob("*/*.py") if not path.parent.name.startswith("_"))
@@ -121,6 +122,7 @@ def test_classification_leaf_trains_and_predicts_with_every_loss(leaf, images):
             for module in model.modules():
                 if hasattr(module, "set_class_counts"):
                     module.set_class_counts(counts.samples)
+            feed_features(model)
             model.zero_grad()
             total = model.train()(**model.data_preprocessor(batch, training=True), mode="loss")["loss"]
             total.backward()
@@ -168,6 +170,7 @@ def test_leaf_config_trains_and_predicts_with_every_loss(leaf, toy):
         for module in model.modules():
             if hasattr(module, "set_class_counts"):
                 module.set_class_counts(counts.samples, counts.totals)
+        feed_features(model)
         losses = model(**model.data_preprocessor(batch, training=True), mode="loss")
         total, _ = model.parse_losses(losses)
         total.backward()

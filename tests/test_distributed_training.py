@@ -15,6 +15,7 @@ from mmseg.structures import SegDataSample
 from torch.nn.parallel import DistributedDataParallel
 
 from mmseol import experiment
+from mmseol.hooks import feed_features
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 LOSSES = Config.fromfile(CONFIGS / "_base_" / "losses.py").losses
@@ -23,7 +24,12 @@ EXCEPTIONS = {"lade": "each rank normalises the regulariser over its own share o
 STEPS, BATCH, SIZE = 20, 4, 32
 SUMMED_OVER_RANKS = {"dice", "iou", "tversky"}  # every rank has the loss of the whole batch
 # A Lovász loss sorts the pixels of its own rank: one process does the same only image by image.
-SETTINGS = {"lovasz_softmax": ",per_image=True", "lovasz_hinge": ",per_image=True"}
+SETTINGS = {
+    "lovasz_softmax": ",per_image=True",
+    "lovasz_hinge": ",per_image=True",
+    "equalization": ",gamma=1",  # what is drawn at random is each rank's own
+    "influence_balanced": ",scale=1",  # a thousandfold loss diverges on a network that knows nothing yet
+}
 
 
 def train(rank: int, world: int, loss: str) -> list[float]:
@@ -39,6 +45,7 @@ def train(rank: int, world: int, loss: str) -> list[float]:
     for module in model.modules():
         if hasattr(module, "set_class_counts"):
             module.set_class_counts([1000 // (k + 1) for k in range(11)])
+    feed_features(model)
     model.train()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

@@ -68,6 +68,20 @@ def test_set_loss_reaches_every_head_and_keeps_its_weight():
     assert len(cfg.custom_hooks) == 1
 
 
+def test_set_loss_adds_the_hooks_that_the_loss_requires_once():
+    count, other = dict(type="mmseol.ClassCountHook", count="images"), dict(type="EMAHook")
+    cfg = seg_config(custom_hooks=[other, count])
+    names = {"cdb_ce": "CDBLoss", "influence_balanced": "InfluenceBalancedLoss", "ce": "CrossEntropyLoss"}
+    losses = {name: dict(type=f"mmseol.{cls}") for name, cls in names.items()}
+    for loss, hook in (("cdb_ce", "ClassDifficultyHook"), ("influence_balanced", "ClassifierFeatureHook")):
+        cfg.custom_hooks = [other, count]
+        for _ in range(2):
+            experiment.set_loss(cfg, loss, losses)
+            assert cfg.custom_hooks == [other, count, dict(type=f"mmseol.{hook}")]
+    experiment.set_loss(cfg, "ce", LOSSES)
+    assert len(cfg.custom_hooks) == 3
+
+
 def test_set_loss_leaves_heads_with_other_classes_and_boundaries_alone():
     cfg = Config(
         dict(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import runpy
@@ -58,6 +59,22 @@ def trained(toy, tmp_path_factory):
         arguments = (CONFIG, "--loss", "outlying_mse:alpha=2", "--seed", 1, "--data-root", toy)
         call(monkeypatch, "train.py", *arguments, "--work-dir", work_dir, "--cfg-options", *TINY)
     return work_dir
+
+
+def test_losses_that_follow_the_training_run_with_their_hooks(toy, monkeypatch, tmp_path):
+    for loss in ("cdb_ce", "influence_balanced:start_epoch=1,scale=1"):
+        work_dir = tmp_path / loss[:3]
+        arguments = (CONFIG, "--loss", loss, "--data-root", toy, "--work-dir", work_dir)
+        call(monkeypatch, "train.py", *arguments, "--cfg-options", *TINY, f"experiment_name={work_dir}")
+    state = torch.load(tmp_path / "inf" / "epoch_2.pth", map_location="cpu", weights_only=False)["state_dict"]
+    assert state["decode_head.conv_seg.weight"].isfinite().all()
+    checkpoint = torch.load(tmp_path / "cdb" / "epoch_2.pth", map_location="cpu", weights_only=False)
+    state, known_at = checkpoint["state_dict"], checkpoint["meta"]["class_difficulty_iter"]
+    records = [json.loads(path.read_text()) for path in (tmp_path / "cdb").glob("*/class_scores_val_*.json")]
+    (rows,) = [record["classes"] for record in records if record["iter"] == known_at]
+    expected = [1 if row["recall"] is None else 1 - row["recall"] / 100 for row in rows]
+    for head in ("decode_head", "auxiliary_head"):
+        assert state[f"{head}.loss_decode.class_difficulty"].tolist() == pytest.approx(expected)
 
 
 def best(work_dir: Path) -> Path:

@@ -1,6 +1,6 @@
 """Every loss by the name that ``--loss`` takes, with the values of its paper.
 
-Names are the rows of the paper's tables. A data set sets its own alpha in its fragment.
+Names are the rows of the paper's tables. A data set sets its own alpha, or threshold, in its fragment.
 """
 
 losses = dict(
@@ -18,6 +18,12 @@ losses = dict(
     tversky=dict(type="mmseol.TverskyLoss", alpha=0.3, beta=0.7),
     lovasz_softmax=dict(type="mmseol.LovaszSoftmaxLoss"),
     lovasz_hinge=dict(type="mmseol.LovaszHingeLoss"),
+    cdb_ce=dict(type="mmseol.CDBLoss", tau=1.5),
+    equalization=dict(type="mmseol.EqualizationLoss", gamma=0.9, threshold=0.05),
+    equalization_sigmoid=dict(type="mmseol.SigmoidEqualizationLoss", threshold=0.00177),
+    seesaw=dict(type="mmseol.SeesawLoss", p=0.8, q=2.0),
+    ghmc=dict(type="mmseol.GHMCLoss", bins=10, momentum=0.0),
+    influence_balanced=dict(type="mmseol.InfluenceBalancedLoss", scale=1000.0, start_epoch=100),
     mse=dict(type="mmseol.OneHotMSELoss"),
     ldam=dict(type="mmseol.LDAMLoss", max_margin=0.5, scale=30.0),
     elm=dict(type="mmseol.EnlargedMarginLoss", enlargement=1.0, max_margin=0.5, scale=30.0),

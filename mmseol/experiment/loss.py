@@ -76,7 +76,8 @@ def set_loss(cfg: Config, spec: str, fallback: dict[str, dict] | None = None) ->
     arguments give another. Heads with other classes than the main head's, as STDC's for boundaries, keep
     their loss; DDRNet's and PIDNet's heads, which have one loss per output, get one for each but the
     boundary. A loss of cosines (``cosine_outputs``: LDAM) puts the head into ``mmseol.CosineClassifierHead``,
-    any other takes it out. Adds ``mmseol.ClassCountHook`` where the config has none.
+    any other takes it out. Adds ``mmseol.ClassCountHook``, and what else the loss requires, where the
+    config has none.
 
     Raises:
         ValueError: As :func:`resolved_loss`, or if the model has no head that takes a loss.
@@ -98,9 +99,10 @@ def set_loss(cfg: Config, spec: str, fallback: dict[str, dict] | None = None) ->
         _set_head_loss(_inside_cosine_head(head), key, loss)
         if cosines:
             _put_into_cosine_head(head)
-    hooks = [*(cfg.get("custom_hooks") or [])]
-    if not any(hook.get("type") in ("mmseol.ClassCountHook", "ClassCountHook") for hook in hooks):
-        cfg.custom_hooks = [*hooks, dict(type="mmseol.ClassCountHook")]
+    for name in ("mmseol.ClassCountHook", *MODELS.get(loss["type"]).required_hooks):
+        hooks = [*(cfg.get("custom_hooks") or [])]
+        if not any(_bare_type(hook) == name.rpartition(".")[-1] for hook in hooks):
+            cfg.custom_hooks = [*hooks, dict(type=name)]
 
 
 def _set_head_loss(head: Any, key: str, loss: dict[str, Any]) -> None:

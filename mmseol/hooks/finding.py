@@ -13,6 +13,7 @@ __all__ = [
     "counting_losses",
     "counting_metrics",
     "from_heads",
+    "losses_with",
     "train_dataset",
     "train_sampler",
     "unwrap",
@@ -26,19 +27,20 @@ def unwrap(model: Any) -> nn.Module:
     return model
 
 
+def losses_with(model: nn.Module, method: str) -> list[tuple[str, Any]]:
+    """Return the modules, with their names, that have the method."""
+    return [(name, part) for name, part in model.named_modules() if callable(getattr(part, method, None))]
+
+
 def counting_losses(model: nn.Module) -> list[tuple[str, Any]]:
     """Return the modules, with their names, that have ``set_class_counts``."""
-    return [
-        (name, module)
-        for name, module in model.named_modules()
-        if callable(getattr(module, "set_class_counts", None))
-    ]
+    return losses_with(model, "set_class_counts")
 
 
-def averaged_losses(runner: Any) -> list[Any]:
+def averaged_losses(runner: Any, method: str = "set_class_counts") -> list[Any]:
     """Return such modules inside of the averaged models that hooks (``EMAHook``) have made by now."""
     copies = [getattr(hook, "ema_model", None) for hook in runner.hooks]
-    return [loss for copy in copies if isinstance(copy, nn.Module) for _, loss in counting_losses(copy)]
+    return [loss for copy in copies if isinstance(copy, nn.Module) for _, loss in losses_with(copy, method)]
 
 
 def counting_metrics(loop: Any) -> list[Any]:

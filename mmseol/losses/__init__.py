@@ -1,24 +1,33 @@
 """Losses on raw outputs, one base, one contract; importable without any host."""
 
 from mmseol.losses.base import ClassLoss
+from mmseol.losses.difficulty import CDBLoss
+from mmseol.losses.equalization import EqualizationLoss, SigmoidEqualizationLoss
 from mmseol.losses.focal import FocalLoss, SigmoidFocalLoss
+from mmseol.losses.ghm import GHMCLoss
+from mmseol.losses.influence import InfluenceBalancedLoss
 from mmseol.losses.lade import LADELoss
 from mmseol.losses.lovasz import LovaszHingeLoss, LovaszSoftmaxLoss
 from mmseol.losses.margin import EnlargedMarginLoss, LDAMLoss
 from mmseol.losses.outlying import OneHotMSELoss, OutlyingMSELoss
 from mmseol.losses.overlap import DiceLoss, IoULoss, TverskyLoss
 from mmseol.losses.prior import BalancedSoftmaxLoss, LogitAdjustedLoss, VSLoss
-from mmseol.losses.reweight import CrossEntropyLoss
-from mmseol.losses.weighted import WeightedClassLoss
 from mmseol.losses.region import RegionLoss
+from mmseol.losses.reweight import CrossEntropyLoss
+from mmseol.losses.seesaw import SeesawLoss
+from mmseol.losses.weighted import WeightedClassLoss
 
 __all__ = [
     "BalancedSoftmaxLoss",
+    "CDBLoss",
     "ClassLoss",
     "CrossEntropyLoss",
     "DiceLoss",
     "EnlargedMarginLoss",
+    "EqualizationLoss",
     "FocalLoss",
+    "GHMCLoss",
+    "InfluenceBalancedLoss",
     "IoULoss",
     "LADELoss",
     "LDAMLoss",
@@ -28,6 +37,8 @@ __all__ = [
     "OneHotMSELoss",
     "OutlyingMSELoss",
     "RegionLoss",
+    "SeesawLoss",
+    "SigmoidEqualizationLoss",
     "SigmoidFocalLoss",
     "TverskyLoss",
     "VSLoss",

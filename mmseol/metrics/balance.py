@@ -54,6 +54,11 @@ class BalanceMetric(BaseMetric):
         self.table_dir = None if table_dir is None else Path(table_dir)
         self.given_counts = None if class_counts is None else load_counts(class_counts)
         self._counts = self.given_counts
+        self.class_recall: NDArray[np.float64] | None = None
+        """Recall of each class in the last evaluation, within 0..1, NaN where the truth lacks it, (K,).
+
+        Known to the main process alone, as the results of all samples are.
+        """
         self._warned = False
         self._check_lengths()
 
@@ -102,6 +107,7 @@ class BalanceMetric(BaseMetric):
         """Return the scores in per cent; log them per class, and write them to JSON and CSV."""
         names = self.names()
         scores = score_classes(self.confusion(results, len(names)))
+        self.class_recall = scores.recall
         groups, rule = self._groups()
         summary = summarize(scores, groups)
         rows = class_rows(names, scores, self._counts, groups)

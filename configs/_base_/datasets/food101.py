@@ -1,13 +1,14 @@
 """Food-101-LT, 224 px: 50 images a class held out, then long-tailed at ratio 100: 15,359 training images.
 
-Alpha 1 is the paper's choice on this data. Random crops and flips for training and the centre of the image
-at 256 px for testing are ours. ``data_root`` is the unpacked archive, with ``images/`` and ``meta/``.
+Alpha 1 is the paper's choice on this data; the equalization loss takes CIFAR-100's threshold. Random crops
+and flips for training and the centre of the image at 256 px for testing are ours. ``data_root`` is the
+unpacked archive, with ``images/`` and ``meta/``.
 """
 
 _base_ = ["../losses.py"]
 
 data_root = "data/food-101"
-losses = dict(outlying_mse=dict(alpha=1.0))
+losses = dict(outlying_mse=dict(alpha=1.0), equalization=dict(threshold=0.005))
 data_preprocessor = dict(
     num_classes=101, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True
 )

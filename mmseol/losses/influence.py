@@ -1,0 +1,161 @@
+"""Influence-balanced loss (Park et al., ICCV 2021)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmseol.losses.base import ClassLoss, Reduction, number
+from mmseol.losses.weighted import Normalize, WeightedClassLoss
+from mmseol.registry import MODELS
+
+__all__ = ["InfluenceBalancedLoss"]
+
+_EPSILON = 1e-3
+_LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+@MODELS.register_module()
+class InfluenceBalancedLoss(WeightedClassLoss):
+    r"""Cross entropy divided by the influence of the sample on the decision boundary.
+
+    .. math:: L = \frac1N \sum_i \frac{\alpha\, c_i (1 - e^{-c_i})^\gamma}
+        {\lVert p_i - t_i \rVert_1 \lVert h_i \rVert_1 + 10^{-3}}, \qquad c_i = -w_{y_i} \log p_{i y_i}
+
+    where :math:`h_i` are the features that the classifier reads, and :math:`w \propto 1/n` sums to K. The
+    gradient flows through the influence too. ``mmseol.ClassifierFeatureHook`` hands over the features and
+    tells the epoch; before ``start_epoch`` the loss is plain, unweighted cross entropy. Used directly::
+
+        loss.set_features(h)  # (N, F, *), before each evaluation
+        loss(pred, target)
+
+    Features of a lower resolution than ``pred`` are brought to it by interpolation of :math:`\lVert h
+    \rVert_1`. They are dropped once the loss is evaluated, so that they hold no memory; an evaluation under
+    ``no_grad``, as mmseg's samplers do it before the real one, leaves them.
+
+    Source: Park et al., "Influence-Balanced Loss for Imbalanced Visual Classification", ICCV 2021, and the
+    authors' code (pseulki/IB-Loss), which starts at epoch 100 of 200 with :math:`\alpha` 1000;
+    ``gamma=1`` is their IB + focal.
+
+    Args:
+        scale: :math:`\alpha`, above 0.
+        gamma: Power of the focal factor, at least 0.
+        start_epoch: Epoch, from 0, where the influence begins to count.
+        class_weight: As in :class:`~mmseol.losses.weighted.WeightedClassLoss`; so are ``normalize``, where
+            the authors divide by the number, and further arguments.
+    """
+
+    required_hooks = ("mmseol.ClassifierFeatureHook",)
+
+    def __init__(
+        self,
+        scale: float = 1000.0,
+        gamma: float = 0.0,
+        start_epoch: int = 100,
+        class_weight: Any = "inverse_frequency",
+        normalize: Normalize = "count",
+        **kwargs: Any,
+    ) -> None:
+        self.scale, self.gamma = number("scale", scale), number("gamma", gamma)
+        if self.scale <= 0:
+            raise ValueError(f"`scale` must be above 0, got {scale!r}.")
+        if self.gamma < 0:
+            raise ValueError(f"`gamma` must be at least 0, got {gamma!r}.")
+        if type(start_epoch) is not int or start_epoch < 0:
+            raise ValueError(f"`start_epoch` must be a whole number, at least 0, got {start_epoch!r}.")
+        self.start_epoch = start_epoch
+        self._epoch: int | None = None
+        self._norm: Tensor | None = None
+        self._align_corners = False
+        super().__init__(class_weight=class_weight, normalize=normalize, **kwargs)
+
+    @property
+    def wants_features(self) -> bool:
+        """Whether the next evaluation needs features: not while it is known to be before the start."""
+        return self._epoch is None or self._epoch >= self.start_epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say how many epochs are done."""
+        self._epoch = epoch
+
+    def set_features(self, features: Tensor, align_corners: bool = False) -> None:
+        """Take what the classifier reads, (N, F, *), for the next evaluation.
+
+        Args:
+            align_corners: How the model interpolates outputs, if its features are of lower resolution.
+
+        Raises:
+            ValueError: If the features are no floating-point (N, F, *).
+        """
+        if features.dim() < 2 or not features.is_floating_point():
+            raise ValueError(
+                f"`features` must be floating-point (N, F, *), got {features.dtype} {tuple(features.shape)}."
+            )
+        dtype = torch.promote_types(features.dtype, torch.float32)  # a sum in half precision overflows
+        self._norm = torch.linalg.vector_norm(features, ord=1, dim=1, dtype=dtype)
+        self._align_corners = align_corners
+
+    def evaluate(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        ignore_index: int,
+        reduction: Reduction,
+        avg_factor: float | Tensor | None,
+    ) -> Tensor:
+        """Return the loss, and let go of the features."""
+        if self._norm is None and self.wants_features:
+            raise RuntimeError(
+                "`InfluenceBalancedLoss` needs the features that the classifier reads, and got none. Let the "
+                "hook hand them over:\n"
+                "    custom_hooks = [dict(type='mmseol.ClassifierFeatureHook'), ...]\n"
+                "or call loss.set_features(h), (N, F, *), before each evaluation."
+            )
+        loss = super().evaluate(pred, target, weight, ignore_index, reduction, avg_factor)
+        if torch.is_grad_enabled():
+            self._norm = None
+        return loss
+
+    def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        """Return the loss at every position, (N, *)."""
+        entropy = F.cross_entropy(pred, target, reduction="none")
+        if self._norm is None:
+            return entropy
+        if target.dim() == pred.dim():
+            weighted = F.cross_entropy(pred, target, weight=self.class_weight_like(pred), reduction="none")
+            distance = (pred.softmax(1) - target).abs().sum(1)
+        else:
+            weight = self.weight_of(pred, target)
+            weighted = entropy if weight is None else weight * entropy
+            distance = -2 * torch.expm1(-entropy)  # ||p - t||_1 = 2 (1 - p_y)
+        norm = torch.where(valid, self._norm_like(pred), 1)
+        loss = weighted * self.scale / (distance * norm + _EPSILON)
+        if self.gamma > 0:
+            tiny = torch.finfo(loss.dtype).tiny  # keeps 0 ** (gamma - 1) out of the gradient
+            loss = loss * (-torch.expm1(-weighted)).clamp(min=tiny) ** self.gamma
+        return loss
+
+    def _norm_like(self, pred: Tensor) -> Tensor:
+        """Return the norm of the features at ``pred``'s positions, (N, *)."""
+        assert self._norm is not None
+        norm, shape = self._norm.to(pred.dtype), pred.shape[2:]
+        if norm.dim() != pred.dim() - 1 or norm.shape[0] != pred.shape[0]:
+            raise ValueError(
+                f"`features` must be (N, F, *) of the {pred.shape[0]} samples and {len(shape)} dimensions of "
+                f"`pred` {tuple(pred.shape)}, got norms of shape {tuple(norm.shape)}."
+            )
+        if norm.shape[1:] == shape:
+            return norm
+        mode = _LINEAR[len(shape)]
+        norm = F.interpolate(norm.unsqueeze(1), shape, mode=mode, align_corners=self._align_corners)
+        return norm.squeeze(1)
+
+    def divisor(self, target: Tensor, valid: Tensor) -> Tensor:
+        """Return the number of valid positions; with class weights and ``normalize='weight'`` their sum."""
+        if self._norm is None:
+            return ClassLoss.divisor(self, target, valid)
+        return super().divisor(target, valid)
