@@ -13,6 +13,7 @@ __all__ = [
     "counting_losses",
     "counting_metrics",
     "from_heads",
+    "losses_with",
     "train_dataset",
     "train_sampler",
     "unwrap",
@@ -28,10 +29,13 @@ def unwrap(model: Any) -> nn.Module:
 
 def counting_losses(model: nn.Module) -> list[tuple[str, Any]]:
     """Return the modules, with their names, that have ``set_class_counts``."""
+    return losses_with(model, "set_class_counts")
+
+
+def losses_with(model: nn.Module, method: str) -> list[tuple[str, Any]]:
+    """Return the modules, with their names, that have this method."""
     return [
-        (name, module)
-        for name, module in model.named_modules()
-        if callable(getattr(module, "set_class_counts", None))
+        (name, module) for name, module in model.named_modules() if callable(getattr(module, method, None))
     ]
 
 
