@@ -33,7 +33,7 @@ def add_run_arguments(parser: ArgumentParser) -> None:
 
 
 def load_config(args: Namespace) -> Config:
-    """Return the config with the arguments applied: loss, data root, imbalance, seed, last ``--cfg-options``.
+    """Return the config with the arguments applied: loss, data, seed, stage, and last ``--cfg-options``.
 
     Raises:
         ValueError: If an argument does not fit the config.
@@ -51,6 +51,8 @@ def load_config(args: Namespace) -> Config:
         experiment.set_imbalance(cfg, args.imbalance)
     if getattr(args, "seed", None) is not None:
         experiment.set_seed(cfg, args.seed)
+    if getattr(args, "retrain_classifier", None) is not None:
+        experiment.set_classifier_retraining(cfg, *args.retrain_classifier)
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
     experiment.set_dataloader_defaults(cfg)
@@ -60,9 +62,10 @@ def load_config(args: Namespace) -> Config:
 
 
 def default_work_dir(args: Namespace) -> str:
-    """Return ``work_dirs/CONFIG``, and below it a folder for each loss, imbalance and seed asked for."""
+    """Return ``work_dirs/CONFIG``, and below it a folder for each loss, imbalance, second stage and seed."""
     specs = [spec for spec in (args.loss, args.imbalance) if spec is not None]
     parts = [spec.replace(":", "-").replace("/", "_") for spec in specs]
+    parts += (getattr(args, "retrain_classifier", None) or [])[:1]
     parts += [] if args.seed is None else [f"seed{args.seed}"]
     return str(Path("work_dirs", Path(args.config).stem, *(["_".join(parts)] if parts else [])))
 

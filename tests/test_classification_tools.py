@@ -82,11 +82,28 @@ def test_test_reproduces_the_best_validation_score(trained, monkeypatch, tmp_pat
     assert {"accuracy", "macro_f1", "worst_class", "many/accuracy", "few/accuracy"} <= scores.keys()
 
 
+@pytest.mark.parametrize("method", ["crt", "lws"])
+def test_second_stage_trains_the_classifier_alone(method, trained, monkeypatch, tmp_path) -> None:
+    options = ("train_cfg.max_epochs=1", "train_cfg.val_interval=1", "default_hooks.checkpoint.interval=1")
+    arguments = (CONFIG, *LOSS, "--imbalance", "step:10", "--seed", 1, "--work-dir", tmp_path / "stage_two")
+    stage_two = ("--retrain-classifier", method, best(trained))
+    name = f"experiment_name={method}_{tmp_path.name}"
+    call(monkeypatch, "train.py", *arguments, *stage_two, "--cfg-options", *options, name)
+    paths = (best(trained), tmp_path / "stage_two" / "epoch_1.pth")
+    old, new = (torch.load(path, map_location="cpu", weights_only=False)["state_dict"] for path in paths)
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    assert changed - {"head.temperature"} == {"head.fc.weight", "head.fc.bias"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--imbalance", "stairs:10"], "`profile` must be one of 'long_tailed', 'step', got 'stairs'"),
         (["--imbalance", "step"], "`--imbalance` must be PROFILE:RATIO[:key=value,...], got 'step'"),
+        (
+            ["--retrain-classifier", "ncm", "a.pth"],
+            "`--retrain-classifier` must be one of crt, lws, got 'ncm'",
+        ),
         (["--loss", "outlying_mse:alpha=0"], "`alpha` must be a finite number above 0, got 0"),
     ],
 )
@@ -113,3 +130,5 @@ def test_default_work_dirs_differ_by_imbalance() -> None:
 
     args = Namespace(config="configs/a.py", loss="ce", imbalance="step:10", seed=1)
     assert default_work_dir(args) == str(Path("work_dirs", "a", "ce_step-10_seed1"))
+    args.retrain_classifier = ["crt", "epoch_1.pth"]
+    assert default_work_dir(args) == str(Path("work_dirs", "a", "ce_step-10_crt_seed1"))

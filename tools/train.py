@@ -22,6 +22,12 @@ def main() -> None:
         metavar="PROFILE:RATIO[:key=value,...]",
         help="cut the training data, long_tailed:100 or step:10:seed=1,protocol=cao2019 (classification)",
     )
+    parser.add_argument(
+        "--retrain-classifier",
+        nargs=2,
+        metavar=("{crt,lws}", "CHECKPOINT"),
+        help="train a new classifier, or one scale a class, on the features of this finished run",
+    )
     parser.add_argument("--seed", type=int, help="seed of initialisation, data order and augmentation")
     parser.add_argument("--amp", action="store_true", help="mixed precision (needs a GPU)")
     parser.add_argument(

@@ -182,8 +182,26 @@ def written_scores(folder: str | Path) -> dict[str, float]:
 
 
 def markdown(record: Mapping[str, Any]) -> str:
-    """Return a Markdown table of a record: methods in rows; classes, or scores with spread, in columns."""
+    """Return a Markdown table of a record: methods in rows; classes, or scores with spread, in columns.
+
+    A record of :mod:`mmseol.analysis.hosts` has a situation in each row.
+    """
+    if "situations" in record:
+        return _situations_markdown(record)
     return _scores_markdown(record) if "scores" in record else _iou_markdown(record)
+
+
+def _situations_markdown(record: Mapping[str, Any]) -> str:
+    def cell(value: Any) -> str:
+        return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+    lines = ["| situation | right | mmseol | the host's own | |", "|---|---:|---:|---:|---|"]
+    lines += [
+        f"| {row['situation']} | {cell(row['right'])} | {cell(row['ours'])} | {cell(row['host'])} | "
+        f"`{row['component']}` |"
+        for row in record["situations"]
+    ]
+    return "\n".join(lines)
 
 
 def _scores_markdown(record: Mapping[str, Any]) -> str:

@@ -1,14 +1,18 @@
 """Hooks for any mmengine Runner; they find losses by their methods, not by their classes."""
 
+from mmseol.hooks.alpha_ramp import AlphaRampHook
 from mmseol.hooks.class_count import ClassCountHook
 from mmseol.hooks.class_difficulty import ClassDifficultyHook
 from mmseol.hooks.classifier_features import ClassifierFeatureHook, feed_features
+from mmseol.hooks.deferred_reweight import DeferredReweightHook
 from mmseol.hooks.non_finite_loss import NonFiniteLossHook
 
 __all__ = [
+    "AlphaRampHook",
     "ClassCountHook",
     "ClassDifficultyHook",
     "ClassifierFeatureHook",
+    "DeferredReweightHook",
     "NonFiniteLossHook",
     "feed_features",
 ]

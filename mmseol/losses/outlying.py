@@ -77,6 +77,16 @@ class OutlyingMSELoss(ClassLoss):
         """Always: the targets follow from the counts."""
         return True
 
+    def set_alpha(self, alpha: float) -> None:
+        """Use this alpha from now on; for schedules.
+
+        Raises:
+            ValueError: If it is not a finite number above 0.
+        """
+        outlying_values([2, 1], alpha)
+        self.alpha = alpha
+        self._refresh()
+
     def update_from_counts(self, counts: np.ndarray, totals: np.ndarray | None) -> None:
         """Work out the target value of each class."""
         self.set_derived("target_values", outlying_values(counts, self.alpha, self.scheme, self.ties))

@@ -11,10 +11,12 @@ from mmseol.samplers.by_label import (
     ProgressivelyBalancedSampler,
     UnderSampler,
 )
+from mmseol.samplers.deferred import DeferredSampler
 from mmseol.samplers.rare_class import RareClassSampler
 
 __all__ = [
     "ClassAwareSampler",
+    "DeferredSampler",
     "EpochSampler",
     "OverSampler",
     "ProgressivelyBalancedSampler",

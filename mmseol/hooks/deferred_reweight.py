@@ -1,0 +1,115 @@
+"""Deferred re-weighting: class weights from a late epoch on."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from mmengine.hooks import Hook
+
+from mmseol.counts import class_weights
+from mmseol.hooks.finding import losses_with, unwrap
+from mmseol.hooks.schedule import check_step, progress
+from mmseol.registry import HOOKS
+
+__all__ = ["DeferredReweightHook"]
+
+
+@HOOKS.register_module()
+class DeferredReweightHook(Hook):
+    r"""Train with all classes alike first, and weight the loss by class from ``begin`` on (DRW).
+
+    Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019,
+    Algorithm 1. All weights are 1 before ``begin``; from then on they are those of the class counts. The
+    defaults are the authors' code: of 200 epochs, effective-number weights with :math:`\beta = 0.9999`
+    from epoch 160 on, the first being 0; ``weight='inverse_frequency'`` is the text of the paper. It
+    works on every loss with a method ``set_class_weight``, in place of the ``class_weight`` that the loss
+    was built with::
+
+        model = dict(head=dict(loss=dict(type="mmseol.LDAMLoss", max_margin=0.5, scale=30.0)))
+        custom_hooks = [
+            dict(type="mmseol.ClassCountHook"),
+            dict(type="mmseol.DeferredReweightHook", begin=160),
+        ]
+
+    The weights follow from the epoch alone, so that a resumed run has the right ones. Deferred
+    re-sampling (DRS) is ``mmseol.DeferredSampler``.
+
+    Args:
+        begin: First epoch, or iteration, with class weights, counted from 0.
+        by_epoch: Whether ``begin`` counts epochs, or iterations.
+        weight: Weights by name, see :func:`mmseol.counts.class_weights`.
+        beta: Of the effective number, in [0, 1).
+
+    Raises:
+        ValueError: If an argument is out of its range, or no loss takes class weights.
+        RuntimeError: If a loss was not told the class counts.
+    """
+
+    priority = "HIGH"  # behind ClassCountHook, which brings the counts
+
+    def __init__(
+        self,
+        begin: int = 160,
+        by_epoch: bool = True,
+        weight: Literal["effective_number", "inverse_frequency", "median_frequency"] = "effective_number",
+        beta: float = 0.9999,
+    ) -> None:
+        self.begin = check_step("begin", begin)
+        self.by_epoch = by_epoch
+        class_weights(weight, [2, 1], beta=beta)  # refuses a wrong name or beta
+        self.weight, self.beta = weight, beta
+        self._on: bool | None = None
+
+    def before_train(self, runner: Any) -> None:
+        """Set the weights of the epoch or iteration that comes first, also after resuming."""
+        losses = losses_with(unwrap(runner.model), "set_class_weight")
+        if not losses:
+            raise ValueError(
+                "DeferredReweightHook found no loss with `set_class_weight`. Train with a loss of mmseol "
+                "that takes `class_weight`, as mmseol.CrossEntropyLoss, or leave the hook out."
+            )
+        for name, loss in losses:
+            if getattr(loss, "class_counts", None) is None or not loss.class_counts.any():
+                raise RuntimeError(
+                    f"DeferredReweightHook needs the class counts, and {name} was never told. Let the hook "
+                    "count: custom_hooks = [dict(type='mmseol.ClassCountHook'), ...], or give the loss "
+                    "class_counts=[...]."
+                )
+        last = runner.max_epochs if self.by_epoch else runner.max_iters
+        if self.begin >= last:
+            unit = "epochs" if self.by_epoch else "iterations"
+            runner.logger.warning(
+                f"DeferredReweightHook: `begin` is {self.begin}, but the run has {last} {unit}: the loss is "
+                "never weighted."
+            )
+        self._on = None
+        self._set(runner)
+
+    def before_train_epoch(self, runner: Any) -> None:
+        """Set the weights of the epoch."""
+        if self.by_epoch:
+            self._set(runner)
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Set the weights of the iteration."""
+        if not self.by_epoch:
+            self._set(runner)
+
+    def _set(self, runner: Any) -> None:
+        on = progress(runner, self.by_epoch) >= self.begin
+        if on == self._on:
+            return
+        for name, loss in losses_with(unwrap(runner.model), "set_class_weight"):
+            counts = loss.class_counts.cpu().numpy()
+            totals = loss.class_totals.cpu().numpy()
+            weights = (
+                class_weights(self.weight, counts, totals if totals.any() else None, self.beta)
+                if on
+                else np.ones(counts.size)
+            )
+            loss.set_class_weight(weights)
+            if on:
+                shown = np.array2string(weights, precision=4, threshold=20)
+                runner.logger.info(f"{name}: weighted by class from now on, {shown}.")
+        self._on = on

@@ -1,0 +1,202 @@
+"""Schedules of weights, sampling and targets, in real Runners."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import Hook
+from tiny_runner import LABELS, TinyDataset, TinyModel, log_of, outlying, tiny_runner
+
+from mmseol.hooks import AlphaRampHook, DeferredReweightHook
+from mmseol.registry import DATA_SAMPLERS
+
+COUNTS = np.bincount(LABELS)
+CE = {"type": "mmseol.CrossEntropyLoss"}
+WEIGHTED = {"type": "mmseol.CrossEntropyLoss", "class_weight": "median_frequency"}
+COUNT = {"type": "mmseol.ClassCountHook"}
+
+
+class Watch(Hook):
+    """Keep what a loss's attribute is at every iteration."""
+
+    priority = "VERY_LOW"
+
+    def __init__(self, attribute: str) -> None:
+        self.attribute = attribute
+        self.seen: list[tuple[int, int, Any]] = []
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        for head in (runner.model.decode_head, runner.model.auxiliary_head):
+            for loss in head.losses:
+                value = getattr(loss, self.attribute)
+                self.seen.append((runner.epoch, runner.iter, np.asarray(value).tolist()))
+
+
+def effective_number(beta: float) -> np.ndarray:
+    """Return the weights as Cao et al.'s code works them out."""
+    weights = (1.0 - beta) / (1.0 - np.power(beta, COUNTS))
+    return weights / np.sum(weights) * len(COUNTS)
+
+
+def watched(tmp_path: Path, hook: dict[str, Any], loss: dict[str, Any], **kwargs: Any) -> tuple[Any, Watch]:
+    watch = Watch("class_weight" if "Reweight" in hook["type"] else "alpha")
+    runner = tiny_runner(
+        tmp_path, TinyModel([loss], [loss]), custom_hooks=[hook, watch, COUNT], **kwargs
+    )  # the hook that counts stands last: its priority puts it first
+    runner.train()
+    return runner, watch
+
+
+DRW = {"type": "mmseol.DeferredReweightHook", "begin": 2}
+
+
+@pytest.mark.parametrize("loss", [CE, WEIGHTED])
+def test_weights_are_one_until_the_epoch_begins(tmp_path: Path, loss: dict[str, Any]) -> None:
+    runner, watch = watched(tmp_path, DRW, loss, epochs=4)
+    assert len(watch.seen) == 4 * 4 * 2
+    for epoch, _, weight in watch.seen:
+        np.testing.assert_allclose(weight, np.ones(4) if epoch < 2 else effective_number(0.9999), rtol=1e-9)
+    assert log_of(runner).count("weighted by class from now on") == 2
+
+
+def test_weights_are_right_wherever_a_run_resumes(tmp_path: Path) -> None:
+    watched(tmp_path, DRW, CE, epochs=3)
+    for epoch in (1, 2, 3):
+        resumed = tmp_path / f"epoch_{epoch}.pth"
+        options = dict(epochs=4, load_from=str(resumed), resume=True)
+        _, watch = watched(tmp_path / str(epoch), DRW, CE, **options)
+        assert min(seen for seen, *_ in watch.seen) == epoch
+        for seen, _, weight in watch.seen:
+            assert (weight == [1.0] * 4) == (seen < 2)
+
+
+@pytest.mark.parametrize("weight", ["inverse_frequency", "effective_number"])
+def test_by_iteration(tmp_path: Path, weight: str) -> None:
+    hook = dict(DRW, begin=5, by_epoch=False, weight=weight, beta=0.9)
+    cfg = {"type": "IterBasedTrainLoop", "max_iters": 8, "val_interval": 1000}
+    _, watch = watched(tmp_path, hook, CE, train_cfg=cfg)
+    inverse = 1 / COUNTS
+    late = inverse / inverse.sum() * 4 if weight == "inverse_frequency" else effective_number(0.9)
+    assert [iteration for _, iteration, _ in watch.seen[::2]] == list(range(8))
+    for _, iteration, seen in watch.seen:
+        np.testing.assert_allclose(seen, np.ones(4) if iteration < 5 else late, rtol=1e-9)
+
+
+def test_weights_of_one_are_no_weights(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    plain, _ = watched(tmp_path / "plain", dict(DRW, begin=99), CE, randomness={"seed": 3})
+    assert "`begin` is 99, but the run has 1 epochs" in log_of(plain)
+    torch.manual_seed(3)
+    other = tiny_runner(tmp_path / "other", TinyModel([CE], [CE]), randomness={"seed": 3})
+    other.train()
+    for one, two in zip(plain.model.parameters(), other.model.parameters(), strict=True):
+        np.testing.assert_allclose(one.detach(), two.detach(), rtol=1e-6)
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    runner = tiny_runner(tmp_path / "a", TinyModel([outlying()], []), custom_hooks=[DRW, COUNT])
+    with pytest.raises(ValueError, match="no loss with `set_class_weight`"):
+        runner.train()
+    runner = tiny_runner(tmp_path / "b", TinyModel([CE], []), custom_hooks=[DRW])
+    with pytest.raises(RuntimeError, match=r"decode_head\.losses\.0 was never told.*ClassCountHook"):
+        runner.train()
+    runner = tiny_runner(
+        tmp_path / "c", TinyModel([CE], []), custom_hooks=[{"type": "mmseol.AlphaRampHook"}, COUNT]
+    )
+    with pytest.raises(ValueError, match="no loss with `set_alpha`"):
+        runner.train()
+
+
+@pytest.mark.parametrize(
+    ("hook", "arguments", "message"),
+    [
+        (DeferredReweightHook, {"begin": -1}, "`begin` must be a whole number of at least 0, got -1"),
+        (DeferredReweightHook, {"begin": 1.5}, "`begin` .* got 1.5"),
+        (DeferredReweightHook, {"weight": "none"}, "`class_weight` must be one of .*, got 'none'"),
+        (DeferredReweightHook, {"beta": 1.0}, r"`beta` must lie in \[0, 1\), got 1.0"),
+        (AlphaRampHook, {"start": 0}, "`start` must be a finite number above 0, got 0"),
+        (AlphaRampHook, {"end": float("nan")}, "`end` must be a finite number above 0, got nan"),
+        (AlphaRampHook, {"begin": 3, "until": 3}, r"`until` must be above `begin` \(3\), got 3"),
+    ],
+)
+def test_wrong_arguments(hook: type, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        hook(**arguments)
+
+
+@pytest.mark.parametrize("by_epoch", [True, False])
+def test_alpha_ramps_linearly_to_the_losses_own(tmp_path: Path, by_epoch: bool) -> None:
+    hook = dict(type="mmseol.AlphaRampHook", start=1.0, begin=1, until=3, by_epoch=by_epoch)
+    runner, watch = watched(tmp_path, hook, outlying(alpha=5.0), epochs=5)
+    assert len(watch.seen) == 5 * 4 * 2
+    for epoch, iteration, alpha in watch.seen:
+        assert alpha == np.interp(epoch if by_epoch else iteration, [1, 3], [1.0, 5.0])
+    loss = runner.model.decode_head.losses[0]
+    np.testing.assert_allclose(loss.target_values, 5.0 * np.arange(1, 5))
+    hook["end"] = 9.0
+    options = dict(epochs=3, load_from=str(tmp_path / "epoch_2.pth"), resume=True)
+    _, watch = watched(tmp_path / "resumed", hook, outlying(alpha=5.0), **options)
+    assert watch.seen[0][2] == (5.0 if by_epoch else 9.0)  # of epoch 2, of iteration 8
+
+
+def test_alpha_of_averaged_models_follows(tmp_path: Path) -> None:
+    hooks = [COUNT, {"type": "EMAHook"}, {"type": "mmseol.AlphaRampHook", "start": 2.0, "until": 2}]
+    runner = tiny_runner(tmp_path, TinyModel([outlying()], [outlying(alpha=3.0)]), custom_hooks=hooks)
+    runner.train()
+    (ema,) = (hook.ema_model.module for hook in runner.hooks if hasattr(hook, "ema_model"))
+    for net in (runner.model, ema):
+        assert [head.losses[0].alpha for head in (net.decode_head, net.auxiliary_head)] == [2.0, 2.0]
+        np.testing.assert_allclose(net.decode_head.losses[0].target_values, 2.0 * np.arange(1, 5))
+    with pytest.raises(ValueError, match="`alpha` must be a finite number above 0, got -1"):
+        ema.decode_head.losses[0].set_alpha(-1)
+
+
+DRS = {"type": "mmseol.DeferredSampler", "begin": 1, "then": {"type": "mmseol.ClassAwareSampler"}}
+
+
+def test_sampling_is_deferred(tmp_path: Path) -> None:
+    drawn: dict[int, list[int]] = {}
+
+    class Labels(Hook):
+        def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+            drawn.setdefault(runner.epoch, []).extend(int(label) for label in data_batch["label"])
+
+    def train(work_dir: Path, **kwargs: Any) -> dict[int, list[int]]:
+        drawn.clear()
+        runner = tiny_runner(work_dir, TinyModel([CE], []), custom_hooks=[Labels(), COUNT], **kwargs)
+        runner._train_dataloader["sampler"] = DRS
+        runner.train()
+        return dict(drawn)
+
+    whole = train(tmp_path / "whole", epochs=3, randomness={"seed": 1})
+    assert np.bincount(whole[0]).tolist() == COUNTS.tolist()
+    for epoch in (1, 2):
+        assert len(whole[epoch]) == len(LABELS)
+        assert np.bincount(whole[epoch], minlength=4)[3] > COUNTS[3]
+    assert whole[1] != whole[2]
+    first = str(tmp_path / "whole" / "epoch_1.pth")
+    again = train(tmp_path / "again", epochs=3, randomness={"seed": 1}, load_from=first, resume=True)
+    assert again == {1: whole[1], 2: whole[2]}
+
+
+def test_deferred_sampler_is_its_samplers() -> None:
+    dataset = TinyDataset(LABELS)
+    balanced = {"type": "mmseol.ClassAwareSampler"}
+    sampler = DATA_SAMPLERS.build(dict(DRS, begin=2, dataset=dataset, seed=5))
+    plain, late = (
+        DATA_SAMPLERS.build(dict(config, dataset=dataset, seed=5))
+        for config in ({"type": "DefaultSampler", "shuffle": True}, balanced)
+    )
+    assert len(sampler) == len(LABELS)
+    for epoch in range(4):
+        for one in (sampler, plain, late):
+            one.set_epoch(epoch)
+        assert list(sampler) == list(plain if epoch < 2 else late)
+    with pytest.raises(ValueError, match=r"as many items an epoch as `first` \(16\), got 32"):
+        DATA_SAMPLERS.build(dict(DRS, then={"type": "mmseol.OverSampler"}, dataset=dataset))
+    with pytest.raises(ValueError, match="`begin` must be a whole number of at least 0, got -1"):
+        DATA_SAMPLERS.build(dict(DRS, begin=-1, dataset=dataset))
