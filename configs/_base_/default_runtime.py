@@ -21,4 +21,8 @@ default_hooks = dict(
     sampler_seed=dict(type="DistSamplerSeedHook"),
     visualization=dict(type="SegVisualizationHook"),
 )
-custom_hooks = [dict(type="mmseol.ClassCountHook"), dict(type="mmseol.NonFiniteLossHook")]
+custom_hooks = [
+    dict(type="mmseol.ClassCountHook"),
+    dict(type="mmseol.NonFiniteLossHook"),
+    dict(type="mmseol.UpsampleFreeLossHook"),
+]

@@ -4,5 +4,14 @@ from mmseol.segmentation.camvid import CamVidDataset
 from mmseol.segmentation.jpu_head import JPUHead
 from mmseol.segmentation.transforms import CheckLabelSize, ClassAwareCrop
 from mmseol.segmentation.tta import SegScoreTTAModel
+from mmseol.segmentation.upsample_free import UpsampleFreeLossHook, upsample_free
 
-__all__ = ["CamVidDataset", "CheckLabelSize", "ClassAwareCrop", "JPUHead", "SegScoreTTAModel"]
+__all__ = [
+    "CamVidDataset",
+    "CheckLabelSize",
+    "ClassAwareCrop",
+    "JPUHead",
+    "SegScoreTTAModel",
+    "UpsampleFreeLossHook",
+    "upsample_free",
+]

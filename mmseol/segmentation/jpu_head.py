@@ -223,7 +223,7 @@ class JPUEncHead(JPUHead, EncHead, context="enc"):
     ) -> dict[str, Tensor]:
         """Return the losses; unlike mmseg's, works without the SE loss and never takes void for a class."""
         outputs, se_outputs = seg_logit if self.use_se_loss else (seg_logit, None)
-        losses = BaseDecodeHead.loss_by_feat(self, outputs, batch_data_samples)
+        losses = super(EncHead, self).loss_by_feat(outputs, batch_data_samples)
         if self.use_se_loss:
             labels = self._stack_batch_gt(batch_data_samples).long()
             if self.ignore_index is not None:

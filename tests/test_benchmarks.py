@@ -1,0 +1,150 @@
+"""Benchmarks at sizes of a moment: what they record, not how fast anything is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from mmseol.losses.base import ClassLoss
+from mmseol.registry import MODELS
+
+FOLDER = Path(__file__).parents[1] / "tools" / "benchmarks"
+CASES: dict[str, tuple[dict[str, Any], int]] = {
+    "upsampled_loss": (
+        {"sizes": [{"outputs": (2, 5, 4, 4), "label": 16, "limits": {"memory_ratio": 1e9, "copies": 0}}]},
+        1,
+    ),
+    "same_size_loss": ({"sizes": [{"outputs": (2, 5, 8, 8)}]}, 1),
+    "all_losses": ({"outputs": (2, 11, 8, 8), "only": ["ce", "outlying_mse"]}, 2),
+    "training_step": ({"batch": 2, "crop": 32}, 3),
+    "psp_step": ({"batch": 2, "crop": 64, "classes": 5, "width": 4}, 2),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _path() -> Iterator[None]:
+    """Let the benchmarks import each other, as they do beside ``run.py``."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.syspath_prepend(str(FOLDER))
+        yield
+
+
+def in_this_process(module: ModuleType) -> Callable[..., int]:
+    """Return a stand-in for ``extra_memory`` that runs the small step here."""
+
+    def extra_memory(case: str, small: dict[str, Any], **sizes: Any) -> int:
+        name, function = case.split(":")
+        assert name == module.__name__
+        getattr(module, function)(**json.loads(json.dumps({**sizes, **small})))()
+        return 1000
+
+    return extra_memory
+
+
+def test_every_benchmark_is_tried_here() -> None:
+    assert set(CASES) == set(import_module("run").BENCHMARKS)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_record(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = import_module(name)
+    monkeypatch.setattr(module, "extra_memory", in_this_process(module))
+    kwargs, rows = CASES[name]
+    table = module.run(repeats=2, **kwargs)
+    assert table["name"] == name
+    assert len(table["rows"]) == rows
+    assert {"device", "threads", "commit", "python", "versions"} <= table["environment"].keys()
+    for row in table["rows"]:
+        assert row["repeats"] == 2
+        low, high = row["time_ratio_quartiles"]
+        assert low <= row["time_ratio"] <= high
+        assert row["ratio_of_medians"] == pytest.approx(row["seconds"] / row["reference_seconds"])
+        assert row["memory_mb"] == row["reference_memory_mb"] == 0.001
+        assert row["memory_ratio"] == 1
+        assert "time_ratio" in row["over"] or row["time_ratio"] <= row["limits"].get("time_ratio", 1e9)
+    if name == "upsampled_loss":
+        assert table["rows"][0]["over"] == ["copies"]
+        assert table["rows"][0]["copies"] == pytest.approx(1000 / (4 * 2 * 5 * 16 * 16))
+    page = import_module("report").markdown([table])
+    assert all(row["name"] in page for row in table["rows"])
+
+
+def test_all_losses_are_all() -> None:
+    listed = {cfg["type"].removeprefix("mmseol.") for cfg in import_module("all_losses").losses().values()}
+    registered = {
+        n for n, c in MODELS.module_dict.items() if isinstance(c, type) and issubclass(c, ClassLoss)
+    }
+    assert registered
+    assert registered <= listed
+
+
+def test_a_loss_that_cannot_run_keeps_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = import_module("all_losses")
+    step = module.step
+
+    def refusing(loss: str, outputs: Any) -> Any:
+        if loss == "mse":
+            raise ValueError("`features` must be given.")
+        return step(loss, outputs)
+
+    monkeypatch.setattr(module, "extra_memory", lambda *_, **__: None)
+    monkeypatch.setattr(module, "step", refusing)
+    (row,) = module.run(repeats=1, outputs=(1, 3, 4, 4), only=["mse"])["rows"]
+    assert row["note"] == "not run: `features` must be given."
+    assert "time_ratio" not in row
+
+
+def test_steps_take_turns() -> None:
+    turns: list[str] = []
+    sides = {name: lambda name=name: turns.append(name) for name in "ab"}
+    seconds = import_module("measure").alternate(sides, repeats=3, warmup=2)
+    assert turns == ["a", "b"] * 5
+    assert [len(taken) for taken in seconds.values()] == [3, 3]
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="resident memory is read from Linux")
+def test_memory_of_a_fresh_process() -> None:
+    ballast = torch.ones(100_000_000)  # 400 MB here must not show there
+    measured = import_module("measure").extra_memory("allocation:allocate", {"mb": 1}, mb=64)
+    assert len(ballast)
+    assert measured == pytest.approx(64e6, rel=0.2)
+    with pytest.raises(RuntimeError, match="refused"):
+        import_module("measure").extra_memory("allocation:refuse", {})
+
+
+def test_record_keeps_other_benchmarks(tmp_path: Path) -> None:
+    report = import_module("report")
+    tables = [
+        report.table(
+            name, f"Title of {name}", [report.row("case", "1x1", [0.2, 0.9, 0.4], [0.1, 0.3, 0.1])], "Notes."
+        )
+        for name in ("first", "second")
+    ]
+    report.write(tmp_path, tables)
+    report.write(tmp_path, [{**tables[1], "title": "Another title"}])
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert [made["title"] for made in record] == ["Title of first", "Another title"]
+    page = (tmp_path / "README.md").read_text()
+    assert "| case | 1x1 | 0.4 s | 0.1 s | 3.000 [2.000, 4.000] |" in page
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "record.json"]
+
+
+def test_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run, module = import_module("run"), import_module("psp_step")
+    monkeypatch.setattr(
+        module, "run", lambda repeats: import_module("report").table("psp_step", "T", [], str(repeats))
+    )
+    monkeypatch.setattr(
+        sys, "argv", ["run.py", "--only", "psp_step", "--repeats", "3", "--out", str(tmp_path)]
+    )
+    run.main()
+    assert "3" in capsys.readouterr().out
+    assert json.loads((tmp_path / "record.json").read_text())[0]["notes"] == "3"

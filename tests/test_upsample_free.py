@@ -1,0 +1,252 @@
+"""Heads without upsampled outputs against mmseg's own path."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from mmseg.models.losses import accuracy as host_accuracy
+from mmseg.registry import MODELS
+from test_hosts_seg import COUNTS, LOSSES, SIZE, K, build, features, samples, segmentor
+from tiny_runner import log_of
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmseol import experiment
+from mmseol.losses import OneHotMSELoss, OutlyingMSELoss
+from mmseol.segmentation import upsample_free
+from mmseol.segmentation.upsample_free import upsampled_accuracy
+
+
+class Upsampling:
+    """What any loss may bring: upsamples, and remembers what it was given."""
+
+    seen: tuple[torch.Size, torch.Size] | None = None
+
+    def forward_upsampled(
+        self, pred: Tensor, target: Tensor, align_corners: bool = False, **kwargs: Any
+    ) -> Tensor:
+        self.seen = pred.shape, target.shape
+        large = F.interpolate(pred, target.shape[1:], mode="bilinear", align_corners=align_corners)
+        return self(large, target, **kwargs)
+
+
+class Outlying(Upsampling, OutlyingMSELoss):
+    """The method on a loss with counts."""
+
+
+class OneHot(Upsampling, OneHotMSELoss):
+    """The method on a loss without."""
+
+
+OUTLYING = dict(type=Outlying, alpha=2.0, class_counts=COUNTS)
+JPU = dict(in_channels=(8, 12, 16), in_index=(0, 1, 2), jpu_channels=4, jpu_dilations=(1, 2))
+HEADS = {
+    "FCNHead": {},
+    "PSPHead": {},
+    "UPerHead": {},
+    "EncHead": dict(in_channels=[8, 12, 16], in_index=[0, 1, 2], num_codes=4),
+    "DAHead": dict(in_channels=16, in_index=2, pam_channels=4),
+    "STDCHead": dict(in_channels=16, in_index=2, num_convs=1, boundary_threshold=0.1),
+    "JPU fcn": dict(JPU, type="mmseol.JPUHead", context="fcn"),
+    "JPU enc": dict(JPU, type="mmseol.JPUHead", context="enc"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _scope() -> Iterator[None]:
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        yield
+
+
+def gradients(module: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+
+
+def step(head: nn.Module, x: list[Tensor], labels: list) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the log and the gradients of one step, dropout and all."""
+    torch.manual_seed(1)
+    log = head.loss(x, labels, {})
+    head.zero_grad()
+    sum(v for key, v in log.items() if "loss" in key).backward()
+    return {key: value.detach().mean() for key, value in log.items()}, gradients(head)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("kind", HEADS)
+def test_head_equals_the_hosts_path(kind: str, align_corners: bool) -> None:
+    x, labels = features(), samples()
+    head = build(kind, OUTLYING, align_corners=align_corners, **HEADS[kind])
+    keys = list(head.state_dict())
+    expected = step(copy.deepcopy(head), x, labels)
+    assert upsample_free(head) == {"": None}
+    got = step(head, x, labels)
+    assert head.loss_decode.seen[0][2:] == (8, 8) if "JPU" in kind else (2, 2)
+    assert head.loss_decode.seen[1] == (2, SIZE, SIZE)
+    assert got[0].keys() == expected[0].keys()
+    torch.testing.assert_close(got, expected)
+    assert list(head.state_dict()) == keys
+    assert "acc_seg" not in step_without_accuracy(head, x, labels)
+
+
+def step_without_accuracy(head: nn.Module, x: list[Tensor], labels: list) -> str:
+    upsample_free(head, accuracy="off")
+    return " ".join(step(head, x, labels)[0])
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("loss", ["outlying", "one_hot"])
+@pytest.mark.parametrize("kind", ["PSPHead", "JPU enc"])
+def test_losses_of_the_paper(kind: str, loss: str, align_corners: bool) -> None:
+    x, labels = features(), samples()
+    head = build(kind, LOSSES[loss], align_corners=align_corners, **HEADS[kind])
+    expected = step(copy.deepcopy(head), x, labels)
+    assert upsample_free(head) == {"": None}
+    torch.testing.assert_close(step(head, x, labels), expected)
+
+
+def test_losses_of_one_name_are_added_and_others_kept_apart() -> None:
+    x, labels = features(), samples()
+    head = build("PSPHead", [OUTLYING, dict(type=OneHot), dict(OUTLYING, alpha=3.0)])
+    expected = step(head, x, labels)
+    assert upsample_free(head) == {"": None}
+    assert set(expected[0]) == {"loss_outlying", "loss_one_hot", "acc_seg"}
+    torch.testing.assert_close(step(head, x, labels), expected)
+
+
+@pytest.mark.parametrize(
+    ("head", "reason"),
+    [
+        (dict(kind="FCNHead", loss=LOSSES["ce"]), "CrossEntropyLoss has no `forward_upsampled`"),
+        (dict(kind="FCNHead", loss=[OUTLYING, LOSSES["ce"]]), "CrossEntropyLoss has no `forward_upsampled`"),
+        (
+            dict(kind="FCNHead", loss=OUTLYING, sampler=dict(type="OHEMPixelSampler", min_kept=9)),
+            "OHEMPixelSampler samples pixels of them",
+        ),
+        (dict(kind="DDRHead", loss=[OUTLYING] * 2, in_channels=16), "DDRHead has its own `loss_by_feat`"),
+    ],
+)
+def test_what_needs_upsampled_outputs_keeps_the_hosts_path(head: dict[str, Any], reason: str) -> None:
+    made = build(**head)
+    cls = type(made)
+    assert upsample_free(made) == {"": reason}
+    assert type(made) is cls
+
+
+@pytest.mark.parametrize("size", [SIZE, SIZE * 2])
+def test_outputs_of_label_size_or_larger_take_the_hosts_path(size: int) -> None:
+    head = build("FCNHead", OUTLYING)
+    outputs, labels = torch.randn(2, K, size, size), samples()
+    expected = head.loss_by_feat(outputs, labels)
+    upsample_free(head)
+    torch.testing.assert_close(head.loss_by_feat(outputs, labels), expected)
+    assert head.loss_decode.seen is None
+
+
+def test_copies_and_pickles_go_on() -> None:
+    x, labels = features(), samples()
+    head = build("PSPHead", OUTLYING)
+    upsample_free(head)
+    expected = step(head, x, labels)
+    for other in (copy.deepcopy(head), pickle.loads(pickle.dumps(head))):
+        assert type(other) is type(head)
+        other.loss_decode.seen = None
+        torch.testing.assert_close(step(other, x, labels), expected)
+        assert other.loss_decode.seen is not None
+    assert "PSPHead" in repr(head)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(("small", "large"), [((5, 7), (40, 31)), ((8, 8), (64, 64)), ((1, 3), (70, 6))])
+def test_accuracy_is_the_hosts(small: tuple[int, int], large: tuple[int, int], align_corners: bool) -> None:
+    outputs = torch.randn(3, K, *small)
+    labels = torch.randint(K, (3, *large))
+    labels[torch.rand(labels.shape) < 0.2] = 255
+    upsampled = F.interpolate(outputs, large, mode="bilinear", align_corners=align_corners)
+    for ignore in (255, None):
+        expected = host_accuracy(upsampled, labels, ignore_index=ignore).squeeze()
+        got = upsampled_accuracy(outputs, labels, align_corners, ignore)
+        torch.testing.assert_close(got, expected)
+
+
+def test_accuracy_of_void_alone_and_of_ties() -> None:
+    labels = torch.full((1, 4, 4), 255)
+    outputs = torch.zeros(1, K, 2, 2)
+    assert upsampled_accuracy(outputs, labels, ignore_index=255) == 100
+    assert upsampled_accuracy(outputs, labels * 0, ignore_index=255) < 1e-4
+    with pytest.raises(ValueError, match=r"`accuracy` must be one of exact, off, got 'low'"):
+        upsample_free(nn.Identity(), "low")  # type: ignore[arg-type]
+
+
+class Stages(nn.Module):
+    """A backbone that compiles in no time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3, 8 << i, 3, 2 << i, padding=1) for i in range(4))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [conv(x) for conv in self.convs]
+
+
+def test_compiled_model() -> None:
+    model = segmentor("outlying")
+    model.backbone, model.auxiliary_head = Stages(), None
+    model.decode_head.loss_decode = MODELS.build(ConfigDict(OUTLYING))
+    x, labels = torch.randn(2, 3, 32, 32), samples()
+    torch.manual_seed(1)
+    expected = {key: value.mean() for key, value in model.loss(x, labels).items()}
+    assert model.decode_head.loss_decode.seen is None
+    assert upsample_free(model) == {"decode_head": None}
+    torch._dynamo.reset()
+    torch.manual_seed(1)
+    got = torch.compile(model, backend="aot_eager")(x, labels, mode="loss")
+    torch.testing.assert_close(got, expected)
+    assert model.decode_head.loss_decode.seen is not None
+    model.parse_losses(got)[0].backward()
+    assert all(grad.isfinite().all() for grad in gradients(model).values())
+
+
+def train(folder: Path, toy: Path, hooks: list[dict]) -> tuple[dict[str, Tensor], str]:
+    """Return what two iterations of the quickstart config log, and the run's log file."""
+    cfg = Config.fromfile(Path(__file__).parents[1] / "configs" / "quickstart" / "toy_camvid.py")
+    experiment.set_data_root(cfg, str(toy))
+    experiment.set_seed(cfg, 1)
+    cfg.work_dir, cfg.experiment_name = str(folder), folder.name
+    cfg.model.decode_head.update(jpu_channels=8, channels=8)
+    cfg.model.decode_head.loss_decode.type = "test_upsample_free.Outlying"  # the run writes its config down
+    cfg.model.auxiliary_head.loss_decode = dict(type="mmseol.CrossEntropyLoss")
+    cfg.model.data_preprocessor.size = (64, 64)
+    cfg.train_dataloader.update(batch_size=4, num_workers=0, persistent_workers=False)
+    cfg.train_dataloader.dataset.pipeline[3].crop_size = (64, 64)
+    cfg.train_cfg = dict(by_epoch=False, max_iters=2, val_interval=9)
+    cfg.param_scheduler = []
+    cfg.default_hooks.checkpoint = dict(type="CheckpointHook", by_epoch=False, interval=9, save_last=False)
+    cfg.default_hooks.logger.interval = 1
+    cfg.log_processor = dict(by_epoch=False, window_size=1)
+    cfg.custom_hooks = [dict(type="mmseol.ClassCountHook"), dict(type="EMAHook"), *hooks]
+    cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    history = runner.message_hub.log_scalars
+    keys = ("loss", "decode.acc_seg", "aux.acc_seg")
+    return {key: torch.tensor(history[f"train/{key}"].data[0]) for key in keys}, log_of(runner)
+
+
+def test_training_by_config_alone(tmp_path: Path, toy: Path) -> None:
+    """Two iterations with and without the hook, with an averaged model beside."""
+    stock, _ = train(tmp_path / "stock", toy, [])
+    ours, log = train(tmp_path / "ours", toy, [dict(type="mmseol.UpsampleFreeLossHook")])
+    assert stock["loss"].shape == (2,)
+    torch.testing.assert_close(ours, stock, rtol=1e-4, atol=0.02)
+    assert "Loss of decode_head without upsampled outputs." in log
+    assert "Loss of auxiliary_head of upsampled outputs: CrossEntropyLoss has no `forward_upsampled`." in log

@@ -1,0 +1,90 @@
+"""Every loss, forward and backward, against mmseg's own cross entropy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measure import Step, alternate, device, extra_memory, fill
+from mmengine.config import Config, ConfigDict
+from report import row, table
+
+from mmseol.losses.base import ClassLoss
+from mmseol.registry import MODELS
+
+NAME = "all_losses"
+OUTPUTS = (16, 11, 320, 320)
+SMALL = {"outputs": (1, 11, 8, 8)}
+LIMITS = {"time_ratio": 3.0, "copies": 4.0}
+CONFIG = Path(__file__).parents[2] / "configs" / "_base_" / "losses.py"
+REFERENCE = "mmseg.CrossEntropyLoss"
+
+
+def losses() -> dict[str, dict[str, Any]]:
+    """Return the configs of ``configs/_base_/losses.py``, and every loss that has no name there."""
+    named = {name: dict(cfg) for name, cfg in Config.fromfile(CONFIG).losses.items()}
+    MODELS.import_from_location()
+    types = {cfg["type"] for cfg in named.values()}
+    for name, cls in MODELS.module_dict.items():
+        if isinstance(cls, type) and issubclass(cls, ClassLoss) and f"mmseol.{name}" not in types:
+            named[name] = {"type": f"mmseol.{name}"}
+    return named
+
+
+def step(loss: str, outputs: Sequence[int]) -> Step:
+    """Return forward and backward of a loss by its name, or of mmseg's cross entropy."""
+    if loss == REFERENCE:
+        from mmseg.models.losses import CrossEntropyLoss
+
+        module: Any = CrossEntropyLoss(avg_non_ignore=True)
+    else:
+        module = MODELS.build(ConfigDict(losses()[loss]))
+        counts = np.geomspace(10**7, 10**5, outputs[1]).astype(np.int64)
+        module.set_class_counts(counts, counts * 3)
+    module = module.to(device())
+    pred = torch.randn(*outputs, device=device(), requires_grad=True)
+    target = fill((outputs[0], *outputs[2:]), outputs[1], 0.04)
+
+    def forward_and_backward() -> None:
+        pred.grad = None
+        module(pred, target, ignore_index=255).backward()
+
+    return forward_and_backward
+
+
+def run(
+    repeats: int = 7, outputs: Sequence[int] = OUTPUTS, only: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Return the table of this benchmark, the losses of ``only`` or all."""
+    n, k, h, w = outputs
+    reference = step(REFERENCE, outputs)
+    reference_memory = extra_memory(f"{NAME}:step", SMALL, loss=REFERENCE, outputs=outputs)
+    rows = []
+    for loss in only or losses():
+        try:
+            seconds = alternate({"ours": step(loss, outputs), "reference": reference}, repeats, 1)
+            memory = extra_memory(f"{NAME}:step", SMALL, loss=loss, outputs=outputs)
+        except (RuntimeError, ValueError) as error:  # needs what a benchmark of outputs and labels has not
+            rows.append(row(loss, f"({n}, {k}, {h}, {w})", note=f"not run: {str(error).splitlines()[0]}"))
+            continue
+        rows.append(
+            row(
+                loss,
+                f"({n}, {k}, {h}, {w})",
+                seconds["ours"],
+                seconds["reference"],
+                memory,
+                reference_memory,
+                logits=4 * n * k * h * w,
+                limits=LIMITS,
+            )
+        )
+    return table(
+        NAME,
+        "Every loss on outputs of label size, forward and backward",
+        rows,
+        "Reference: mmseg's `CrossEntropyLoss(avg_non_ignore=True)`.",
+    )

@@ -1,0 +1,36 @@
+"""Run the benchmarks and write one page and one record of them.
+
+OMP_NUM_THREADS=1 python tools/benchmarks/run.py --out results/benchmarks
+python tools/benchmarks/run.py --only upsampled_loss same_size_loss
+"""
+
+from __future__ import annotations
+
+import warnings
+from argparse import ArgumentParser
+from importlib import import_module
+
+from report import markdown, write
+
+# Modules beside this one with `run(repeats=...)`, which returns `report.table(...)`.
+BENCHMARKS = ("upsampled_loss", "same_size_loss", "all_losses", "training_step", "psp_step")
+
+
+def main() -> None:
+    """Read the arguments and run."""
+    parser = ArgumentParser(description="Measure times and memory against what a user would have otherwise.")
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=BENCHMARKS, metavar="NAME")
+    parser.add_argument("--repeats", type=int, help="steps of each side; each benchmark has its own number")
+    parser.add_argument("--out", help="folder of record.json and README.md; other benchmarks in it stay")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    for name in args.only:
+        repeats = {} if args.repeats is None else {"repeats": args.repeats}
+        made = import_module(name).run(**repeats)
+        print(markdown([made]).partition("\n## ")[2], flush=True)
+        if args.out:
+            write(args.out, [made])
+
+
+if __name__ == "__main__":
+    main()
