@@ -35,8 +35,9 @@ SETTINGS = {
 def train(rank: int, world: int, loss: str) -> list[float]:
     """Return the loss of every step on this rank's share of the batches."""
     cfg = Config.fromfile(CONFIGS / "quickstart" / "toy_camvid.py")
-    cfg.model.decode_head.update(jpu_channels=8, channels=8, dropout_ratio=0)
-    cfg.model.auxiliary_head.update(channels=8, dropout_ratio=0)
+    cfg.model.backbone.update(stem_channels=8, base_channels=8)
+    cfg.model.decode_head.update(in_channels=(16, 32, 64), jpu_channels=8, channels=8, dropout_ratio=0)
+    cfg.model.auxiliary_head.update(in_channels=32, channels=8, dropout_ratio=0)
     cfg.model.data_preprocessor.size = (SIZE, SIZE)
     experiment.set_loss(cfg, f"{loss}:sync_avg_factor=True{SETTINGS.get(loss, '')}")
     init_default_scope("mmseg")
