@@ -11,13 +11,11 @@ from mmengine.dist import all_reduce
 from torch import Tensor
 
 from mmseol.losses.counted import CountedModule
+from mmseol.losses.labels import check_labels
 
 __all__ = ["ClassLoss", "Reduction"]
 
 Reduction = Literal["none", "mean", "sum"]
-
-# torch 2.1 has it in a private place only.
-_is_compiling = getattr(torch.compiler, "is_compiling", None) or torch._utils.is_compiling
 
 
 class ClassLoss(CountedModule):
@@ -49,6 +47,9 @@ class ClassLoss(CountedModule):
 
     takes_avg_factor: ClassVar[bool] = True
     """Whether ``avg_factor`` replaces the divisor; a loss normalised over its batch ignores it."""
+
+    lifts_precision: ClassVar[bool] = False
+    """Whether :meth:`evaluate` lifts half precision itself, piece by piece."""
 
     required_hooks: ClassVar[tuple[str, ...]] = ()
     """Types of the hooks, beside ``mmseol.ClassCountHook``, without which a run cannot feed the loss."""
@@ -89,7 +90,7 @@ class ClassLoss(CountedModule):
 
     def divisor(self, target: Tensor, valid: Tensor) -> Tensor:
         """Return what ``reduction='mean'`` divides by: the number of valid positions."""
-        return valid.sum()
+        return valid.count_nonzero()
 
     def forward(
         self,
@@ -118,11 +119,8 @@ class ClassLoss(CountedModule):
             ValueError: If shapes, types or labels do not fit, with the argument's name and value.
             RuntimeError: If the loss needs class counts and was never told.
         """
-        reduction = self.reduction
-        if reduction_override is not None:
-            reduction = choice("reduction_override", reduction_override, get_args(Reduction))
-        ignore_index = self.ignore_index if ignore_index is None else ignore_index
-        _check_shapes(pred, target, weight)
+        reduction, ignore_index = self.resolve(reduction_override, ignore_index)
+        check_shapes(pred, target, weight)
         if target.dim() == pred.dim() and not self.soft_targets:
             raise ValueError(
                 f"`target` of {type(self).__name__} must hold integer labels, (N, *), got soft labels "
@@ -131,10 +129,19 @@ class ClassLoss(CountedModule):
             )
         self.require_counts(pred.shape[1])
         with torch.autocast(pred.device.type, enabled=False):
-            pred = pred.float() if pred.dtype in (torch.float16, torch.bfloat16) else pred
+            pred = pred if self.lifts_precision else lift(pred)
             return self.loss_weight * self.evaluate(
                 pred, target, weight, ignore_index, reduction, avg_factor if self.takes_avg_factor else None
             )
+
+    def resolve(
+        self, reduction_override: Reduction | None, ignore_index: int | None
+    ) -> tuple[Reduction, int]:
+        """Return the reduction and the ignored label of a call."""
+        reduction = self.reduction
+        if reduction_override is not None:
+            reduction = choice("reduction_override", reduction_override, get_args(Reduction))
+        return reduction, self.ignore_index if ignore_index is None else ignore_index
 
     def evaluate(
         self,
@@ -157,16 +164,26 @@ class ClassLoss(CountedModule):
     ) -> Tensor:
         if reduction == "none":
             return loss
+        return loss.sum() / self._resolve_divisor(target, valid, reduction, avg_factor, loss.dtype)
+
+    def _resolve_divisor(
+        self,
+        target: Tensor,
+        valid: Tensor,
+        reduction: str,
+        avg_factor: float | Tensor | None,
+        dtype: torch.dtype,
+    ) -> Tensor:
         if reduction == "sum":
             if avg_factor is not None:
                 raise ValueError(f"`avg_factor` goes with reduction='mean', got {avg_factor} with 'sum'.")
-            return loss.sum()
+            return torch.ones((), dtype=dtype, device=valid.device)
         divisor = self.divisor(target, valid) if avg_factor is None else avg_factor
-        divisor = torch.as_tensor(divisor, dtype=loss.dtype, device=loss.device).detach()
+        divisor = torch.as_tensor(divisor, dtype=dtype, device=valid.device).detach()
         if self.sync_avg_factor:
             divisor = divisor.clone()
             all_reduce(divisor, op="mean")
-        return loss.sum() / torch.where(divisor == 0, 1, divisor)
+        return torch.where(divisor == 0, 1, divisor)
 
 
 def default_loss_name(cls: type) -> str:
@@ -182,17 +199,16 @@ def mask_ignored(pred: Tensor, target: Tensor, ignore_index: int) -> tuple[Tenso
         return pred, target.to(pred.dtype), valid
     valid = target != ignore_index
     target = torch.where(valid, target, 0).long()
-    if target.device.type == "cpu" and target.numel() and not _is_compiling():
-        low, high = (bound.item() for bound in torch.aminmax(target))
-        if low < 0 or high >= pred.shape[1]:
-            raise ValueError(
-                f"`target` must lie in [0, {pred.shape[1]}) or equal `ignore_index` ({ignore_index}), got "
-                f"{low if low < 0 else high}. Correct the labels, the head's num_classes or `ignore_index`."
-            )
+    check_labels(target, pred.shape[1], ignore_index)
     return torch.where(valid.unsqueeze(1), pred, 0), target, valid
 
 
-def _check_shapes(pred: Tensor, target: Tensor, weight: Tensor | None) -> None:
+def lift(pred: Tensor) -> Tensor:
+    """Return half-precision outputs in float32, others as they are."""
+    return pred.float() if pred.dtype in (torch.float16, torch.bfloat16) else pred
+
+
+def check_shapes(pred: Tensor, target: Tensor, weight: Tensor | None) -> None:
     if pred.dim() < 2 or not pred.is_floating_point():
         raise ValueError(f"`pred` must be floating-point (N, K, *), got {pred.dtype} {tuple(pred.shape)}.")
     if pred.shape[1] < 2:

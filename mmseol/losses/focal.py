@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmseol.losses.base import number
-from mmseol.losses.gradient import with_gradient
+from mmseol.losses.gradient import with_slopes
 from mmseol.losses.weighted import WeightedClassLoss
 from mmseol.registry import MODELS
 
@@ -135,7 +135,7 @@ class SigmoidFocalLoss(WeightedClassLoss):
             value = other * terms.sum(1) + (own - other) * terms.gather(1, index).squeeze(1)
             own_slope = slopes.gather(1, index)
             slopes.mul_(other).scatter_(1, index, -own * own_slope)
-        return with_gradient(value, pred, slopes, 1)
+        return with_slopes(value, pred, slopes, 1)
 
     def _soft(self, pred: Tensor, target: Tensor) -> Tensor:
         miss = pred.sigmoid() * (1 - target) + (-pred).sigmoid() * target

@@ -8,8 +8,9 @@ import torch
 from mmengine.dist import all_reduce
 from torch import Tensor
 
-from mmseol.losses.base import _is_compiling, choice, number
+from mmseol.losses.base import choice, number
 from mmseol.losses.binary import binary_cross_entropy, sigmoid_residual
+from mmseol.losses.labels import is_compiling
 from mmseol.losses.stateful import StatefulLoss
 from mmseol.registry import MODELS
 
@@ -92,7 +93,7 @@ class GHMCLoss(StatefulLoss):
 
 def _count(index: Tensor, size: int) -> Tensor:
     """Return how often each of 0 to size - 1 occurs, float64 (size,)."""
-    if _is_compiling():  # the size of a bincount depends on its data, which cannot be compiled
+    if is_compiling():  # the size of a bincount depends on its data, which cannot be compiled
         ones = torch.ones((), dtype=torch.float64, device=index.device).expand(index.shape)
         return torch.zeros(size, dtype=torch.float64, device=index.device).index_add_(0, index, ones)
     return torch.bincount(index, minlength=size).double()

@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mmseol.losses.base import _is_compiling
-from mmseol.losses.gradient import with_gradient
+from mmseol.losses.gradient import with_slopes
+from mmseol.losses.labels import is_compiling
 from mmseol.losses.region import RegionLoss
 from mmseol.registry import MODELS
 
@@ -55,7 +55,7 @@ class LovaszLoss(RegionLoss):
                 labelled = empty.index_add(0, target[group].flatten(), measure[group].flatten())
                 presence.append(labelled > 0)
                 classes = self.chosen_classes(k)
-                if self.classes == "present" and not _is_compiling():
+                if self.classes == "present" and not is_compiling():
                     classes = presence[-1].nonzero().flatten().tolist()
                 step = max(1, _ELEMENTS // max(1, measure[group].numel()))
                 for start in range(0, len(classes), step):
@@ -64,9 +64,9 @@ class LovaszLoss(RegionLoss):
                         scores[group, part], target[group], measure[group], part
                     )
         if self.per_image:
-            losses = with_gradient(values, scores, slopes, 2)
+            losses = with_slopes(values, scores, slopes, 2)
         else:
-            losses = with_gradient(values[0], scores, slopes, (0, 2)).unsqueeze(0)
+            losses = with_slopes(values[0], scores, slopes, (0, 2)).unsqueeze(0)
         return losses, torch.stack(presence)
 
     def _extension(

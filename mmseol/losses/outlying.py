@@ -9,34 +9,14 @@ import torch
 from torch import Tensor
 
 from mmseol.counts import outlying_values
-from mmseol.losses.base import ClassLoss
+from mmseol.losses.quadratic import QuadraticLoss
 from mmseol.registry import MODELS
 
 __all__ = ["OneHotMSELoss", "OutlyingMSELoss"]
 
 
-def half_squared_error(pred: Tensor, target: Tensor, values: Tensor) -> Tensor:
-    r"""Return :math:`\sum_k \frac12 (a_k - t_k)^2` of each position, Eq. (4).
-
-    Args:
-        pred: Raw outputs :math:`a`, (N, K, *).
-        target: Labels y, (N, *), where :math:`t_k = v_y [k = y]`; or soft labels s, (N, K, *), where
-            :math:`t_k = s_k v_k`.
-        values: Target value :math:`v_k` of each class, (K,).
-
-    Returns:
-        Losses, (N, *); their gradient is :math:`a - t`, Eq. (5).
-    """
-    if target.dim() == pred.dim():
-        residual = pred - target * values.view(1, -1, *[1] * (pred.dim() - 2))
-    else:
-        # a - t without a one-hot tensor; not a^2 - 2at + t^2, which cancels once a is near t.
-        residual = pred.scatter_add(1, target.unsqueeze(1), -values[target].unsqueeze(1))
-    return 0.5 * residual.square().sum(1)
-
-
 @MODELS.register_module()
-class OutlyingMSELoss(ClassLoss):
+class OutlyingMSELoss(QuadraticLoss):
     r"""MSE loss with outlying label: the rarer the class, the farther its target from the origin.
 
     .. math:: L = \sum_k \tfrac12 (a_k - v_y [k = y])^2
@@ -91,22 +71,20 @@ class OutlyingMSELoss(ClassLoss):
         """Work out the target value of each class."""
         self.set_derived("target_values", outlying_values(counts, self.alpha, self.scheme, self.ties))
 
-    def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        """Return Eq. (4) at every position, (N, *)."""
+    def target_values_of(self, pred: Tensor) -> Tensor:
+        """Return the target values, (K,)."""
         assert self.target_values is not None
-        return half_squared_error(pred, target, self.target_values.to(pred))
+        return self.target_values
 
 
 @MODELS.register_module()
-class OneHotMSELoss(ClassLoss):
+class OneHotMSELoss(QuadraticLoss):
     r"""MSE loss with one-hot label, the plain :math:`\sum_k \frac12 (a_k - [k = y])^2` on raw outputs.
 
     The row "MSE loss" of arXiv 2107.02393. The mean runs over valid positions of the sum over
     classes, so it is K/2 times ``F.mse_loss``.
     """
 
-    def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        """Return the half squared error at every position, (N, *)."""
-        return half_squared_error(
-            pred, target, torch.ones(pred.shape[1], dtype=pred.dtype, device=pred.device)
-        )
+    def target_values_of(self, pred: Tensor) -> Tensor:
+        """Return ones, (K,)."""
+        return torch.ones(pred.shape[1], dtype=torch.float64, device=pred.device)
