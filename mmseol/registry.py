@@ -15,13 +15,14 @@ from typing import Any
 
 from mmengine.registry import DATA_SAMPLERS as ROOT_DATA_SAMPLERS
 from mmengine.registry import DATASETS as ROOT_DATASETS
+from mmengine.registry import FUNCTIONS as ROOT_FUNCTIONS
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import METRICS as ROOT_METRICS
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 from mmengine.registry import Registry
 
-__all__ = ["DATASETS", "DATA_SAMPLERS", "HOOKS", "METRICS", "MODELS", "TRANSFORMS"]
+__all__ = ["DATASETS", "DATA_SAMPLERS", "FUNCTIONS", "HOOKS", "METRICS", "MODELS", "TRANSFORMS"]
 
 _HOSTS = {"mmseg": "mmseol.segmentation", "mmpretrain": "mmseol.classification"}
 
@@ -49,5 +50,6 @@ MODELS = _child("model", ROOT_MODELS, "mmseol.losses", "mmseol.cosine", "mmseol.
 HOOKS = _child("hook", ROOT_HOOKS, "mmseol.hooks")
 DATASETS = _child("dataset", ROOT_DATASETS, "mmseol.datasets")
 DATA_SAMPLERS = _child("data sampler", ROOT_DATA_SAMPLERS, "mmseol.samplers")
+FUNCTIONS = _child("function", ROOT_FUNCTIONS, "mmseol.datasets")
 TRANSFORMS = _child("transform", ROOT_TRANSFORMS)
 METRICS = _child("metric", ROOT_METRICS, "mmseol.metrics")

@@ -10,7 +10,7 @@ import mmpretrain.registry
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import PARAM_SCHEDULERS, DefaultScope, init_default_scope
 from mmpretrain.datasets.categories import CIFAR10_CATEGORIES, CIFAR100_CATEGORIES, FOOD101_CATEGORIES
@@ -88,6 +88,11 @@ def images(tmp_path_factory) -> dict[str, Path]:
     return {name: root / name for name in ("cifar10", "cifar100", "food101")}
 
 
+def hold_out(dataset: ConfigDict) -> ConfigDict:
+    """Return the HoldOut in a nest of wrappers."""
+    return dataset if dataset.type == "mmseol.HoldOut" else hold_out(dataset.dataset)
+
+
 def small_images(leaf: Path, images: dict[str, Path]) -> Config:
     """Return the config on tiny data, without weights to download, at images of at most 64 pixels."""
     cfg = Config.fromfile(leaf)
@@ -95,8 +100,8 @@ def small_images(leaf: Path, images: dict[str, Path]) -> Config:
     if name in images:
         experiment.set_data_root(cfg, str(images[name]))
         experiment.set_imbalance(cfg, "long_tailed:3")
-        for loader in (cfg.train_dataloader.dataset, cfg.val_dataloader):
-            loader.dataset.per_class = 1
+        for loader in (cfg.train_dataloader, cfg.val_dataloader):
+            hold_out(loader.dataset).per_class = 1
     for step in cfg.get("train_pipeline", []) + cfg.get("test_pipeline", []):
         for key, value in (
             ("RandomResizedCrop", "scale"),
@@ -231,11 +236,14 @@ def test_paper_protocol_of_cifar(classes, alpha):
     assert cfg.optim_wrapper.optimizer == dict(type="Adam", lr=1e-3, weight_decay=5e-4)
     assert (cfg.train_dataloader.batch_size, cfg.train_cfg.max_epochs) == (128, 1000)
     assert cfg.model.head.loss.alpha == alpha
-    train, val = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset
+    loaders = (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader)
+    assert {loader.dataset.type for loader in loaders} == {"mmseol.InMemoryDataset"}
+    assert {loader.collate_fn.type for loader in loaders} == {"mmseol.whole_batch"}
+    train, val = cfg.train_dataloader.dataset.dataset, cfg.val_dataloader.dataset.dataset
     assert (train.type, train.profile, train.ratio) == ("mmseol.ImbalancedDataset", "long_tailed", 100)
     assert (train.dataset.per_class, train.dataset.side, val.per_class, val.side) == (5, "train", 5, "val")
     assert train.dataset.dataset == val.dataset
-    assert cfg.test_dataloader.dataset.split == "test"
+    assert cfg.test_dataloader.dataset.dataset.split == "test"
     stem = Config.fromfile(CONFIGS / "cifar" / f"resnet34_stem3x3_cifar{classes}.py")
     assert stem.model.backbone.type == "ResNet_CIFAR"
 

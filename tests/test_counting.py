@@ -30,6 +30,7 @@ from small_data import SIZE, FourClassDataset, LabelDataset, seg_config, seg_dat
 import mmseol.counting.label_maps as label_maps
 from mmseol.counting import count_dataset, count_label_maps, image_classes
 from mmseol.counting.cache import default_cache_dir, describe
+from mmseol.counting.values import count_file, count_values
 from mmseol.counts import ClassCounts
 
 K = 4
@@ -157,8 +158,8 @@ def test_each_file_is_loaded_once(root: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(loaded) == 12
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3])
-def test_workers_do_not_matter(workers: int, root: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1, 3, None])
+def test_workers_do_not_matter(workers: int | None, root: Path) -> None:
     state = torch.random.get_rng_state()
     counted = count_dataset(seg_dataset(root), K, workers=workers, cache=False)
     assert counted == slow_maps(seg_dataset(root))
@@ -207,6 +208,62 @@ def test_ignore_index_is_not_counted(root: Path) -> None:
     assert count_dataset(seg_dataset(root), K, ignore_index=255) == expected
     with pytest.raises(ValueError, match=r"label 255 .*ignore_index is 0"):
         count_dataset(seg_dataset(root), K, ignore_index=0)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "I;16", "RGB"])
+@pytest.mark.parametrize("reduce_zero_label", [False, True])
+@pytest.mark.parametrize("label_map", [None, {}, {11: 255}, {0: 3, 3: 0, 7: 255, 255: 1, 254: 2}])
+def test_file_is_counted_as_mmseg_loads_it(
+    mode: str, reduce_zero_label: bool, label_map: dict[int, int] | None, tmp_path: Path
+) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (23, 31)).astype(np.uint8)
+    values[:9] = np.arange(9)[:, None]  # some values often
+    if mode == "I;16":
+        image = Image.fromarray(values.astype(np.uint16) * 3)
+    elif mode == "P":
+        image = Image.fromarray(values)
+        image.putpalette(np.random.default_rng(1).integers(0, 256, 768).astype(np.uint8).tobytes())
+    else:
+        image = Image.fromarray(values).convert(mode)
+    assert image.mode == mode
+    image.save(tmp_path / "map.png")
+    info = {
+        "seg_map_path": str(tmp_path / "map.png"),
+        "reduce_zero_label": reduce_zero_label,
+        "label_map": label_map,
+        "seg_fields": [],
+    }
+    counted = count_file(LoadAnnotations(), info)
+    assert (counted is not None) == (mode in ("L", "P"))
+    if counted is not None:
+        loaded = LoadAnnotations()(dict(info))["gt_seg_map"]
+        values, pixels = np.unique(loaded, return_counts=True)
+        assert counted == dict(zip(values.tolist(), pixels.tolist(), strict=True))
+
+
+class OtherLoadAnnotations(LoadAnnotations):
+    """Same labels, but not mmseg's own class."""
+
+
+def test_only_known_loaders_are_bypassed(root: Path) -> None:
+    info = seg_dataset(root).get_data_info(0)
+    assert count_file(LoadAnnotations(), info) is not None
+    changed = LoadAnnotations()
+    changed._load_seg_map = lambda results: None
+    with pytest.warns(UserWarning, match="reduce_zero_label"):
+        reducing = LoadAnnotations(reduce_zero_label=True)
+    for loader in (OtherLoadAnnotations(), LoadAnnotations(imdecode_backend="cv2"), changed, reducing):
+        assert count_file(loader, info) is None
+    assert count_file(LoadAnnotations(), {"seg_map_path": info["seg_map_path"]}) is None
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (1, 3), (0, 4), (64, 64)])
+def test_values_of_an_array(shape: tuple[int, int]) -> None:
+    for dtype in (np.uint8, np.int16, np.int64):
+        labels = np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
+        for view in (labels, labels[:, ::2], labels.T):
+            values, pixels = np.unique(view, return_counts=True)
+            assert count_values(view) == dict(zip(values.tolist(), pixels.tolist(), strict=True))
 
 
 def test_image_classes(root: Path) -> None:
@@ -279,8 +336,9 @@ def spoil(root: Path, number: int, value: int) -> None:
     Image.fromarray(labels).save(root / "ann" / f"{number:03}.png")
 
 
-@pytest.mark.parametrize("workers", [0, 3])
-def test_first_bad_map_is_named(workers: int, root: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 3, None])
+def test_first_bad_map_is_named(workers: int | None, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmseol.counting.parallel.default_workers", lambda: 2)
     spoil(root, 10, 77)
     spoil(root, 7, 4)
     spoil(root, 8, 99)

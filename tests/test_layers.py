@@ -21,7 +21,7 @@ ALLOWED = {
     "imbalance": {"files"},
     "stratify": set(),
     "item_classes": {"counting"},
-    "datasets": {"counts", "imbalance", "item_classes", "stratify"},
+    "datasets": {"counting", "counts", "imbalance", "item_classes", "stratify"},
     "samplers": {"counting", "item_classes"},
     "segmentation": {"camvid", "counts"},
     "analysis": {"counts", "camvid", "files", "scores"},

@@ -21,5 +21,5 @@ train_pipeline = [
     dict(type="RandomFlip", prob=0.5, direction="horizontal"),
     dict(type="PackInputs"),
 ]
-train_dataloader = dict(dataset=dict(dataset=dict(dataset=dict(pipeline=train_pipeline))))
+train_dataloader = dict(dataset=dict(dataset=dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))))
 model = dict(head=dict(num_classes=100, loss={{_base_.losses.outlying_mse}}))

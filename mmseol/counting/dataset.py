@@ -40,7 +40,8 @@ def count_dataset(
         dataset: A data set or wrapper that offers ``get_data_info``.
         ignore_index: Label that is not counted; ``None``: 255 in segmentation, nothing in classification.
         workers: Worker processes of each rank that decode label maps; 0 or 1 decodes in this process,
-            ``None`` takes the cores there are as soon as that is faster.
+            ``None`` takes the cores there are as soon as that is faster, by threads where mmseg's own
+            ``LoadAnnotations`` reads local files in about a second.
         cache: Whether the counts of label maps are kept on disk. What is kept is found again only if
             every label file has the same path, size and modification time, and classes, label map and
             loading transform (settings and source) are the same. Files that are not local are not cached.

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import os
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from mmseol.counting.cache import default_cache_dir, describe, read, write
 from mmseol.counting.parallel import run
 from mmseol.counting.ranks import LabelError, agree, check_alike
+from mmseol.counting.values import count_file, count_values, loads_in_threads
 from mmseol.counting.walk import Items, walk
 from mmseol.counts import ClassCounts
 
@@ -67,51 +69,55 @@ class _Job:
     def name(self) -> str:
         return f"{self.path} (item {self.position})"
 
-    def __call__(self) -> tuple[IntArray, int] | str:
-        """Return pixels per class, (K,), and in all; or what is wrong with the label map."""
+    def __call__(self) -> tuple[list[int], int] | str:
+        """Return pixels per class, K of them, and in all; or what is wrong with the label map."""
         try:
-            info = self.loader(copy.deepcopy(self.info))
-            labels = np.asarray(info["gt_seg_map"])
+            found = count_file(self.loader, self.info)
+            if found is None:
+                labels = np.asarray(self.loader(copy.deepcopy(self.info))["gt_seg_map"])
         except Exception as error:
             return (
                 f"The label map {self.name} cannot be read: {type(error).__name__}: {error} "
                 "Restore the file, or take the image out of the data set."
             )
         try:
-            return count_map(labels, self.num_classes, self.ignore_index), labels.size
+            found = count_map(labels) if found is None else found
+            return class_pixels(found, self.num_classes, self.ignore_index), sum(found.values())
         except ValueError as error:
             return f"The label map {self.name} {error}"
 
 
-def count_map(labels: NDArray[Any], num_classes: int, ignore_index: int) -> IntArray:
-    """Return the pixels of each class in one label map, (K,).
+def count_map(labels: NDArray[Any]) -> dict[int, int]:
+    """Return the pixels of each label in a label map.
 
     Raises:
-        ValueError: If it is no map of whole numbers, or holds labels that are neither classes nor
-            ``ignore_index``.
+        ValueError: If it is no map of whole numbers.
     """
     if labels.dtype.kind not in "ui" or labels.ndim < 2 or (labels.ndim == 3 and labels.shape[2] in (3, 4)):
         raise ValueError(
             f"must hold one whole number per pixel, got {labels.dtype} of shape {labels.shape}. Convert "
             "colour maps to label indices first."
         )
-    if labels.dtype == np.uint8:
-        pixels = np.bincount(labels.reshape(-1), minlength=256)
-        values = np.flatnonzero(pixels)
-        pixels = pixels[values]
-    else:
-        values, pixels = np.unique(labels, return_counts=True)
-    pixels, values = pixels[values != ignore_index], values[values != ignore_index]
-    bad = (values < 0) | (values >= num_classes)
-    if bad.any():
-        raise ValueError(
-            f"holds the label {values[bad][0]} ({pixels[bad][0]} pixels), but num_classes is {num_classes} "
-            f"and ignore_index is {ignore_index}: labels must lie in [0, {num_classes}) or equal the latter. "
-            "Map the label in the data set (its `label_map`, `reduce_zero_label` or `metainfo.classes`), or "
-            "correct the head's num_classes or ignore_index."
-        )
-    counts = np.zeros(num_classes, dtype=np.int64)
-    counts[values] = pixels
+    return count_values(labels)
+
+
+def class_pixels(found: Mapping[int, int], num_classes: int, ignore_index: int) -> list[int]:
+    """Return the pixels of each class, K of them, out of those of each label.
+
+    Raises:
+        ValueError: If there is a label that is neither a class nor ``ignore_index``.
+    """
+    counts = [0] * num_classes
+    for label, pixels in sorted(found.items()):
+        if 0 <= label < num_classes and label != ignore_index:
+            counts[label] = pixels
+        elif label != ignore_index:
+            raise ValueError(
+                f"holds the label {label} ({pixels} pixels), but num_classes is {num_classes} and "
+                f"ignore_index is {ignore_index}: labels must lie in [0, {num_classes}) or equal the latter. "
+                "Map the label in the data set (its `label_map`, `reduce_zero_label` or "
+                "`metainfo.classes`), or correct the head's num_classes or ignore_index."
+            )
     return counts
 
 
@@ -157,7 +163,9 @@ def _count(
     jobs: list[_Job], share: range, counts: IntArray, sizes: IntArray, workers: int | None, progress: bool
 ) -> int:
     """Fill the rows of ``share`` and return how many there are over all ranks."""
-    for row, job, result in zip(share, jobs, run(jobs, workers, progress, "Counting classes"), strict=True):
+    threads = all(loads_in_threads(job.loader, job.info) for job in jobs)
+    results = run(jobs, workers, progress, "Counting classes", threads)
+    for row, job, result in zip(share, jobs, results, strict=True):
         if isinstance(result, str):
             raise LabelError(result, job.position)
         counts[row], sizes[row] = result

@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 
-from mmseol.experiment.data import leaf_datasets
+from mmseol.experiment.data import leaf_datasets, set_dataloader_defaults
 
 __all__ = [
     "check_classifier",
@@ -86,7 +86,12 @@ def set_test_time_augmentation(cfg: Config) -> None:
     """
     if "tta_model" not in cfg or "tta_pipeline" not in cfg:
         raise ValueError("`--tta` needs `tta_model` and `tta_pipeline` in the config; see configs/_base_.")
-    for dataset in leaf_datasets(cfg.test_dataloader.dataset):
+    loader = cfg.test_dataloader
+    if loader.dataset["type"] == "mmseol.InMemoryDataset":  # which cannot make several views of an image
+        loader.dataset = loader.dataset.dataset
+        del loader["collate_fn"]
+        set_dataloader_defaults(cfg)
+    for dataset in leaf_datasets(loader.dataset):
         dataset["pipeline"] = cfg.tta_pipeline
     cfg.tta_model.module = cfg.model
     cfg.model = cfg.tta_model

@@ -1,0 +1,98 @@
+"""Pixels of each value in a label map."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from mmengine import fileio
+from numpy.typing import NDArray
+
+__all__ = ["count_file", "count_values", "loads_in_threads"]
+
+# What mmseg's LoadAnnotations is set to; where there is anything else, its label maps are counted as it
+# loads them.
+_SETTINGS = {
+    "with_bbox": False,
+    "with_label": False,
+    "with_seg": True,
+    "with_keypoints": False,
+    "file_client_args": None,
+    "imdecode_backend": "pillow",
+}
+_LOADER = ("mmseg.datasets.transforms.loading", "LoadAnnotations")
+
+
+def count_file(loader: Any, info: Mapping[str, Any]) -> dict[int, int] | None:
+    """Return the pixels of each label in the label map that ``loader`` would load for ``info``.
+
+    mmseg's ``LoadAnnotations`` replaces labels (``reduce_zero_label``, ``label_map``) by passes over the
+    pixels that take longer than decoding does. Here the values in the file are counted as Pillow decodes
+    them and then replaced, all 256 at once. ``None`` for any other transform, decoder or kind of file.
+    """
+    from PIL import Image
+
+    if not _is_stock(loader, info):
+        return None
+    with (
+        io.BytesIO(fileio.get(info["seg_map_path"], backend_args=loader.backend_args)) as buffer,
+        Image.open(buffer) as image,
+    ):
+        if image.mode not in ("L", "P") or 1 in image.size:
+            return None
+        pixels = image.histogram()
+    labels = _labels(bool(info["reduce_zero_label"]), tuple((info.get("label_map") or {}).items()))
+    found: dict[int, int] = {}
+    for label, number in zip(labels, pixels, strict=True):  # 256: not worth an array
+        if number:
+            found[label] = found.get(label, 0) + number
+    return found
+
+
+def loads_in_threads(loader: Any, info: Mapping[str, Any]) -> bool:
+    """Return whether several threads may count such label maps at once."""
+    return (
+        _is_stock(loader, info)
+        and loader.backend_args in (None, {}, {"backend": "local"})  # other clients may not bear it
+        and "://" not in str(info["seg_map_path"])
+    )
+
+
+def _is_stock(loader: Any, info: Mapping[str, Any]) -> bool:
+    """Return whether a transform is mmseg's ``LoadAnnotations`` with settings that are known here."""
+    kind, settings = type(loader), vars(loader)
+    return (
+        (kind.__module__, kind.__qualname__) == _LOADER
+        and kind._load_seg_map.__module__ == _LOADER[0]
+        and settings.keys() == _SETTINGS.keys() | {"reduce_zero_label", "backend_args"}
+        and all(settings[name] == value for name, value in _SETTINGS.items())
+        and info.keys() >= {"seg_map_path", "reduce_zero_label", "seg_fields"}
+        and settings["reduce_zero_label"] in (None, info["reduce_zero_label"])
+    )
+
+
+@lru_cache
+def _labels(reduce_zero_label: bool, label_map: tuple[tuple[int, int], ...]) -> list[int]:
+    """Return the label that mmseg's ``LoadAnnotations`` makes of each of the 256 values."""
+    values = np.arange(256, dtype=np.uint8)
+    if reduce_zero_label:  # 0 and 255 are ignored, the rest moves down by one
+        values = np.where((values == 0) | (values == 255), 255, values - 1).astype(np.uint8)
+    labels = values.copy()
+    for old, new in label_map:
+        labels[values == old] = new
+    return labels.tolist()
+
+
+def count_values(labels: NDArray[Any]) -> dict[int, int]:
+    """Return how often each value occurs in an array of whole numbers."""
+    if labels.dtype != np.uint8 or not labels.size:
+        values, pixels = np.unique(labels, return_counts=True)
+        return dict(zip(values.tolist(), pixels.tolist(), strict=True))
+    from PIL import Image
+
+    # np.bincount would first copy the map to eight times its size.
+    flat = Image.frombuffer("L", (labels.size, 1), np.ascontiguousarray(labels), "raw", "L", 0, 1)
+    return {value: number for value, number in enumerate(flat.histogram()) if number}
