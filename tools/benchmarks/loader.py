@@ -1,6 +1,4 @@
-"""CIFAR images a second: held in memory and augmented by the batch, against mmpretrain's stock pipeline.
-
-    OMP_NUM_THREADS=1 python tools/benchmarks/loader.py [--data-root DIR] [--out FILE]
+"""Small images held in memory and augmented by the batch, against mmpretrain's stock pipeline.
 
 The data loader alone, batches of 128, random crops padded by 4 and flips, on the same data set. A turn is
 one epoch; workers are started before the first and kept.
@@ -8,19 +6,20 @@ one epoch; workers are started before the first and kept.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
-from alternating import alternate, arguments, compare, write
+from measure import alternate
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.datasets import BaseDataset
+from report import row, table
 from torch.utils.data import DataLoader
 
 from mmseol.classification import CIFAR10
 from mmseol.datasets import InMemoryDataset
 
+NAME = "loader"
 PIPELINE = (
     {"type": "RandomCrop", "crop_size": 32, "padding": 4},
     {"type": "RandomFlip", "prob": 0.5, "direction": "horizontal"},
@@ -29,47 +28,50 @@ PIPELINE = (
 
 
 class MadeImages(BaseDataset):
-    """Random images of CIFAR's shape."""
+    """Random images of CIFAR's shape.
+
+    Args:
+        number: How many.
+        **kwargs: Arguments of mmpretrain's ``BaseDataset``.
+    """
 
     METAINFO = CIFAR10.METAINFO
 
+    def __init__(self, number: int, **kwargs: Any) -> None:
+        self.number = number
+        super().__init__(ann_file="", **kwargs)
+
     def load_data_list(self) -> list[dict[str, Any]]:
         """Return image and label of every sample."""
-        images = np.random.default_rng(0).integers(0, 256, (5000, 32, 32, 3)).astype(np.uint8)
+        images = np.random.default_rng(0).integers(0, 256, (self.number, 32, 32, 3)).astype(np.uint8)
         return [{"img": image, "gt_label": i % 10} for i, image in enumerate(images)]
 
 
-def run(data_root: str | None = None, repeats: int = 15) -> dict[str, Any]:
-    """Return the record: CIFAR-10's training images, or made ones."""
+def run(repeats: int = 15, data_root: str | None = None, images: int = 5000) -> dict[str, Any]:
+    """Return the table of CIFAR-10's training images in ``data_root``, or of made ones."""
     with DefaultScope.overwrite_default_scope("mmpretrain"):
         if data_root is None:
-            dataset = MadeImages(ann_file="", pipeline=PIPELINE)
+            dataset = MadeImages(images, pipeline=PIPELINE)
         else:
             dataset = CIFAR10(data_root=data_root, pipeline=PIPELINE)
-        stock = "mmpretrain's pipeline"
         loaders = {
             "in memory": _loader(InMemoryDataset(dataset), "mmseol.whole_batch", 0),
-            stock: _loader(dataset, "default_collate", 0),
-            f"{stock}, 2 workers": _loader(dataset, "default_collate", 2),
+            "stock": _loader(dataset, "default_collate", 0),
+            "stock, 2": _loader(dataset, "default_collate", 2),
         }
         sides = {name: lambda loader=loader: _epoch(loader) for name, loader in loaders.items()}
-        seconds = alternate(sides, repeats)
-    ratios = {
-        f"{stock} / in memory": (stock, "in memory"),
-        f"{stock}, 2 workers / in memory": (f"{stock}, 2 workers", "in memory"),
-    }
-    compared = compare(seconds, ratios)
-    speed = {name: round(len(dataset) / value) for name, value in compared["seconds"].items()}
-    data = "made" if data_root is None else "CIFAR-10"
-    return {
-        "benchmark": "loader",
-        "data": data,
-        "images": len(dataset),
-        "batch_size": 128,
-        "repeats": repeats,
-        "images_per_second": speed,
-        **compared,
-    }
+        seconds = alternate(sides, repeats, warmup=1)
+    sizes = f"{len(dataset)} images{'' if data_root else ' (made)'} of 32x32, batch 128"
+    rows = [
+        row("in memory", sizes, seconds["in memory"], seconds["stock"], limits={"time_ratio": 0.1}),
+        row("in memory, against 2 workers", sizes, seconds["in memory"], seconds["stock, 2"]),
+    ]
+    return table(
+        NAME,
+        "Loading an epoch of small images",
+        rows,
+        "Reference: mmpretrain's pipeline, in the process itself and in 2 workers.",
+    )
 
 
 def _loader(dataset: Any, collate: str, workers: int) -> DataLoader:
@@ -88,17 +90,3 @@ def _loader(dataset: Any, collate: str, workers: int) -> DataLoader:
 def _epoch(loader: DataLoader) -> None:
     for _ in loader:
         pass
-
-
-def main() -> None:
-    """Read the arguments and run."""
-    args = arguments("Images a second of two data loaders.", "CIFAR-10", 15)
-    warnings.simplefilter("ignore")
-    record = run(args.data_root, args.repeats)
-    write(record, args.out)
-    for name, speed in record["images_per_second"].items():
-        print(f"{name:<48} {speed:10} images/s")
-
-
-if __name__ == "__main__":
-    main()
