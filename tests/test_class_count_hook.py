@@ -70,6 +70,25 @@ def test_classes_without_the_hook_are_asked_for(tmp_path: Path) -> None:
         tiny_runner(tmp_path, model(), custom_hooks=[]).train()
 
 
+@pytest.mark.parametrize(
+    ("loss", "hooks", "named"),
+    [
+        ("CDBLoss", [], True),
+        ("InfluenceBalancedLoss", [dict(type="mmseol.ClassifierFeatureHook", classifier=("fc",))], False),
+        ("CrossEntropyLoss", [], False),
+    ],
+)
+def test_a_loss_without_the_hook_that_feeds_it_is_named(
+    loss: str, hooks: list[dict[str, Any]], named: bool, tmp_path: Path
+) -> None:
+    net = TinyModel([{"type": f"mmseol.{loss}"}], [outlying()])
+    runner = tiny_runner(tmp_path, net, custom_hooks=[dict(type="mmseol.ClassCountHook"), *hooks])
+    runner.train()
+    message = "decode_head.losses.0 needs mmseol.ClassDifficultyHook to be what its name says"
+    assert (message in log_of(runner)) == named
+    assert ("to be what its name says" in log_of(runner)) == named
+
+
 def test_losses_that_need_no_counts_are_told_too_if_there_are_any(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from mmseol.hooks.finding import (
     counting_losses,
     counting_metrics,
     from_heads,
+    missing_hooks,
     train_dataset,
     train_sampler,
     unwrap,
@@ -109,6 +110,11 @@ class ClassCountHook(Hook):
             return
         self._counted = getattr(counts, self.count)
         resumed = runner.iter > 0  # a checkpoint that is only loaded leaves 0
+        for name, missing in missing_hooks(runner, losses):
+            runner.logger.warning(
+                f"{name} needs {missing} to be what its name says, and the run has none. Add "
+                f"dict(type='{missing}') to custom_hooks."
+            )
         for name, loss in losses:
             self._tell(runner, name, loss, counts, names, resumed)
         for loss in averaged_losses(runner):

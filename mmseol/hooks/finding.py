@@ -14,6 +14,7 @@ __all__ = [
     "counting_metrics",
     "from_heads",
     "losses_with",
+    "missing_hooks",
     "train_dataset",
     "train_sampler",
     "unwrap",
@@ -41,6 +42,17 @@ def averaged_losses(runner: Any, method: str = "set_class_counts") -> list[Any]:
     """Return such modules inside of the averaged models that hooks (``EMAHook``) have made by now."""
     copies = [getattr(hook, "ema_model", None) for hook in runner.hooks]
     return [loss for copy in copies if isinstance(copy, nn.Module) for _, loss in losses_with(copy, method)]
+
+
+def missing_hooks(runner: Any, losses: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
+    """Return the names of the losses whose ``required_hooks`` the run lacks, each with the hook's type."""
+    types = {type(hook).__name__ for hook in runner.hooks}
+    return [
+        (name, required)
+        for name, loss in losses
+        for required in getattr(loss, "required_hooks", ())
+        if required.rpartition(".")[-1] not in types
+    ]
 
 
 def counting_metrics(loop: Any) -> list[Any]:

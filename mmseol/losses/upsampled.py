@@ -153,7 +153,6 @@ class _Projector:
         # The first bin of the point that is each pixel's upper left tap.
         self.cells = (rows.first.unsqueeze(1) * self.width + columns.first) * classes
         empty = partial(torch.empty, dtype=torch.float64, device=device)
-        empty = partial(torch.empty, dtype=torch.float64, device=device)
         self.index = torch.empty_like(self.cells[: self.step])
         self.pixels = empty(large_height, large_width)
         self.of_row, self.product = empty(2, self.step, large_width)
