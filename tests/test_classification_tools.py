@@ -38,21 +38,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return work_dir
 
 
-def test_losses_that_follow_the_training_run_with_their_hooks(monkeypatch, tmp_path) -> None:
-    for loss in ("cdb_ce", "influence_balanced:start_epoch=1"):
-        work_dir = tmp_path / loss[:3]
-        arguments = (CONFIG, "--loss", loss, "--work-dir", work_dir)
-        call(monkeypatch, "train.py", *arguments, "--cfg-options", *TINY, f"experiment_name={work_dir}")
-    state = torch.load(tmp_path / "inf" / "epoch_2.pth", map_location="cpu", weights_only=False)["state_dict"]
-    assert state["head.fc.weight"].isfinite().all()
-    checkpoint = torch.load(tmp_path / "cdb" / "epoch_2.pth", map_location="cpu", weights_only=False)
-    state, known_at = checkpoint["state_dict"], checkpoint["meta"]["class_difficulty_iter"]
-    records = [json.loads(path.read_text()) for path in (tmp_path / "cdb").glob("*/class_scores_val_*.json")]
-    (rows,) = [record["classes"] for record in records if record["iter"] == known_at]
-    expected = [1 - row["recall"] / 100 for row in rows]
-    assert state["head.loss_module.class_difficulty"].tolist() == pytest.approx(expected)
-
-
 def best(work_dir: Path) -> Path:
     (checkpoint,) = work_dir.glob("best_accuracy_epoch_*.pth")
     return checkpoint
@@ -132,3 +117,19 @@ def test_default_work_dirs_differ_by_imbalance() -> None:
     assert default_work_dir(args) == str(Path("work_dirs", "a", "ce_step-10_seed1"))
     args.retrain_classifier = ["crt", "epoch_1.pth"]
     assert default_work_dir(args) == str(Path("work_dirs", "a", "ce_step-10_crt_seed1"))
+
+
+def test_losses_that_follow_the_training_run_with_their_hooks(trained, monkeypatch, tmp_path) -> None:
+    assert trained.is_dir()  # runs of one process share a visualizer, which writes to the first one's folder
+    for loss in ("cdb_ce", "influence_balanced:start_epoch=1"):
+        work_dir = tmp_path / loss[:3]
+        arguments = (CONFIG, "--loss", loss, "--work-dir", work_dir)
+        call(monkeypatch, "train.py", *arguments, "--cfg-options", *TINY, f"experiment_name={work_dir}")
+    state = torch.load(tmp_path / "inf" / "epoch_2.pth", map_location="cpu", weights_only=False)["state_dict"]
+    assert state["head.fc.weight"].isfinite().all()
+    checkpoint = torch.load(tmp_path / "cdb" / "epoch_2.pth", map_location="cpu", weights_only=False)
+    state, known_at = checkpoint["state_dict"], checkpoint["meta"]["class_difficulty_iter"]
+    records = [json.loads(path.read_text()) for path in (tmp_path / "cdb").glob("*/class_scores_val_*.json")]
+    (rows,) = [record["classes"] for record in records if record["iter"] == known_at]
+    expected = [1 - row["recall"] / 100 for row in rows]
+    assert state["head.loss_module.class_difficulty"].tolist() == pytest.approx(expected)
