@@ -233,6 +233,28 @@ def test_finite_at_large_outputs(cls, scale):
 
 
 @every_loss
+@pytest.mark.parametrize("classes", [2, 1000])
+@pytest.mark.filterwarnings("ignore:Classes")
+def test_few_and_many_classes_one_without_samples(cls, classes):
+    counts = np.arange(classes, 0, -1) * 10
+    counts[-1] = 0
+    loss = make(cls, class_counts=counts, ignore_index=IGNORE)
+    generator = torch.Generator().manual_seed(0)
+    pred = torch.randn(6, classes, 3, generator=generator) * 1e4
+    target = torch.randint(0, min(classes, IGNORE), (6, 3), generator=generator)
+    target[0] = classes - 1  # of which training data have none
+    value, grad = value_and_grad(loss, pred.requires_grad_(), target)
+    assert value.isfinite()
+    assert grad.isfinite().all()
+    one = torch.full_like(target, IGNORE)
+    one[2, 1] = target[2, 1]
+    value, grad = value_and_grad(loss, pred, one)
+    torch.testing.assert_close(value, loss(pred[2:3, :, 1], target[2:3, 1]))
+    assert grad.isfinite().all()
+    assert grad.abs().sum((1, 2)).count_nonzero() <= 1
+
+
+@every_loss
 @pytest.mark.parametrize("odd", [float("nan"), float("inf")])
 def test_non_finite_outputs_are_never_masked(cls, odd):
     pred, target = batch(torch.float32)
