@@ -96,7 +96,7 @@ def two_threads():
     torch.set_num_threads(before)
 
 
-def test_threads_share_the_images(two_threads):
+def test_the_number_of_threads_is_left_as_it_was(two_threads):
     loss = outlying(3)
     for samples in (1, 2, 5):
         pred, target = batch((5, 6), (31, 17), samples=samples)
@@ -104,9 +104,11 @@ def test_threads_share_the_images(two_threads):
         with torch.inference_mode():
             value = loss.forward_upsampled(pred.detach().clone(), target.clone())
         torch.testing.assert_close(value, materialised(loss, pred.detach(), target))
+        assert torch.get_num_threads() == 2
     target[-1, 0, 0] = 3
     with pytest.raises(ValueError, match=r"`target` must lie in \[0, 3\)"):
         loss.forward_upsampled(pred, target)
+    assert torch.get_num_threads() == 2
 
 
 def test_the_label_maps_own_size_and_avg_factor():
