@@ -1,12 +1,14 @@
 """The loss of upsampled outputs without upsampling them, against torch's own interpolation."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from mmseol.losses import OneHotMSELoss, OutlyingMSELoss, upsampled
+from mmseol.losses import OneHotMSELoss, OutlyingMSELoss, bilinear, upsampled
 
 IGNORE = 255
 
@@ -82,8 +84,13 @@ def test_float32_equals_materialised_to_rounding(small, large, align_corners):
     check(outlying(11), pred, target, rtol=2e-6, align_corners=align_corners)
 
 
-def test_strips_of_a_large_label_map_add_up(monkeypatch):
-    monkeypatch.setitem(upsampled._PIECE, "cpu", 50)
+@pytest.fixture
+def small_pieces(monkeypatch):
+    monkeypatch.setitem(bilinear.PIECE, "cpu", 50)
+    monkeypatch.setattr(upsampled, "_idle", [])
+
+
+def test_strips_of_labels_and_groups_of_channels_add_up(small_pieces):
     pred, target = batch((5, 6), (31, 17))
     check(outlying(3), pred, target, weight=torch.rand(target.shape))
 
@@ -109,6 +116,35 @@ def test_the_number_of_threads_is_left_as_it_was(two_threads):
     with pytest.raises(ValueError, match=r"`target` must lie in \[0, 3\)"):
         loss.forward_upsampled(pred, target)
     assert torch.get_num_threads() == 2
+
+
+def test_threads_share_images_whose_outputs_fill_a_piece(two_threads, small_pieces):
+    for samples in (1, 2, 3, 5):
+        pred, target = batch((5, 6), (31, 17), samples=samples)
+        check(outlying(3), pred, target, weight=torch.rand(target.shape))
+        assert len(upsampled._idle) == min(samples, 2)
+    target[-1, 0, 0] = 3  # another thread's image
+    with pytest.raises(ValueError, match=r"`target` must lie in \[0, 3\)"):
+        outlying(3).forward_upsampled(pred, target)
+    assert torch.get_num_threads() == 2
+
+
+def test_callers_in_several_threads_do_not_meet_in_kept_buffers():
+    loss, batches = outlying(3), [batch((5, 6), (31, 17), samples=4, seed=seed) for seed in range(8)]
+    alone = [loss.forward_upsampled(*one) for one in batches]
+    with ThreadPoolExecutor(4) as pool:
+        together = [pool.submit(loss.forward_upsampled, *one) for _ in range(5) for one in batches]
+    for value, expected in zip(together, alone * 5, strict=True):
+        assert value.result() == expected
+
+
+def test_training_follows_evaluation_in_inference_mode(monkeypatch):
+    monkeypatch.setattr(upsampled, "_idle", [])
+    bilinear.axis_taps.cache_clear()
+    pred, target = batch((5, 6), (31, 17))
+    with torch.inference_mode():
+        outlying(3).forward_upsampled(pred.detach().clone(), target.clone())
+    check(outlying(3), pred, target)
 
 
 def test_the_label_maps_own_size_and_avg_factor():

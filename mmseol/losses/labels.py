@@ -37,7 +37,8 @@ class Labels(NamedTuple):
             ValueError: If one of them is no class.
         """
         valid = self.valid[where]
-        label = torch.where(valid, self.target[where], 0).long()
+        # All bits of a label or none: half the time of `torch.where`.
+        label = valid.view(torch.uint8).long().neg_().bitwise_and_(self.target[where].long())
         check_labels(label, self.classes, self.ignore_index)
         return label, valid
 

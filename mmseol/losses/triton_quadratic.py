@@ -10,8 +10,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mmseol.losses.bilinear import axis_taps
 from mmseol.losses.labels import Labels
-from mmseol.losses.upsampled import axis_taps, not_below_zero
+from mmseol.losses.upsampled import not_below_zero
 
 __all__ = ["half_squared_error_sum", "upsampled_half_squared_error_sum"]
 
