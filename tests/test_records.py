@@ -50,6 +50,12 @@ def test_scores_record_shows_mean_and_spread():
     assert markdown(scores_record("t", ["run"], runs)).splitlines()[2] == "| a | 40.0 | 30.0 |"
 
 
+def test_benchmarks_table_leaves_out_the_long_ones():
+    row = {"name": "a", "sizes": "3", "time_ratio": 0.12345}
+    tables = [{"title": "t", "rows": [row, row | {"memory_ratio": 2.0}]}, {"title": "u", "rows": [row] * 30}]
+    assert markdown(tables).splitlines()[2:] == ["| t: a | 3 | 0.123 |  |", "| t: a | 3 | 0.123 | 2.000 |"]
+
+
 def test_readme_shows_the_records():
     subprocess.run([sys.executable, ROOT / "tools" / "update_readme.py", "--check"], check=True)
     text = (ROOT / "README.md").read_text()

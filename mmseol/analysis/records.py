@@ -181,14 +181,29 @@ def written_scores(folder: str | Path) -> dict[str, float]:
     return json.loads(found[0].read_text())["scores"]
 
 
-def markdown(record: Mapping[str, Any]) -> str:
+def markdown(record: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> str:
     """Return a Markdown table of a record: methods in rows; classes, or scores with spread, in columns.
 
-    A record of :mod:`mmseol.analysis.hosts` has a situation in each row.
+    A record of :mod:`mmseol.analysis.hosts` has a situation in each row; one of ``tools/benchmarks``, a list,
+    a comparison in each.
     """
+    if not isinstance(record, Mapping):
+        return _benchmarks_markdown(record)
     if "situations" in record:
         return _situations_markdown(record)
     return _scores_markdown(record) if "scores" in record else _iou_markdown(record)
+
+
+_LONG = 10  # rows of a benchmark that has a page of its own
+
+
+def _benchmarks_markdown(tables: Sequence[Mapping[str, Any]]) -> str:
+    lines = ["| | sizes | time | extra memory |", "|---|---|---:|---:|"]
+    for table in tables:
+        for row in table["rows"] if len(table["rows"]) < _LONG else []:
+            cells = [f"{row[key]:.3f}" if key in row else "" for key in ("time_ratio", "memory_ratio")]
+            lines.append(f"| {table['title']}: {row['name']} | {row['sizes']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _situations_markdown(record: Mapping[str, Any]) -> str:

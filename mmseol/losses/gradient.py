@@ -38,8 +38,24 @@ def with_slopes(value: Tensor, outputs: Tensor, slopes: Tensor, dim: int | tuple
         slopes: Derivative of the value by each output, a constant of the outputs' shape.
         dim: Dimensions that the value sums over.
     """
-    linear = (outputs * slopes).sum(dim)
-    return value + (linear - linear.detach())  # adds exactly 0
+    return _WithSlopes.apply(outputs, value, slopes, dim)
+
+
+class _WithSlopes(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, outputs: Tensor, value: Tensor, slopes: Tensor, dim: int | tuple[int, ...]
+    ) -> Tensor:
+        ctx.save_for_backward(slopes)
+        ctx.dim = (dim,) if isinstance(dim, int) else dim
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor, None, None, None]:
+        (slopes,) = ctx.saved_tensors
+        for dim in sorted(ctx.dim):
+            factor = factor.unsqueeze(dim)
+        return slopes * factor, None, None, None
 
 
 class _WithGradient(Function):

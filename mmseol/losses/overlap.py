@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from mmseol.losses.base import number
 from mmseol.losses.region import RegionLoss, nonzero, over_ranks
@@ -67,21 +68,39 @@ def region_sums(pred: Tensor, target: Tensor, measure: Tensor, power: int) -> Te
     n, k = pred.shape[:2]
     prob = pred.softmax(1).reshape(n, k, -1)
     measure = measure.reshape(n, 1, -1)
-    if power == 2:
-        half = (prob * (prob.detach() * measure)).sum(2)  # the sum, with half of its gradient
-        predicted = 2 * half - half.detach()  # once differentiable; a square would keep more copies
-    else:
-        predicted = (prob * measure).sum(2)
     if target.dim() == pred.dim():
         soft = target.reshape(n, k, -1)
-        labelled = (soft**power * measure).sum(2)
-        return torch.stack([(prob * (soft * measure)).sum(2), predicted, labelled]).double()
-    target = target.reshape(n, 1, -1)
-    index = (target + k * torch.arange(n, device=target.device).view(n, 1, 1)).flatten()
-    # A plain running sum of millions needs float64; torch's own sum above does not.
-    parts = torch.stack([prob.gather(1, target) * measure, measure]).double().view(2, -1)
-    overlap, labelled = parts.new_zeros(2, n * k).index_add(1, index, parts).view(2, n, k).unbind()
-    return torch.stack([overlap, predicted.double(), labelled])
+        sums = [prob * (soft * measure), prob**power * measure, soft**power * measure]
+        return torch.stack([values.sum(2) for values in sums]).double()
+    return _RegionSums.apply(prob, target.reshape(n, 1, -1), measure, power)
+
+
+class _RegionSums(Function):
+    """The sums for labels, their gradient written once: automatic ones would be one copy for each sum."""
+
+    @staticmethod
+    def forward(ctx: Any, prob: Tensor, target: Tensor, measure: Tensor, power: int) -> Tensor:
+        ctx.save_for_backward(prob, target, measure)
+        ctx.power = power
+        n, k = prob.shape[:2]
+        predicted = prob.new_empty(n, k)
+        for i in range(n):  # no product of all outputs stands in memory
+            predicted[i] = (prob[i] * (prob[i] * measure[i] if power == 2 else measure[i])).sum(1)
+        index = (target + k * torch.arange(n, device=target.device).view(n, 1, 1)).flatten()
+        # A plain running sum of millions needs float64; torch's own sum above does not.
+        parts = torch.stack([prob.gather(1, target) * measure, measure]).double().view(2, -1)
+        overlap, labelled = parts.new_zeros(2, n * k).index_add(1, index, parts).view(2, n, k).unbind()
+        return torch.stack([overlap, predicted.double(), labelled])
+
+    @staticmethod
+    def backward(ctx: Any, factors: Tensor) -> tuple[Tensor, None, None, None]:
+        prob, target, measure = ctx.saved_tensors
+        by_overlap, by_predicted, _ = factors.to(prob.dtype)
+        gradient = by_predicted.unsqueeze(2) * measure
+        if ctx.power == 2:
+            gradient = gradient.mul_(prob).mul_(2)
+        by_overlap = by_overlap.gather(1, target.flatten(1)).unsqueeze(1)
+        return gradient.scatter_add_(1, target, by_overlap * measure), None, None, None
 
 
 @MODELS.register_module()

@@ -1,4 +1,4 @@
-"""Peak memory of a training step of PSPNet-R50 with 150 classes on a GPU."""
+"""A training step of PSPNet-R50 for 150 classes, with our loss against mmseg's cross entropy."""
 
 from __future__ import annotations
 
@@ -59,31 +59,36 @@ def step(side: str, batch: int, crop: int, classes: int, width: int) -> Step:
 
 
 def run(
-    repeats: int = 20, batch: int = 4, crop: int = 512, classes: int = 150, width: int = 64
+    repeats: int | None = None,
+    batch: int | None = None,
+    crop: int | None = None,
+    classes: int = 150,
+    width: int = 64,
 ) -> dict[str, Any]:
-    """Return the table of this benchmark; without rows where there is no GPU and the size is the full one."""
-    rows = []
-    if device() == "cuda" or width < 64:
-        sizes = {"batch": batch, "crop": crop, "classes": classes, "width": width}
-        small = {"batch": 2, "crop": 64}
-        seconds = alternate({side: step(side, **sizes) for side in SIDES}, repeats)
-        memory = {side: extra_memory(f"{NAME}:step", small, side=side, **sizes) for side in SIDES}
-        rows = [
-            row(
-                side,
-                f"batch {batch}, {crop}x{crop}, {classes} classes",
-                seconds[side],
-                seconds["reference"],
-                memory[side],
-                memory["reference"],
-                logits=4 * batch * classes * crop * crop,
-            )
-            for side in SIDES
-            if side != "reference"
-        ]
+    """Return the table of this benchmark; repeats and sizes are smaller without a GPU unless given."""
+    defaults = (20, 4, 512) if device() == "cuda" else (3, 2, 256)
+    given = (repeats, batch, crop)
+    repeats, batch, crop = (g or default for g, default in zip(given, defaults, strict=True))
+    sizes = {"batch": batch, "crop": crop, "classes": classes, "width": width}
+    small = {"batch": 2, "crop": 64}
+    seconds = alternate({side: step(side, **sizes) for side in SIDES}, repeats, 1)
+    memory = {side: extra_memory(f"{NAME}:step", small, side=side, **sizes) for side in SIDES}
+    rows = [
+        row(
+            side,
+            f"batch {batch}, {crop}x{crop}, {classes} classes",
+            seconds[side],
+            seconds["reference"],
+            memory[side],
+            memory["reference"],
+            logits=4 * batch * classes * crop * crop,
+        )
+        for side in SIDES
+        if side != "reference"
+    ]
     return table(
         NAME,
-        "A training step of PSPNet-R50, 150 classes",
+        f"A training step of PSPNet-R50, {classes} classes",
         rows,
-        "Reference: mmseg's `CrossEntropyLoss`." + ("" if rows else " Not measured: needs a GPU."),
+        "Reference: mmseg's `CrossEntropyLoss` in both heads. Memory is that of all activations.",
     )

@@ -1,6 +1,6 @@
 """Run the benchmarks and write one page and one record of them.
 
-OMP_NUM_THREADS=1 python tools/benchmarks/run.py --out results/benchmarks
+python tools/benchmarks/run.py --out results/benchmarks
 python tools/benchmarks/run.py --only upsampled_loss same_size_loss
 """
 
