@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from mmseol.losses import CrossEntropyLoss, FocalLoss, SigmoidFocalLoss
+from mmseol.losses import CrossEntropyLoss, FocalLoss, SigmoidFocalLoss, focal
 
 WEIGHT = [0.3, 1.0, 2.5, 0.7]
 
@@ -186,3 +186,17 @@ def test_class_balanced_focal_of_cui():
 def test_wrong_settings_are_named(cls, arguments, message):
     with pytest.raises(ValueError, match=message):
         cls(**arguments)
+
+
+def test_sigmoid_focal_in_pieces(monkeypatch):
+    pred = torch.randn(5, 4, 3, 2, dtype=torch.float64, requires_grad=True)
+    target = torch.randint(0, 4, (5, 3, 2))
+    one_hot = F.one_hot(target, 4).movedim(-1, 1).to(pred)
+    expected = sigmoid_focal_loss(pred, one_hot, reduction="sum") / target.numel()
+    (expected_grad,) = torch.autograd.grad(expected, pred)
+    for elements in (1, 50):  # one sample at a time, and two
+        monkeypatch.setattr(focal, "_ELEMENTS", elements)
+        value = SigmoidFocalLoss()(pred, target)
+        (grad,) = torch.autograd.grad(value, pred)
+        torch.testing.assert_close(value, expected)
+        torch.testing.assert_close(grad, expected_grad)

@@ -15,6 +15,9 @@ from mmseol.registry import MODELS
 
 __all__ = ["FocalLoss", "SigmoidFocalLoss"]
 
+_ELEMENTS = 2**20
+"""Outputs worked on at once; what is in between stays small."""
+
 
 def focusing(gamma: float) -> float:
     gamma = number("gamma", gamma)
@@ -119,23 +122,29 @@ class SigmoidFocalLoss(WeightedClassLoss):
         return loss if weight is None else loss * weight
 
     def _hard(self, pred: Tensor, target: Tensor) -> Tensor:
-        index = target.unsqueeze(1)
-        other, own = (1.0, 1.0) if self.alpha is None else (1 - self.alpha, self.alpha)
+        step = max(1, _ELEMENTS // max(1, pred[:1].numel()))
+        parts = [slice(i, i + step) for i in range(0, max(len(pred), 1), step)]
         with torch.no_grad():
-            # The label's output with its sign turned is one more class to push down: no one-hot tensor.
-            push = pred.scatter(1, index, -pred.gather(1, index))
-            miss = push.sigmoid()
-            # The default threshold of 20 is too coarse for float64; below 88 the exponential stays finite.
-            terms = F.softplus(push, threshold=40)
-            # d/da q^g b = q^g (q + g (1 - q) b)
-            slopes = torch.mul(terms, self.gamma, out=push).lerp_(push.new_ones(()), miss)
-            modulator = miss.pow_(self.gamma)
-            slopes.mul_(modulator)
-            terms.mul_(modulator)
-            value = other * terms.sum(1) + (own - other) * terms.gather(1, index).squeeze(1)
-            own_slope = slopes.gather(1, index)
-            slopes.mul_(other).scatter_(1, index, -own * own_slope)
-        return with_slopes(value, pred, slopes, 1)
+            slopes, index = torch.empty_like(pred), target.unsqueeze(1)
+            values = [self._piece(pred[part], index[part], slopes[part]) for part in parts]
+        return with_slopes(torch.cat(values), pred, slopes, 1)
+
+    def _piece(self, outputs: Tensor, index: Tensor, slopes: Tensor) -> Tensor:
+        """Return the loss of some samples and write the slopes."""
+        other, own = (1.0, 1.0) if self.alpha is None else (1 - self.alpha, self.alpha)
+        # The label's output with its sign turned is one more class to push down: no one-hot tensor.
+        push = outputs.scatter(1, index, -outputs.gather(1, index))
+        miss = push.sigmoid()
+        # The default threshold of 20 is too coarse for float64; below 88 the exponential stays finite.
+        terms = F.softplus(push, threshold=40)
+        # d/da q^g b = q^g (q + g (1 - q) b)
+        slope = torch.mul(terms, self.gamma, out=push).lerp_(push.new_ones(()), miss)
+        modulator = miss.pow_(self.gamma)
+        slope.mul_(modulator)
+        terms.mul_(modulator)
+        own_slope = slope.gather(1, index)
+        slopes.copy_(slope.mul_(other).scatter_(1, index, -own * own_slope))
+        return other * terms.sum(1) + (own - other) * terms.gather(1, index).squeeze(1)
 
     def _soft(self, pred: Tensor, target: Tensor) -> Tensor:
         miss = pred.sigmoid() * (1 - target) + (-pred).sigmoid() * target

@@ -28,11 +28,9 @@ REASONS = {
     "lade": "a softmax over classes and a log-sum-exp over positions, both with gradient",
     "elm": "searches the strongest wrong class on a copy of the outputs",
     "seesaw": "a softmax without gradient beside the one with",
-    "focal_sigmoid": "two transcendental functions of every output",
     "equalization": "draws a number for every output of a tail class",
-    "equalization_sigmoid": "softplus and sigmoid of every output",
+    "focal_sigmoid": "two transcendental functions of every output",
     "ghmc": "softplus and sigmoid of every output, and a histogram of them",
-    "dice": "squares of every probability, with gradient",
 }
 
 
@@ -61,8 +59,14 @@ def step(loss: str, outputs: Sequence[int]) -> Step:
     pred = torch.randn(*outputs, device=device(), requires_grad=True)
     target = fill((outputs[0], *outputs[2:]), outputs[1], 0.04)
 
+    features = None
+    if hasattr(module, "set_features"):  # as ClassifierFeatureHook does, at an eighth of the labels' size
+        features = torch.randn(outputs[0], 64, *(max(side // 8, 1) for side in outputs[2:]), device=device())
+
     def forward_and_backward() -> None:
         pred.grad = None
+        if features is not None:
+            module.set_features(features)
         module(pred, target, ignore_index=255).backward()
 
     return forward_and_backward
