@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from tool_runs import call, state_and_difficulty
 
 from mmseol.counts import ClassCounts
 
 pytest.importorskip("mmpretrain")
 
 ROOT = Path(__file__).parents[1]
-TOOLS = ROOT / "tools"
 CONFIG = ROOT / "configs" / "quickstart" / "digits.py"
 TINY = ("train_cfg.max_epochs=2", "train_cfg.val_interval=1", "default_hooks.logger.interval=1")
 LOSS = ("--loss", "outlying_mse:alpha=2")
-
-
-def call(monkeypatch: pytest.MonkeyPatch, tool: str, *arguments: object) -> None:
-    """Run a tool in this process, which has the hosts imported."""
-    monkeypatch.setattr(sys, "argv", [str(TOOLS / tool), *map(str, arguments)])
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    runpy.run_path(str(TOOLS / tool), run_name="__main__")
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +118,5 @@ def test_losses_that_follow_the_training_run_with_their_hooks(trained, monkeypat
         call(monkeypatch, "train.py", *arguments, "--cfg-options", *TINY, f"experiment_name={work_dir}")
     state = torch.load(tmp_path / "inf" / "epoch_2.pth", map_location="cpu", weights_only=False)["state_dict"]
     assert state["head.fc.weight"].isfinite().all()
-    checkpoint = torch.load(tmp_path / "cdb" / "epoch_2.pth", map_location="cpu", weights_only=False)
-    state, known_at = checkpoint["state_dict"], checkpoint["meta"]["class_difficulty_iter"]
-    records = [json.loads(path.read_text()) for path in (tmp_path / "cdb").glob("*/class_scores_val_*.json")]
-    (rows,) = [record["classes"] for record in records if record["iter"] == known_at]
-    expected = [1 - row["recall"] / 100 for row in rows]
+    state, expected = state_and_difficulty(tmp_path / "cdb")
     assert state["head.loss_module.class_difficulty"].tolist() == pytest.approx(expected)

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from mmseol.losses import CrossEntropyLoss, FocalLoss, SigmoidFocalLoss, focal
+from mmseol.losses import CrossEntropyLoss, FocalLoss, SigmoidFocalLoss, pieces
 
 WEIGHT = [0.3, 1.0, 2.5, 0.7]
 
@@ -194,9 +194,16 @@ def test_sigmoid_focal_in_pieces(monkeypatch):
     one_hot = F.one_hot(target, 4).movedim(-1, 1).to(pred)
     expected = sigmoid_focal_loss(pred, one_hot, reduction="sum") / target.numel()
     (expected_grad,) = torch.autograd.grad(expected, pred)
-    for elements in (1, 50):  # one sample at a time, and two
-        monkeypatch.setattr(focal, "_ELEMENTS", elements)
+    for elements in (1, 50):  # one row at a time, and two samples
+        monkeypatch.setitem(pieces.PIECE, "cpu", elements)
         value = SigmoidFocalLoss()(pred, target)
         (grad,) = torch.autograd.grad(value, pred)
         torch.testing.assert_close(value, expected)
         torch.testing.assert_close(grad, expected_grad)
+
+
+def test_sigmoid_focal_refuses_a_second_derivative():
+    pred, target, _ = random_batch()
+    value = SigmoidFocalLoss(ignore_index=255)(pred, target)
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.grad(value, pred, create_graph=True)

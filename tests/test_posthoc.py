@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 from scipy.special import log_softmax
 from tiny_runner import Head, TinyModel, tiny_runner
+from tool_runs import call
 from torch import nn
 
 from mmseol import experiment
@@ -23,7 +22,6 @@ from mmseol.posthoc import find_classifier, logit_adjustment, tau_normalized
 from mmseol.registry import MODELS
 
 ROOT = Path(__file__).parents[1]
-TOOL = ROOT / "tools" / "adjust_classifier.py"
 COUNTS = [80, 40, 10, 0]
 CE = {"type": "mmseol.CrossEntropyLoss"}
 
@@ -157,25 +155,20 @@ def test_what_cannot_be_adjusted(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pth"]
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
-    monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, arguments)])
-    runpy.run_path(str(TOOL), run_name="__main__")
-
-
 def test_tool_writes_one_file_for_each_tau(tmp_path, monkeypatch, capsys) -> None:
     old = write(tmp_path / "a.pth", counts=[80, 40, 10, 5])
     arguments = (tmp_path / "a.pth", "--method", "tau_norm", "--tau", 0.5, 1, "--out", tmp_path / "out")
-    call(monkeypatch, *arguments)
+    call(monkeypatch, "adjust_classifier.py", *arguments)
     names = ["a_tau_norm_0.5.pth", "a_tau_norm_1.pth"]
     assert [Path(line).name for line in capsys.readouterr().out.split()] == names
     norms = read(tmp_path / "out" / names[1])["state_dict"]["head.fc.weight"].norm(dim=1)
     torch.testing.assert_close(norms, torch.ones(4))
     with pytest.raises(SystemExit):
-        call(monkeypatch, *arguments)
+        call(monkeypatch, "adjust_classifier.py", *arguments)
     assert "`--out` already holds" in capsys.readouterr().err
     (tmp_path / "counts.json").write_text("[1, 1, 1, 1]")
     call(
-        monkeypatch, tmp_path / "a.pth", "--method", "logit_adjustment", "--tau", 1,
+        monkeypatch, "adjust_classifier.py", tmp_path / "a.pth", "--method", "logit_adjustment", "--tau", 1,
         "--out", tmp_path / "out", "--class-counts", tmp_path / "counts.json",
     )  # fmt: skip
     bias = read(tmp_path / "out" / "a_logit_adjustment_1.pth")["state_dict"]["head.fc.bias"]

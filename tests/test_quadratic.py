@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from mmseol.losses import OneHotMSELoss, OutlyingMSELoss, same_size
+from mmseol.losses import OneHotMSELoss, OutlyingMSELoss, pieces
 
 IGNORE = 255
 
@@ -49,7 +49,7 @@ def test_equals_the_formula_in_any_piece(piece, shape, ignored, weight, seed):
     size = {None: None, "positions": shape, "samples": shape[:1]}[weight]
     weight = None if size is None else torch.rand(size, generator=torch.Generator().manual_seed(seed))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(same_size._PIECE, "cpu", piece)
+        patch.setitem(pieces.PIECE, "cpu", piece)
         for loss in (outlying(4), OneHotMSELoss(ignore_index=IGNORE)):
             value = loss(pred, target, weight=weight)
             (grad,) = torch.autograd.grad(value, pred)

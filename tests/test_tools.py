@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import runpy
 import shutil
 import signal
 import socket
@@ -18,11 +16,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tool_runs import TOOLS, call, state_and_difficulty
 
 from mmseol.counts import ClassCounts
 
 ROOT = Path(__file__).parents[1]
-TOOLS = ROOT / "tools"
 CONFIG = ROOT / "configs" / "quickstart" / "toy_camvid.py"
 TINY = (
     "train_cfg.max_epochs=2",
@@ -36,13 +34,6 @@ TINY = (
     "model.decode_head.channels=8",
     "default_hooks.logger.interval=1",
 )
-
-
-def call(monkeypatch: pytest.MonkeyPatch, tool: str, *arguments: object) -> None:
-    """Run a tool in this process, which has the hosts imported."""
-    monkeypatch.setattr(sys, "argv", [str(TOOLS / tool), *map(str, arguments)])
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    runpy.run_path(str(TOOLS / tool), run_name="__main__")
 
 
 def mean_ious(folder: Path, stage: str) -> list[float]:
@@ -68,11 +59,7 @@ def test_losses_that_follow_the_training_run_with_their_hooks(toy, monkeypatch, 
         call(monkeypatch, "train.py", *arguments, "--cfg-options", *TINY, f"experiment_name={work_dir}")
     state = torch.load(tmp_path / "inf" / "epoch_2.pth", map_location="cpu", weights_only=False)["state_dict"]
     assert state["decode_head.conv_seg.weight"].isfinite().all()
-    checkpoint = torch.load(tmp_path / "cdb" / "epoch_2.pth", map_location="cpu", weights_only=False)
-    state, known_at = checkpoint["state_dict"], checkpoint["meta"]["class_difficulty_iter"]
-    records = [json.loads(path.read_text()) for path in (tmp_path / "cdb").glob("*/class_scores_val_*.json")]
-    (rows,) = [record["classes"] for record in records if record["iter"] == known_at]
-    expected = [1 if row["recall"] is None else 1 - row["recall"] / 100 for row in rows]
+    state, expected = state_and_difficulty(tmp_path / "cdb")
     for head in ("decode_head", "auxiliary_head"):
         assert state[f"{head}.loss_decode.class_difficulty"].tolist() == pytest.approx(expected)
 

@@ -87,7 +87,9 @@ def test_float32_equals_materialised_to_rounding(small, large, align_corners):
 @pytest.fixture
 def small_pieces(monkeypatch):
     monkeypatch.setitem(bilinear.PIECE, "cpu", 50)
-    monkeypatch.setattr(upsampled, "_idle", [])
+    upsampled._idle.cache_clear()
+    yield
+    upsampled._idle.cache_clear()
 
 
 def test_strips_of_labels_and_groups_of_channels_add_up(small_pieces):
@@ -118,15 +120,34 @@ def test_the_number_of_threads_is_left_as_it_was(two_threads):
     assert torch.get_num_threads() == 2
 
 
-def test_threads_share_images_whose_outputs_fill_a_piece(two_threads, small_pieces):
+def test_threads_share_images_whose_outputs_fill_a_piece(two_threads, small_pieces, monkeypatch):
+    shares = []
+    plain = upsampled._shared
+    monkeypatch.setattr(upsampled, "_shared", lambda *args: shares.append(args[2]) or plain(*args))
     for samples in (1, 2, 3, 5):
         pred, target = batch((5, 6), (31, 17), samples=samples)
         check(outlying(3), pred, target, weight=torch.rand(target.shape))
-        assert len(upsampled._idle) == min(samples, 2)
+    assert shares == [2] * 4
     target[-1, 0, 0] = 3  # another thread's image
     with pytest.raises(ValueError, match=r"`target` must lie in \[0, 3\)"):
         outlying(3).forward_upsampled(pred, target)
     assert torch.get_num_threads() == 2
+
+
+def test_two_heads_keep_their_buffers(monkeypatch):
+    upsampled._idle.cache_clear()
+    made = []
+
+    def make(*args):
+        made.append(bilinear.ImageLoss(*args))
+        return made[-1]
+
+    monkeypatch.setattr(upsampled, "ImageLoss", make)
+    heads = [batch((5, 6), (31, 17)), batch((3, 4), (31, 17))]
+    for _ in range(3):
+        for pred, target in heads:
+            check(outlying(3), pred, target)
+    assert len(made) == 2
 
 
 def test_callers_in_several_threads_do_not_meet_in_kept_buffers():
@@ -138,8 +159,8 @@ def test_callers_in_several_threads_do_not_meet_in_kept_buffers():
         assert value.result() == expected
 
 
-def test_training_follows_evaluation_in_inference_mode(monkeypatch):
-    monkeypatch.setattr(upsampled, "_idle", [])
+def test_training_follows_evaluation_in_inference_mode():
+    upsampled._idle.cache_clear()
     bilinear.axis_taps.cache_clear()
     pred, target = batch((5, 6), (31, 17))
     with torch.inference_mode():

@@ -10,13 +10,11 @@ from torch.nn import functional as F
 
 from mmseol.losses.base import number
 from mmseol.losses.gradient import with_slopes
+from mmseol.losses.pieces import pieces, with_channels
 from mmseol.losses.weighted import WeightedClassLoss
 from mmseol.registry import MODELS
 
 __all__ = ["FocalLoss", "SigmoidFocalLoss"]
-
-_ELEMENTS = 2**20
-"""Outputs worked on at once; what is in between stays small."""
 
 
 def focusing(gamma: float) -> float:
@@ -122,15 +120,15 @@ class SigmoidFocalLoss(WeightedClassLoss):
         return loss if weight is None else loss * weight
 
     def _hard(self, pred: Tensor, target: Tensor) -> Tensor:
-        step = max(1, _ELEMENTS // max(1, pred[:1].numel()))
-        parts = [slice(i, i + step) for i in range(0, max(len(pred), 1), step)]
         with torch.no_grad():
-            slopes, index = torch.empty_like(pred), target.unsqueeze(1)
-            values = [self._piece(pred[part], index[part], slopes[part]) for part in parts]
-        return with_slopes(torch.cat(values), pred, slopes, 1)
+            value, slopes = pred.new_empty(target.shape), torch.empty_like(pred)
+            for where in pieces(pred):
+                part = with_channels(where)
+                value[where] = self._piece(pred[part], target[where].unsqueeze(1), slopes[part])
+        return with_slopes(value, pred, slopes, 1)
 
     def _piece(self, outputs: Tensor, index: Tensor, slopes: Tensor) -> Tensor:
-        """Return the loss of some samples and write the slopes."""
+        """Return the loss of some positions and write the slopes."""
         other, own = (1.0, 1.0) if self.alpha is None else (1 - self.alpha, self.alpha)
         # The label's output with its sign turned is one more class to push down: no one-hot tensor.
         push = outputs.scatter(1, index, -outputs.gather(1, index))

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from mmseol.losses.labels import is_compiling
+
 __all__ = ["with_gradient", "with_slopes"]
 
 # Tells whether the graph lives on (retain_graph); torch 2.1 does not say, so there it might.
@@ -52,6 +54,8 @@ class _WithSlopes(Function):
 
     @staticmethod
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor, None, None, None]:
+        if torch.is_grad_enabled() and not is_compiling():  # by create_graph=True, as below
+            raise RuntimeError("This loss is differentiable once; it cannot be used with create_graph=True.")
         (slopes,) = ctx.saved_tensors
         for dim in sorted(ctx.dim):
             factor = factor.unsqueeze(dim)

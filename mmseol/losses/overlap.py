@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from mmseol.losses.base import number
+from mmseol.losses.pieces import pieces, with_channels
 from mmseol.losses.region import RegionLoss, nonzero, over_ranks
 from mmseol.registry import MODELS
 
@@ -83,9 +84,10 @@ class _RegionSums(Function):
         ctx.save_for_backward(prob, target, measure)
         ctx.power = power
         n, k = prob.shape[:2]
-        predicted = prob.new_empty(n, k)
-        for i in range(n):  # no product of all outputs stands in memory
-            predicted[i] = (prob[i] * (prob[i] * measure[i] if power == 2 else measure[i])).sum(1)
+        predicted = prob.new_zeros(n, k)
+        for where in pieces(prob):  # no product of all outputs stands in memory
+            part, size = prob[with_channels(where)], measure[with_channels(where)]
+            predicted[where[0]] += (part * (part * size if power == 2 else size)).sum(2)
         index = (target + k * torch.arange(n, device=target.device).view(n, 1, 1)).flatten()
         # A plain running sum of millions needs float64; torch's own sum above does not.
         parts = torch.stack([prob.gather(1, target) * measure, measure]).double().view(2, -1)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from math import prod
-
 import torch
 from torch import Tensor
 
 from mmseol.losses.base import expand_weight
 from mmseol.losses.labels import Labels
+from mmseol.losses.pieces import pieces, with_channels
 
 __all__ = ["half_squared_error_sum"]
-
-# Elements of a piece: 4 MB in float32 stay in the cache; a GPU wants few, large kernels.
-_PIECE = {"cpu": 2**20, "cuda": 2**24}
 
 
 def half_squared_error_sum(
@@ -44,9 +39,9 @@ def half_squared_error_sum(
     gradient = torch.empty_like(pred, dtype=dtype) if requires_grad else None
     values, scale = -values.to(dtype), (1 / divisor).to(dtype)
     total = torch.zeros((), dtype=torch.float64, device=pred.device)
-    for where in _pieces(pred.shape, _PIECE.get(pred.device.type, _PIECE["cpu"])):
+    for where in pieces(pred):
         label, valid = labels.piece(where)
-        channels = (where[0], slice(None), *where[1:])
+        channels = with_channels(where)
         out = torch.empty_like(pred[channels], dtype=dtype) if gradient is None else gradient[channels]
         if weight is not None:
             piece_weight = weight[where[0]] if weight.dim() == 1 else weight[where]
@@ -85,19 +80,3 @@ def _zero_where_not(valid: Tensor, out: Tensor) -> None:
     """Zero ``out``, (N, K, *), where not ``valid``, (N, *), whatever stands there: NaN * 0 would be NaN."""
     bits = torch.int32 if out.dtype == torch.float32 else torch.int64
     out.view(bits).bitwise_and_(-valid.to(bits).unsqueeze(1))  # 5 times as fast as masked_fill_
-
-
-def _pieces(shape: torch.Size, elements: int) -> Iterator[tuple[slice, ...]]:
-    """Cut (N, *) of outputs (N, K, *) into pieces of about ``elements`` outputs.
-
-    Along N and, where one sample is larger, along the first dimension after K.
-    """
-    if len(shape) == 2:
-        for start in range(0, shape[0], elements // shape[1] + 1):
-            yield (slice(start, start + elements // shape[1] + 1),)
-        return
-    row = max(shape[1] * prod(shape[3:]), 1)
-    samples, rows = max(elements // (row * max(shape[2], 1)), 1), max(elements // row, 1)
-    for n in range(0, shape[0], samples):
-        for start in range(0, shape[2], rows):
-            yield slice(n, n + samples), slice(start, start + rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -18,8 +19,8 @@ __all__ = ["upsampled_half_squared_error_sum"]
 # Threads that share a batch on a CPU if an image's outputs fill a piece: below that, waiting for the
 # interpreter's lock costs what the second thread brings.
 _WORKERS = 2
-# What the last calls on a CPU left, with buffers of their size: memory given back comes again page by page.
-_idle: list[ImageLoss] = []
+# Sizes whose buffers outlive a call on a CPU: those of a model's main and auxiliary head.
+_SIZES = 2
 
 
 @torch.no_grad()
@@ -60,10 +61,12 @@ def upsampled_half_squared_error_sum(
     )
     values = values.double().view(-1, 1)
     gradient = torch.empty_like(pred, dtype=dtype) if requires_grad else None
+    sizes = pred.shape[1:], labels.target.shape[1:], align_corners, dtype
+    idle = _idle(*sizes) if pred.device.type == "cpu" else []
 
     @torch.no_grad()  # of this thread
     def sums(images: range) -> list[Tensor]:
-        with _image_loss(rows, columns, pred.shape[1]) as loss:
+        with _taken(idle, rows, columns, pred.shape[1]) as loss:
             return [
                 loss(
                     pred[n],
@@ -95,19 +98,24 @@ def _shared(work: Callable[[range], list[Tensor]], count: int, workers: int) -> 
         return work(range(share)) + [total for other in others for total in other.result()]
 
 
+@lru_cache(maxsize=_SIZES)
+def _idle(
+    outputs: torch.Size, labels: torch.Size, align_corners: bool, dtype: torch.dtype
+) -> list[ImageLoss]:
+    """Return what earlier calls of these sizes left; memory that is given back comes again page by page."""
+    return []
+
+
 @contextmanager
-def _image_loss(rows: Taps, columns: Taps, classes: int) -> Iterator[ImageLoss]:
-    """Yield an idle one, or another if that one is for other sizes; no two threads get the same."""
+def _taken(idle: list[ImageLoss], rows: Taps, columns: Taps, classes: int) -> Iterator[ImageLoss]:
+    """Take an idle one or make one, and leave it idle; no two threads get the same."""
     try:
-        loss = _idle.pop()
+        loss = idle.pop()
     except IndexError:
-        loss = None
-    if loss is None or loss.rows is not rows or loss.columns is not columns or loss.classes != classes:
         loss = ImageLoss(rows, columns, classes)
     yield loss
-    if rows.first.device.type == "cpu":
-        _idle.append(loss)
-        del _idle[:-_WORKERS]
+    idle.append(loss)
+    del idle[:-_WORKERS]
 
 
 @contextmanager

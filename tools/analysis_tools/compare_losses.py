@@ -16,7 +16,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmseol.analysis.records import SCORES, SEG_SCORES, markdown, scores_record
+from mmseol.analysis.records import SCORES, SEG_SCORES, scores_record
+from mmseol.analysis.tables import markdown
 from mmseol.analysis.training_runs import TrainingRun, run_all
 from mmseol.files import replacing
 from mmseol.processes import warm_yapf

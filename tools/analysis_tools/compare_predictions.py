@@ -16,7 +16,8 @@ from PIL import Image
 
 from mmseol.analysis.color_position import color_position_baseline
 from mmseol.analysis.pictures import comparison_grid
-from mmseol.analysis.records import iou_of_maps, iou_record, markdown
+from mmseol.analysis.records import iou_of_maps, iou_record
+from mmseol.analysis.tables import markdown
 from mmseol.camvid.files import CLASSES, PALETTE, find_pairs
 from mmseol.files import replacing
 

@@ -29,7 +29,6 @@ REASONS = {
     "elm": "searches the strongest wrong class on a copy of the outputs",
     "seesaw": "a softmax without gradient beside the one with",
     "equalization": "draws a number for every output of a tail class",
-    "focal_sigmoid": "two transcendental functions of every output",
     "ghmc": "softplus and sigmoid of every output, and a histogram of them",
 }
 

@@ -1,0 +1,81 @@
+"""Markdown tables of records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mmseol.analysis.records import COSTS, SCORES, SEG_SCORES
+
+__all__ = ["markdown"]
+
+_LONG = 10  # rows of a benchmark that only its own page shows
+
+
+def markdown(record: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> str:
+    """Return a Markdown table of a record: methods in rows; classes, or scores with spread, in columns.
+
+    A record of :mod:`mmseol.analysis.hosts` has a situation in each row; one of ``tools/benchmarks``, a list,
+    a comparison in each.
+    """
+    if not isinstance(record, Mapping):
+        return _benchmarks_markdown(record)
+    if "situations" in record:
+        return _situations_markdown(record)
+    return _scores_markdown(record) if "scores" in record else _iou_markdown(record)
+
+
+def _benchmarks_markdown(tables: Sequence[Mapping[str, Any]]) -> str:
+    lines = ["| | sizes | time | extra memory |", "|---|---|---:|---:|"]
+    for table in tables:
+        for row in table["rows"] if len(table["rows"]) < _LONG else []:
+            cells = [f"{row[key]:.3f}" if key in row else "" for key in ("time_ratio", "memory_ratio")]
+            lines.append(f"| {table['title']}: {row['name']} | {row['sizes']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _situations_markdown(record: Mapping[str, Any]) -> str:
+    def cell(value: Any) -> str:
+        return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+    lines = ["| situation | right | mmseol | the host's own | |", "|---|---:|---:|---:|---|"]
+    lines += [
+        f"| {row['situation']} | {cell(row['right'])} | {cell(row['ours'])} | {cell(row['host'])} | "
+        f"`{row['component']}` |"
+        for row in record["situations"]
+    ]
+    return "\n".join(lines)
+
+
+def _scores_markdown(record: Mapping[str, Any]) -> str:
+    known = {**SEG_SCORES, **SCORES, **{key: heading for key, (heading, _) in COSTS.items()}}
+    keys = [key for key in known if any(key in row for row in record["scores"].values())]
+    lines = [
+        "| per cent | " + " | ".join(known[key] for key in keys) + " |",
+        "|---|" + "---:|" * len(keys),
+    ]
+    for name, row in record["scores"].items():
+        cells = [_cell(key, row[key]) if key in row else "failed" for key in keys]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(key: str, values: Sequence[float]) -> str:
+    if key in COSTS:
+        return f"{np.median(values):.{COSTS[key][1]}f}"
+    spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.1f}{spread}"
+
+
+def _iou_markdown(record: Mapping[str, Any]) -> str:
+    classes = list(next(iter(record["iou"].values())))
+    lines = [
+        "| IoU in per cent | mean | " + " | ".join(classes) + " |",
+        "|---|" + "---:|" * (len(classes) + 1),
+    ]
+    for name, row in record["iou"].items():
+        cells = ["" if row[k] is None else f"{row[k]:.1f}" for k in classes]
+        lines.append(f"| {name} | {record['mean_iou'][name]:.1f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
