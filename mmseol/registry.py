@@ -46,7 +46,7 @@ def _child(name: str, parent: Registry, *locations: str) -> HostRegistry:
     return HostRegistry(name, parent=parent, scope="mmseol", locations=list(locations))
 
 
-MODELS = _child("model", ROOT_MODELS, "mmseol.losses", "mmseol.cosine", "mmseol.retraining")
+MODELS = _child("model", ROOT_MODELS, "mmseol.losses", "mmseol.classifiers")
 HOOKS = _child("hook", ROOT_HOOKS, "mmseol.hooks")
 DATASETS = _child("dataset", ROOT_DATASETS, "mmseol.datasets")
 DATA_SAMPLERS = _child("data sampler", ROOT_DATA_SAMPLERS, "mmseol.samplers")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmseol.losses.base import ClassLoss
+from mmseol.losses.base.class_loss import ClassLoss
 from mmseol.registry import MODELS
 
 FOLDER = Path(__file__).parents[1] / "tools" / "benchmarks"
@@ -26,7 +26,7 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "all_losses": ({"outputs": (2, 11, 8, 8), "only": ["ce", "outlying_mse"]}, 2),
     "training_step": ({"batch": 2, "crop": 32}, 3),
     "psp_step": ({"batch": 2, "crop": 64, "classes": 5, "width": 4}, 2),
-    "counting": ({"maps": 3, "size": (48, 64)}, 4),
+    "count_labels": ({"maps": 3, "size": (48, 64)}, 4),
     "loader": ({"images": 256}, 2),
 }
 
@@ -78,7 +78,7 @@ def test_record(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "upsampled_loss":
         assert table["rows"][0]["over"] == ["copies"]
         assert table["rows"][0]["copies"] == pytest.approx(1000 / (4 * 2 * 5 * 16 * 16))
-    page = import_module("report").markdown([table])
+    page = import_module("_report").markdown([table])
     assert all(row["name"] in page for row in table["rows"])
 
 
@@ -110,7 +110,7 @@ def test_a_loss_that_cannot_run_keeps_a_row(monkeypatch: pytest.MonkeyPatch) -> 
 def test_steps_take_turns() -> None:
     turns: list[str] = []
     sides = {name: lambda name=name: turns.append(name) for name in "ab"}
-    seconds = import_module("measure").alternate(sides, repeats=3, warmup=2)
+    seconds = import_module("_measure").alternate(sides, repeats=3, warmup=2)
     assert turns == ["a", "b"] * 5
     assert [len(taken) for taken in seconds.values()] == [3, 3]
 
@@ -118,15 +118,15 @@ def test_steps_take_turns() -> None:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="resident memory is read from Linux")
 def test_memory_of_a_fresh_process() -> None:
     ballast = torch.ones(100_000_000)  # 400 MB here must not show there
-    measured = import_module("measure").extra_memory("allocation:allocate", {"mb": 1}, mb=64)
+    measured = import_module("_measure").extra_memory("helpers.allocation:allocate", {"mb": 1}, mb=64)
     assert len(ballast)
     assert measured == pytest.approx(64e6, rel=0.2)
     with pytest.raises(RuntimeError, match="refused"):
-        import_module("measure").extra_memory("allocation:refuse", {})
+        import_module("_measure").extra_memory("helpers.allocation:refuse", {})
 
 
 def test_record_keeps_other_benchmarks(tmp_path: Path) -> None:
-    report = import_module("report")
+    report = import_module("_report")
     tables = [
         report.table(
             name, f"Title of {name}", [report.row("case", "1x1", [0.2, 0.9, 0.4], [0.1, 0.3, 0.1])], "Notes."
@@ -145,7 +145,7 @@ def test_record_keeps_other_benchmarks(tmp_path: Path) -> None:
 def test_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run, module = import_module("run"), import_module("psp_step")
     monkeypatch.setattr(
-        module, "run", lambda repeats: import_module("report").table("psp_step", "T", [], str(repeats))
+        module, "run", lambda repeats: import_module("_report").table("psp_step", "T", [], str(repeats))
     )
     monkeypatch.setattr(
         sys, "argv", ["run.py", "--only", "psp_step", "--repeats", "3", "--out", str(tmp_path)]

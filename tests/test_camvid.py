@@ -11,9 +11,9 @@ from mmseg.registry import TRANSFORMS
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
-from mmseol.camvid.files import CLASSES, PALETTE
+from mmseol.camvid.layout import CLASSES, PALETTE
 from mmseol.registry import DATASETS
-from mmseol.segmentation.camvid import CamVidDataset
+from mmseol.segmentation.camvid_dataset import CamVidDataset
 from mmseol.segmentation.transforms import CheckLabelSize
 
 PREFIX = {"img_path": "train", "seg_map_path": "trainannot"}

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from distributed import run_ranks
+from helpers.distributed import run_ranks
+from helpers.tiny_runner import LABELS, TinyDataset, TinyModel, log_of, one_point, outlying, tiny_runner
 from mmengine.config import ConfigDict
 from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
-from tiny_runner import LABELS, TinyDataset, TinyModel, log_of, one_point, outlying, tiny_runner
 
-from mmseol.counts import ClassCounts, outlying_values
+from mmseol.counting.counts import ClassCounts, outlying_values
 from mmseol.hooks import ClassCountHook
 from mmseol.hooks.class_table import class_table
 from mmseol.registry import HOOKS
@@ -315,7 +315,7 @@ def seg_scope() -> Iterator[None]:
 def seg_runner(root: Path, work_dir: Path, **hook: Any) -> Runner:
     """Return a Runner of a small EncoderDecoder with two heads and three losses."""
     import mmseg.models  # noqa: F401
-    from small_data import seg_dataset
+    from helpers.small_data import seg_dataset
 
     head = {"type": "FCNHead", "in_channels": 16, "channels": 8, "num_convs": 1, "num_classes": 4}
     losses = [
@@ -350,7 +350,7 @@ def seg_runner(root: Path, work_dir: Path, **hook: Any) -> Runner:
 @pytest.mark.usefixtures("seg_scope")
 @pytest.mark.parametrize("count", ["samples", "images"])
 def test_mmseg_model_with_two_heads(tmp_path: Path, count: str) -> None:
-    from small_data import write_images, write_maps
+    from helpers.small_data import write_images, write_maps
 
     from mmseol.counting import count_dataset
 

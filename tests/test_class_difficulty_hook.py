@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from distributed import run_ranks
+from helpers.distributed import run_ranks
+from helpers.tiny_runner import TinyDataset, TinyModel, log_of, tiny_runner
 from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import EMAHook
 from mmengine.structures import LabelData
 from sklearn.metrics import recall_score
-from tiny_runner import TinyDataset, TinyModel, log_of, tiny_runner
 
 CDB = {"type": "mmseol.CDBLoss"}
 POINTS = [0, 1, 1, 2, 2, 2, 3, 3, 3]

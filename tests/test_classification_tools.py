@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tool_runs import call, state_and_difficulty
+from helpers.tool_runs import call, state_and_difficulty
 
-from mmseol.counts import ClassCounts
+from mmseol.counting.counts import ClassCounts
 
 pytest.importorskip("mmpretrain")
 
@@ -102,7 +102,7 @@ def test_a_head_with_other_classes_than_the_data_is_refused(monkeypatch, tmp_pat
 def test_default_work_dirs_differ_by_imbalance() -> None:
     from argparse import Namespace
 
-    from mmseol.cli import default_work_dir
+    from mmseol.experiment.arguments import default_work_dir
 
     args = Namespace(config="configs/a.py", loss="ce", imbalance="step:10", seed=1)
     assert default_work_dir(args) == str(Path("work_dirs", "a", "ce_step-10_seed1"))

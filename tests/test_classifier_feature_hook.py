@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.tiny_runner import TinyModel, log_of, tiny_runner
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
@@ -15,7 +16,6 @@ from mmpretrain.registry import MODELS as CLS_MODELS
 from mmpretrain.structures import DataSample
 from mmseg.registry import MODELS as SEG_MODELS
 from mmseg.structures import SegDataSample
-from tiny_runner import TinyModel, log_of, tiny_runner
 from torch import nn
 from torch.nn import functional as F
 

@@ -19,7 +19,7 @@ from mmseol.analysis.color_position import (
     pixel_features,
     sample_pixels,
 )
-from mmseol.scores import score_classes
+from mmseol.metrics.scores import score_classes
 
 TOOL = Path(__file__).parents[1] / "tools/analysis_tools/color_position_baseline.py"
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmseol.camvid.colors import ORIGINAL_CLASSES, color_to_label
 from mmseol.camvid.convert import check_split_sizes, convert_color, convert_segnet, read_split_list
-from mmseol.camvid.files import CLASSES, SPLIT_SIZES, new_folder
+from mmseol.camvid.layout import CLASSES, SPLIT_SIZES, new_folder
 
 TOOLS = Path(__file__).parents[1] / "tools/dataset_converters"
 SMALL = {"train": 3, "val": 2, "test": 1}

@@ -17,7 +17,8 @@ import torch
 pytest.importorskip("mmseg")
 pytest.importorskip("mmpretrain")
 
-from distributed import run_ranks
+from helpers.distributed import run_ranks
+from helpers.small_data import SIZE, FourClassDataset, LabelDataset, seg_config, seg_dataset, write_maps
 from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
 from mmengine.registry import DefaultScope
 from mmpretrain.datasets import CustomDataset, KFoldDataset
@@ -25,13 +26,12 @@ from mmseg.datasets import MultiImageMixDataset
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
 from PIL import Image
-from small_data import SIZE, FourClassDataset, LabelDataset, seg_config, seg_dataset, write_maps
 
 import mmseol.counting.label_maps as label_maps
 from mmseol.counting import count_dataset, count_label_maps, image_classes
 from mmseol.counting.cache import default_cache_dir, describe
-from mmseol.counting.values import count_file, count_values
-from mmseol.counts import ClassCounts
+from mmseol.counting.counts import ClassCounts
+from mmseol.counting.decode import count_file, count_values
 
 K = 4
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 from sklearn.utils.class_weight import compute_class_weight
 
-from mmseol import counts as C
+from mmseol.counting import counts as C
 
 some_counts = st.lists(st.integers(0, 10**9), min_size=2, max_size=30).filter(any)
 

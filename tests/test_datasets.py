@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from distributed import run_ranks
+from helpers.distributed import run_ranks
+from helpers.small_data import LabelDataset, seg_config, seg_dataset, write_maps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
@@ -19,7 +20,6 @@ from mmengine.registry import DATASETS as ROOT
 from mmengine.registry import DefaultScope
 from mmpretrain.datasets import BaseDataset as ClsDataset
 from sklearn.model_selection import StratifiedKFold as SklearnKFold
-from small_data import LabelDataset, seg_config, seg_dataset, write_maps
 from torch.utils.data import DataLoader
 
 from mmseol.counting import count_dataset, image_classes
@@ -31,9 +31,9 @@ from mmseol.datasets import (
     StratifiedKFold,
     SubsetDataset,
 )
+from mmseol.datasets.imbalance import kept_indices
 from mmseol.datasets.repeat_rare import repeat_factors
-from mmseol.imbalance import kept_indices
-from mmseol.stratify import stratified_parts
+from mmseol.datasets.stratify import stratified_parts
 
 K = 4
 BALANCED = [c for c in range(K) for _ in range(20)]

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_runner import LABELS, TinyDataset, TinyModel, log_of, outlying, tiny_runner
 from mmengine.hooks import Hook
-from tiny_runner import LABELS, TinyDataset, TinyModel, log_of, outlying, tiny_runner
 
 from mmseol.hooks import AlphaRampHook, DeferredReweightHook
 from mmseol.registry import DATA_SAMPLERS

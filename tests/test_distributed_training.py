@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed import run_ranks
+from helpers.distributed import run_ranks
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from distributed import run_ranks
+from helpers.distributed import run_ranks
 from torch.nn import functional as F
 
 from mmseol.losses import (

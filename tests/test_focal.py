@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from mmseol.losses import CrossEntropyLoss, FocalLoss, SigmoidFocalLoss, pieces
+from mmseol.losses import CrossEntropyLoss, FocalLoss, SigmoidFocalLoss
+from mmseol.losses.ops import inputs
 
 WEIGHT = [0.3, 1.0, 2.5, 0.7]
 
@@ -195,7 +196,7 @@ def test_sigmoid_focal_in_pieces(monkeypatch):
     expected = sigmoid_focal_loss(pred, one_hot, reduction="sum") / target.numel()
     (expected_grad,) = torch.autograd.grad(expected, pred)
     for elements in (1, 50):  # one row at a time, and two samples
-        monkeypatch.setitem(pieces.PIECE, "cpu", elements)
+        monkeypatch.setitem(inputs.CHUNK, "cpu", elements)
         value = SigmoidFocalLoss()(pred, target)
         (grad,) = torch.autograd.grad(value, pred)
         torch.testing.assert_close(value, expected)

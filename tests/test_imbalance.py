@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmseol.imbalance import KeptIndices, check_sizes, class_sizes, digest, kept_indices
+from mmseol.datasets.imbalance import KeptIndices, check_sizes, class_sizes, digest, kept_indices
 
 # Totals of LDAM-DRW's and Cui et al.'s code.
 TOTALS = {

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from metric_samples import NAMES, map_sample, random_maps
+from helpers.metric_samples import NAMES, map_sample, random_maps
 from mmengine.evaluator import Evaluator
 from mmengine.registry import METRICS, DefaultScope
 from mmseg.evaluation import IoUMetric
@@ -41,7 +41,7 @@ def labels(truth: list[int], predicted: list[int]) -> list[dict[str, Any]]:
 def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return what the metrics log from now on; mmengine's loggers are out of pytest's reach."""
     texts: list[str] = []
-    monkeypatch.setattr("mmseol.metrics.balance.print_log", lambda text, **_: texts.append(text))
+    monkeypatch.setattr("mmseol.metrics.base.print_log", lambda text, **_: texts.append(text))
     return texts
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from distributed import run_ranks
-from metric_samples import NAMES, map_sample, random_maps
+from helpers.distributed import run_ranks
+from helpers.metric_samples import NAMES, map_sample, random_maps
+from helpers.tiny_runner import TinyDataset, TinyModel, log_of, outlying, tiny_runner
 from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import Evaluator
 from mmengine.structures import LabelData
-from tiny_runner import TinyDataset, TinyModel, log_of, outlying, tiny_runner
 
 from mmseol.metrics import SegClassBalanceMetric
 

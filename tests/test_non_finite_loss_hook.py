@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from distributed import run_ranks
+from helpers.distributed import run_ranks
+from helpers.tiny_runner import LABELS, TinyModel, tiny_runner
 from mmengine.hooks import Hook
-from tiny_runner import LABELS, TinyModel, tiny_runner
 
 from mmseol.hooks import NonFiniteLossHook
 

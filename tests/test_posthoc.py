@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from distributed import run_ranks
+from helpers.distributed import run_ranks
+from helpers.tiny_runner import Head, TinyModel, tiny_runner
+from helpers.tool_runs import call
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 from scipy.special import log_softmax
-from tiny_runner import Head, TinyModel, tiny_runner
-from tool_runs import call
 from torch import nn
 
 from mmseol import experiment
-from mmseol.checkpoint import adjust_checkpoint
-from mmseol.posthoc import find_classifier, logit_adjustment, tau_normalized
+from mmseol.classifiers.checkpoints import adjust_checkpoint
+from mmseol.classifiers.posthoc import find_classifier, logit_adjustment, tau_normalized
 from mmseol.registry import MODELS
 
 ROOT = Path(__file__).parents[1]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmseol.processes import run_side_by_side
+from mmseol.utils.processes import run_side_by_side
 
 
 def test_output_goes_to_the_logs(tmp_path, capsys):

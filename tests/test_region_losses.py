@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from distributed import run_ranks
+from helpers.distributed import run_ranks
 from mmseg.models.losses import TverskyLoss as HostTversky
 from sklearn.metrics import f1_score, jaccard_score
 
-from mmseol.counts import effective_number_weights
+from mmseol.counting.counts import effective_number_weights
 from mmseol.losses import DiceLoss, IoULoss, LovaszHingeLoss, LovaszSoftmaxLoss, TverskyLoss
 
 K = 4

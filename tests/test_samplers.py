@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from distributed import run_ranks
+from helpers.distributed import run_ranks
+from helpers.small_data import LabelDataset, seg_dataset, write_maps
+from helpers.tiny_runner import TinyModel, outlying, tiny_runner
 from mmengine.dataset import RepeatDataset
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
-from small_data import LabelDataset, seg_dataset, write_maps
-from tiny_runner import TinyModel, outlying, tiny_runner
 
 from mmseol.counting import image_classes
 from mmseol.datasets import ImbalancedDataset

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from mmseol.scores import (
+from mmseol.metrics.scores import (
     confusion_matrix,
     groups_by_limits,
     groups_by_terciles,

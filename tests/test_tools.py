@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.tool_runs import TOOLS, call, state_and_difficulty
 from PIL import Image
-from tool_runs import TOOLS, call, state_and_difficulty
 
-from mmseol.counts import ClassCounts
+from mmseol.counting.counts import ClassCounts
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "quickstart" / "toy_camvid.py"

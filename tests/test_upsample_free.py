@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.tiny_runner import log_of
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmseg.models.losses import accuracy as host_accuracy
 from mmseg.registry import MODELS
 from test_hosts_seg import COUNTS, LOSSES, SIZE, K, build, features, samples, segmentor
-from tiny_runner import log_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 

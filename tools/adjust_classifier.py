@@ -13,8 +13,8 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import get_args
 
-from mmseol.checkpoint import Method, adjust_checkpoint
-from mmseol.counts import load_counts
+from mmseol.classifiers.checkpoints import Method, adjust_checkpoint
+from mmseol.counting.counts import load_counts
 
 
 def main() -> None:

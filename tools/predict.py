@@ -12,7 +12,7 @@ from mmseg.apis import inference_model, init_model
 from PIL import Image
 
 from mmseol.analysis.pictures import overlay
-from mmseol.files import replacing
+from mmseol.utils.files import replacing
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mmseol.processes import run_side_by_side
+from mmseol.utils.processes import run_side_by_side
 
 TOOLS = Path(__file__).parent
 CONFIG = TOOLS.parent / "configs" / "quickstart" / "toy_camvid.py"

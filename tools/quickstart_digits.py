@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mmseol.analysis.records import SCORES, scores_record, written_scores
-from mmseol.files import replacing
-from mmseol.processes import run_side_by_side
+from mmseol.utils.files import replacing
+from mmseol.utils.processes import run_side_by_side
 
 TOOLS = Path(__file__).parent
 CONFIG = TOOLS.parent / "configs" / "quickstart" / "digits.py"

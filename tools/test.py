@@ -10,7 +10,7 @@ from pathlib import Path
 from mmengine.runner import Runner
 
 from mmseol import experiment
-from mmseol.cli import add_run_arguments, load_config, start_cpu_process_group
+from mmseol.experiment.arguments import add_run_arguments, load_config, start_cpu_process_group
 
 
 def main() -> None:

@@ -10,7 +10,13 @@ from urllib.error import URLError
 from mmengine.runner import Runner
 
 from mmseol import experiment
-from mmseol.cli import add_run_arguments, default_work_dir, is_main, load_config, start_cpu_process_group
+from mmseol.experiment.arguments import (
+    add_run_arguments,
+    default_work_dir,
+    is_main,
+    load_config,
+    start_cpu_process_group,
+)
 
 
 def main() -> None:

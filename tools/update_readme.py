@@ -12,7 +12,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from mmseol.analysis.tables import markdown
-from mmseol.files import replacing
+from mmseol.utils.files import replacing
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"(<!-- record: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mmseol.files import replacing
+from mmseol.utils.files import replacing
 
 __all__ = ["comparison_grid", "overlay"]
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmseol.scores import confusion_matrix, score_classes
+from mmseol.metrics.scores import confusion_matrix, score_classes
 
 __all__ = [
     "COSTS",

@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 
 from mmseol.analysis.records import written_scores
-from mmseol.files import replacing
+from mmseol.utils.files import replacing
 
 __all__ = ["TrainingRun", "run_all"]
 

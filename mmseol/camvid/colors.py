@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mmseol.camvid.files import CLASSES, VOID
+from mmseol.camvid.layout import CLASSES, VOID
 
 __all__ = ["ORIGINAL_CLASSES", "color_to_label"]
 

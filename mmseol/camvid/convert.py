@@ -1,4 +1,4 @@
-"""From the two published forms of CamVid to the layout of :mod:`mmseol.camvid.files`."""
+"""From the two published forms of CamVid to the layout of :mod:`mmseol.camvid.layout`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mmseol.camvid.colors import color_to_label
-from mmseol.camvid.files import (
+from mmseol.camvid.layout import (
     SPLIT_SIZES,
     check_label,
     check_pair_headers,

@@ -10,10 +10,9 @@ from mmseol.classification.batch_augments import (
 )
 from mmseol.classification.cifar import CIFAR10, CIFAR100
 from mmseol.classification.digits import DigitsDataset
-from mmseol.classification.heads import CalibratedHeadMixin, CalibratedLinearClsHead
+from mmseol.classification.heads import CalibratedHeadMixin, CalibratedLinearClsHead, ClsScoreTTAModel
 from mmseol.classification.resnet_cifar import SmallResNet
 from mmseol.classification.temperature import TemperatureHook, fit_temperature
-from mmseol.classification.tta import ClsScoreTTAModel
 
 __all__ = [
     "CIFAR10",

@@ -12,13 +12,11 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mmseol.files import replacing
+from mmseol.utils.arrays import IntArray
+from mmseol.utils.files import replacing
 
 __all__ = ["default_cache_dir", "describe", "read", "write"]
-
-IntArray = NDArray[np.int64]
 
 
 def default_cache_dir() -> Path:

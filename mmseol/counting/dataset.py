@@ -6,17 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mmseol.counting.class_labels import item_labels
+from mmseol.counting.counts import ClassCounts
+from mmseol.counting.distributed import agree
 from mmseol.counting.label_maps import count_label_maps
-from mmseol.counting.labels import item_labels
-from mmseol.counting.ranks import agree
-from mmseol.counting.walk import Items, walk
-from mmseol.counts import ClassCounts
+from mmseol.counting.wrappers import Items, walk
+from mmseol.utils.arrays import IntArray
 
 __all__ = ["count_dataset", "image_classes"]
-
-IntArray = NDArray[np.int64]
 
 
 def count_dataset(
@@ -30,7 +28,7 @@ def count_dataset(
 ) -> ClassCounts:
     """Count the classes of a data set as training will see it, before augmentation.
 
-    Wrappers are looked through and repetitions counted (see :func:`mmseol.counting.walk.walk`). In
+    Wrappers are looked through and repetitions counted (see :func:`mmseol.counting.wrappers.walk`). In
     segmentation only the data set's own ``LoadAnnotations`` runs, once per distinct label map: no image
     is decoded, and no later transform is seen, a random crop or one that changes labels either. In
     classification the labels are read without the pipeline. Every rank has to call this, gets the same

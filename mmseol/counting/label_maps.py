@@ -17,15 +17,15 @@ from mmengine.dist import all_reduce, broadcast_object_list, get_dist_info
 from numpy.typing import NDArray
 
 from mmseol.counting.cache import default_cache_dir, describe, read, write
+from mmseol.counting.counts import ClassCounts
+from mmseol.counting.decode import count_file, count_values, loads_in_threads
+from mmseol.counting.distributed import LabelError, agree, check_alike
 from mmseol.counting.parallel import run
-from mmseol.counting.ranks import LabelError, agree, check_alike
-from mmseol.counting.values import count_file, count_values, loads_in_threads
-from mmseol.counting.walk import Items, walk
-from mmseol.counts import ClassCounts
+from mmseol.counting.wrappers import Items, walk
+from mmseol.utils.arrays import IntArray
 
 __all__ = ["LabelMapCounts", "count_label_maps"]
 
-IntArray = NDArray[np.int64]
 _FORMAT = 1  # of the cache files; raise it when the same key would mean other numbers
 
 

@@ -8,17 +8,15 @@ from typing import Any
 
 import numpy as np
 from mmengine.dist import is_main_process
-from numpy.typing import NDArray
 
-from mmseol.counts import load_counts
-from mmseol.datasets.subset import SubsetDataset
-from mmseol.imbalance import KeptIndices, check_sizes, class_sizes, digest, kept_indices
-from mmseol.item_classes import class_names, single_labels
+from mmseol.counting.counts import load_counts
+from mmseol.counting.items import class_names, single_labels
+from mmseol.datasets.base import SubsetDataset
+from mmseol.datasets.imbalance import KeptIndices, check_sizes, class_sizes, digest, kept_indices
 from mmseol.registry import DATASETS
+from mmseol.utils.arrays import IntArray
 
 __all__ = ["ImbalancedDataset"]
-
-IntArray = NDArray[np.int64]
 
 
 @DATASETS.register_module()
@@ -37,7 +35,7 @@ class ImbalancedDataset(SubsetDataset):
         ratio: Largest over smallest class, at least 1.
         counts: Items to keep of each class, in class order, or a file of them, instead of ``profile``.
         class_order: Its i-th entry is the class that gets the i-th size, largest first.
-        protocol: ``None`` or ``'cao2019'``, as in :func:`mmseol.imbalance.kept_indices`.
+        protocol: ``None`` or ``'cao2019'``, as in :func:`mmseol.datasets.imbalance.kept_indices`.
         indices_file: JSON file of the kept positions, which is written if it does not exist, else read: the
             cut stays the same whatever the version of numpy.
         n_max: Items of the largest class; ``None``: as many as there are.

@@ -10,14 +10,13 @@ import torch
 from mmengine.dataset import default_collate
 from numpy.typing import NDArray
 
-from mmseol.counting.walk import walk
+from mmseol.counting.wrappers import walk
+from mmseol.datasets.base import SubsetDataset
 from mmseol.datasets.batch_transforms import batch_transform, split_pipeline
-from mmseol.datasets.subset import SubsetDataset
 from mmseol.registry import DATASETS, FUNCTIONS
+from mmseol.utils.arrays import IntArray
 
 __all__ = ["InMemoryDataset", "whole_batch"]
-
-IntArray = NDArray[np.int64]
 
 
 class _Batch(dict[str, Any]):

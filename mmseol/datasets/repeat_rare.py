@@ -8,7 +8,7 @@ import numpy as np
 from mmengine.dataset import ClassBalancedDataset
 from numpy.typing import NDArray
 
-from mmseol.item_classes import class_names, item_classes
+from mmseol.counting.items import class_names, item_classes
 from mmseol.registry import DATASETS
 
 __all__ = ["RepeatRareDataset", "repeat_factors"]

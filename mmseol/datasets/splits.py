@@ -9,14 +9,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mmseol.datasets.subset import SubsetDataset
-from mmseol.item_classes import class_names, item_classes, single_labels
+from mmseol.counting.items import class_names, item_classes, single_labels
+from mmseol.datasets.base import SubsetDataset
+from mmseol.datasets.stratify import held_out, stratified_parts
 from mmseol.registry import DATASETS
-from mmseol.stratify import held_out, stratified_parts
+from mmseol.utils.arrays import IntArray
 
 __all__ = ["HoldOut", "StratifiedHoldOut", "StratifiedKFold"]
 
-IntArray = NDArray[np.int64]
 Side = Literal["train", "val"]
 
 
@@ -70,7 +70,7 @@ class StratifiedHoldOut(_Split):
     """A share of the images for validation, spread alike over the classes; both tasks.
 
     Segmentation images are split by the classes that they contain, by iterative stratification
-    (:func:`mmseol.stratify.stratified_parts`), so that the held-out number is near, not exactly,
+    (:func:`mmseol.datasets.stratify.stratified_parts`), so that the held-out number is near, not exactly,
     ``fraction``. In distributed runs every rank has to initialise it.
 
     Args:

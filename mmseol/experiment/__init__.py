@@ -5,15 +5,21 @@ configs of mmseg and of mmpretrain, ours or anybody else's.
 """
 
 from mmseol.experiment.data import parse_imbalance, set_data_root, set_dataloader_defaults, set_imbalance
-from mmseol.experiment.loss import parse_loss, resolved_loss, set_loss
-from mmseol.experiment.retraining import set_classifier_retraining
-from mmseol.experiment.run import check_work_dir, explain_download, set_amp, set_cpu_distributed, set_seed
-from mmseol.experiment.testing import (
+from mmseol.experiment.evaluation import (
     check_classifier,
     set_prediction_folder,
     set_show_folder,
     set_split,
     set_test_time_augmentation,
+)
+from mmseol.experiment.loss import parse_loss, resolved_loss, set_loss
+from mmseol.experiment.training import (
+    check_work_dir,
+    explain_download,
+    set_amp,
+    set_classifier_retraining,
+    set_cpu_distributed,
+    set_seed,
 )
 
 __all__ = [

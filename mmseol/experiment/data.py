@@ -9,8 +9,8 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from mmseol.datasets.imbalance import class_sizes
 from mmseol.experiment.loss import parse_arguments
-from mmseol.imbalance import class_sizes
 
 __all__ = ["parse_imbalance", "set_data_root", "set_dataloader_defaults", "set_imbalance"]
 

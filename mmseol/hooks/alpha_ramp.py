@@ -7,8 +7,7 @@ from typing import Any
 from mmengine.hooks import Hook
 from torch import nn
 
-from mmseol.hooks.finding import averaged_losses, losses_with, unwrap
-from mmseol.hooks.schedule import check_step, progress
+from mmseol.hooks.run_parts import averaged_losses, check_step, losses_with, progress, unwrap
 from mmseol.registry import HOOKS
 
 __all__ = ["AlphaRampHook"]

@@ -11,13 +11,12 @@ import numpy as np
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop
-from numpy.typing import NDArray
 from torch import nn
 
 from mmseol.counting import LabelError, count_dataset
-from mmseol.counts import ClassCounts
+from mmseol.counting.counts import ClassCounts
 from mmseol.hooks.class_table import class_table, derived_columns, drawn_column
-from mmseol.hooks.finding import (
+from mmseol.hooks.run_parts import (
     averaged_losses,
     counting_losses,
     counting_metrics,
@@ -28,10 +27,9 @@ from mmseol.hooks.finding import (
     unwrap,
 )
 from mmseol.registry import HOOKS
+from mmseol.utils.arrays import IntArray
 
 __all__ = ["ClassCountHook"]
-
-IntArray = NDArray[np.int64]
 
 
 @HOOKS.register_module()

@@ -8,15 +8,14 @@ import numpy as np
 from mmengine.dist import broadcast_object_list
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop
-from numpy.typing import NDArray
 from torch import Tensor
 
-from mmseol.hooks.finding import averaged_losses, from_heads, losses_with, unwrap
+from mmseol.hooks.run_parts import averaged_losses, from_heads, losses_with, unwrap
 from mmseol.registry import HOOKS
+from mmseol.utils.arrays import FloatArray
 
 __all__ = ["ClassDifficultyHook"]
 
-FloatArray = NDArray[np.float64]
 _SAVED_AS = "class_difficulty_iter"
 _NO_RECALL = (
     "`ClassDifficultyHook` needs the accuracy of each class, and no metric of the validation gives it. Add "

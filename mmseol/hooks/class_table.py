@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from mmseol.counts import ClassCounts
+from mmseol.counting.counts import ClassCounts
 
 __all__ = ["class_table", "derived_columns", "drawn_column"]
 

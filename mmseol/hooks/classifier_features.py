@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mmseol.hooks.finding import losses_with, unwrap
+from mmseol.hooks.run_parts import losses_with, unwrap
 from mmseol.registry import HOOKS
 
 __all__ = ["ClassifierFeatureHook", "feed_features"]

@@ -7,9 +7,8 @@ from typing import Any, Literal
 import numpy as np
 from mmengine.hooks import Hook
 
-from mmseol.counts import class_weights
-from mmseol.hooks.finding import losses_with, unwrap
-from mmseol.hooks.schedule import check_step, progress
+from mmseol.counting.counts import class_weights
+from mmseol.hooks.run_parts import check_step, losses_with, progress, unwrap
 from mmseol.registry import HOOKS
 
 __all__ = ["DeferredReweightHook"]
@@ -38,7 +37,7 @@ class DeferredReweightHook(Hook):
     Args:
         begin: First epoch, or iteration, with class weights, counted from 0.
         by_epoch: Whether ``begin`` counts epochs, or iterations.
-        weight: Weights by name, see :func:`mmseol.counts.class_weights`.
+        weight: Weights by name, see :func:`mmseol.counting.counts.class_weights`.
         beta: Of the effective number, in [0, 1).
 
     Raises:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmseol.losses.base import choice, number
-from mmseol.losses.stateful import StatefulLoss
-from mmseol.losses.weighted import Normalize
+from mmseol.losses.base.stateful import StatefulLoss
+from mmseol.losses.base.weighted import Normalize
 from mmseol.registry import MODELS
+from mmseol.utils.checks import choice, number
 
 __all__ = ["CDBLoss", "difficulty_weights"]
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmseol.losses.base import ClassLoss, number
-from mmseol.losses.binary import binary_cross_entropy
+from mmseol.losses.base.class_loss import ClassLoss
+from mmseol.losses.ops.binary_cross_entropy import binary_cross_entropy
 from mmseol.registry import MODELS
+from mmseol.utils.checks import number
 
 __all__ = ["EqualizationLoss", "SigmoidEqualizationLoss"]
 

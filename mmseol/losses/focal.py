@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmseol.losses.base import number
-from mmseol.losses.gradient import with_slopes
-from mmseol.losses.pieces import pieces, with_channels
-from mmseol.losses.weighted import WeightedClassLoss
+from mmseol.losses.base.weighted import WeightedClassLoss
+from mmseol.losses.ops.autograd import with_slopes
+from mmseol.losses.ops.inputs import chunks, with_channels
 from mmseol.registry import MODELS
+from mmseol.utils.checks import number
 
 __all__ = ["FocalLoss", "SigmoidFocalLoss"]
 
@@ -45,10 +45,10 @@ class FocalLoss(WeightedClassLoss):
 
     Args:
         gamma: Exponent, not negative: the larger, the less an easy position counts.
-        class_weight: As of :class:`~mmseol.losses.weighted.WeightedClassLoss`.
+        class_weight: As of :class:`~mmseol.losses.WeightedClassLoss`.
         detach_modulator: Whether the modulator is a constant to the gradient.
         weight_in_modulator: Whether the class weight enters the modulator too.
-        **kwargs: Class weights, see :class:`~mmseol.losses.weighted.WeightedClassLoss`, and arguments of
+        **kwargs: Class weights, see :class:`~mmseol.losses.WeightedClassLoss`, and arguments of
             every loss, see :class:`~mmseol.losses.ClassLoss`.
     """
 
@@ -98,9 +98,9 @@ class SigmoidFocalLoss(WeightedClassLoss):
     Args:
         alpha: Share of the label's own term, in [0, 1]; ``None`` weights all terms by 1 (-1 in fvcore).
         gamma: Exponent, not negative; 0 is binary cross entropy.
-        class_weight: As of :class:`~mmseol.losses.weighted.WeightedClassLoss`; a position's weight is its
+        class_weight: As of :class:`~mmseol.losses.WeightedClassLoss`; a position's weight is its
             label's.
-        **kwargs: Class weights, see :class:`~mmseol.losses.weighted.WeightedClassLoss`, and arguments of
+        **kwargs: Class weights, see :class:`~mmseol.losses.WeightedClassLoss`, and arguments of
             every loss, see :class:`~mmseol.losses.ClassLoss`.
     """
 
@@ -122,7 +122,7 @@ class SigmoidFocalLoss(WeightedClassLoss):
     def _hard(self, pred: Tensor, target: Tensor) -> Tensor:
         with torch.no_grad():
             value, slopes = pred.new_empty(target.shape), torch.empty_like(pred)
-            for where in pieces(pred):
+            for where in chunks(pred):
                 part = with_channels(where)
                 value[where] = self._piece(pred[part], target[where].unsqueeze(1), slopes[part])
         return with_slopes(value, pred, slopes, 1)

@@ -8,11 +8,11 @@ import torch
 from mmengine.dist import all_reduce
 from torch import Tensor
 
-from mmseol.losses.base import choice, number
-from mmseol.losses.binary import binary_cross_entropy, sigmoid_residual
-from mmseol.losses.labels import is_compiling
-from mmseol.losses.stateful import StatefulLoss
+from mmseol.losses.base.stateful import StatefulLoss
+from mmseol.losses.ops.binary_cross_entropy import binary_cross_entropy, sigmoid_residual
+from mmseol.losses.ops.inputs import is_compiling
 from mmseol.registry import MODELS
+from mmseol.utils.checks import choice, number
 
 __all__ = ["GHMCLoss"]
 

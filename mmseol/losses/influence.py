@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmseol.losses.base import ClassLoss, Reduction, number
-from mmseol.losses.weighted import Normalize, WeightedClassLoss
+from mmseol.losses.base.class_loss import ClassLoss, Reduction
+from mmseol.losses.base.weighted import Normalize, WeightedClassLoss
 from mmseol.registry import MODELS
+from mmseol.utils.checks import number
 
 __all__ = ["InfluenceBalancedLoss"]
 
@@ -44,7 +45,7 @@ class InfluenceBalancedLoss(WeightedClassLoss):
         scale: :math:`\alpha`, above 0.
         gamma: Power of the focal factor, at least 0.
         start_epoch: Epoch, from 0, where the influence begins to count.
-        class_weight: As in :class:`~mmseol.losses.weighted.WeightedClassLoss`; so are ``normalize``, where
+        class_weight: As in :class:`~mmseol.losses.WeightedClassLoss`; so are ``normalize``, where
             the authors divide by the number, and further arguments.
     """
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmseol.counts import at_least_one
-from mmseol.losses.base import ClassLoss, number
+from mmseol.counting.counts import at_least_one
+from mmseol.losses.base.class_loss import ClassLoss
 from mmseol.registry import MODELS
+from mmseol.utils.checks import number
 
 __all__ = ["LADELoss"]
 

@@ -7,9 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mmseol.losses.gradient import with_slopes
-from mmseol.losses.labels import is_compiling
-from mmseol.losses.region import RegionLoss
+from mmseol.losses.base.region import RegionLoss
+from mmseol.losses.ops.autograd import with_slopes
+from mmseol.losses.ops.inputs import is_compiling
 from mmseol.registry import MODELS
 
 __all__ = ["LovaszHingeLoss", "LovaszSoftmaxLoss"]
@@ -120,7 +120,7 @@ class LovaszSoftmaxLoss(LovaszLoss):
 
     Args:
         **kwargs: ``classes``, ``per_image`` and class weights, see
-            :class:`~mmseol.losses.region.RegionLoss`, and arguments of every loss.
+            :class:`~mmseol.losses.base.region.RegionLoss`, and arguments of every loss.
     """
 
     def scores(self, pred: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ class LovaszHingeLoss(LovaszLoss):
 
     Args:
         **kwargs: ``classes``, ``per_image`` and class weights, see
-            :class:`~mmseol.losses.region.RegionLoss`, and arguments of every loss.
+            :class:`~mmseol.losses.base.region.RegionLoss`, and arguments of every loss.
     """
 
     def scores(self, pred: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmseol.counts import at_least_one
-from mmseol.losses.base import number
-from mmseol.losses.weighted import WeightedClassLoss
+from mmseol.counting.counts import at_least_one
+from mmseol.losses.base.weighted import WeightedClassLoss
 from mmseol.registry import MODELS
+from mmseol.utils.checks import number
 
 __all__ = ["EnlargedMarginLoss", "LDAMLoss"]
 
@@ -37,7 +37,7 @@ class LDAMLoss(WeightedClassLoss):
     Args:
         max_margin: Margin of the rarest class, at least 0, in units of the cosine.
         scale: Factor :math:`s` of the cosines, above 0.
-        **kwargs: Class weights, see :class:`~mmseol.losses.weighted.WeightedClassLoss`, and arguments of
+        **kwargs: Class weights, see :class:`~mmseol.losses.WeightedClassLoss`, and arguments of
             every loss, see :class:`~mmseol.losses.ClassLoss`.
 
     Raises:

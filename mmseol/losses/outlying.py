@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmseol.counts import outlying_values
-from mmseol.losses.quadratic import QuadraticLoss
+from mmseol.counting.counts import outlying_values
+from mmseol.losses.base.quadratic import QuadraticLoss
 from mmseol.registry import MODELS
 
 __all__ = ["OneHotMSELoss", "OutlyingMSELoss"]

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from mmseol.losses.base import number
-from mmseol.losses.pieces import pieces, with_channels
-from mmseol.losses.region import RegionLoss, nonzero, over_ranks
+from mmseol.losses.base.region import RegionLoss, nonzero, over_ranks
+from mmseol.losses.ops.inputs import chunks, with_channels
 from mmseol.registry import MODELS
+from mmseol.utils.checks import number
 
 __all__ = ["DiceLoss", "IoULoss", "OverlapLoss", "TverskyLoss"]
 
@@ -27,7 +27,7 @@ class OverlapLoss(RegionLoss):
         smooth: Constant in numerator and denominator, or the two constants. Without it an absent class that
             counts (``classes='all'``) has loss 0, as in segmentation_models.pytorch, otherwise its own value.
         **kwargs: ``classes``, ``per_image`` and class weights, see
-            :class:`~mmseol.losses.region.RegionLoss`, and arguments of every loss.
+            :class:`~mmseol.losses.base.region.RegionLoss`, and arguments of every loss.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class _RegionSums(Function):
         ctx.power = power
         n, k = prob.shape[:2]
         predicted = prob.new_zeros(n, k)
-        for where in pieces(prob):  # no product of all outputs stands in memory
+        for where in chunks(prob):  # no product of all outputs stands in memory
             part, size = prob[with_channels(where)], measure[with_channels(where)]
             predicted[where[0]] += (part * (part * size if power == 2 else size)).sum(2)
         index = (target + k * torch.arange(n, device=target.device).view(n, 1, 1)).flatten()
@@ -116,7 +116,7 @@ class DiceLoss(OverlapLoss):
     Args:
         power: 2 (the paper) or 1.
         **kwargs: ``smooth``, see :class:`OverlapLoss`, and the arguments of
-            :class:`~mmseol.losses.region.RegionLoss`.
+            :class:`~mmseol.losses.base.region.RegionLoss`.
     """
 
     def __init__(self, power: Literal[1, 2] = 2, **kwargs: Any) -> None:
@@ -136,7 +136,7 @@ class IoULoss(OverlapLoss):
 
     Args:
         **kwargs: ``power`` and ``smooth``, see :class:`OverlapLoss`, and the arguments of
-            :class:`~mmseol.losses.region.RegionLoss`.
+            :class:`~mmseol.losses.base.region.RegionLoss`.
     """
 
     def ratio(self, overlap: Tensor, predicted: Tensor, labelled: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,7 +160,7 @@ class TverskyLoss(OverlapLoss):
         beta: Cost of false negatives, not negative; above alpha it favours recall. It is not the effective
             number's: ``class_weight='effective_number'`` has its default of 0.9999 here.
         smooth: As of :class:`OverlapLoss`.
-        **kwargs: Arguments of :class:`~mmseol.losses.region.RegionLoss`.
+        **kwargs: Arguments of :class:`~mmseol.losses.base.region.RegionLoss`.
     """
 
     def __init__(

@@ -10,9 +10,9 @@ from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmseol.losses.base import number
-from mmseol.losses.stateful import StatefulLoss
+from mmseol.losses.base.stateful import StatefulLoss
 from mmseol.registry import MODELS
+from mmseol.utils.checks import number
 
 __all__ = ["SeesawLoss"]
 

@@ -1,6 +1,6 @@
 """Metrics for any mmengine Runner: how well the rare classes fare beside the frequent ones."""
 
-from mmseol.metrics.label_map import SegClassBalanceMetric
-from mmseol.metrics.single_label import ClassBalanceMetric
+from mmseol.metrics.classification import ClassBalanceMetric
+from mmseol.metrics.segmentation import SegClassBalanceMetric
 
 __all__ = ["ClassBalanceMetric", "SegClassBalanceMetric"]

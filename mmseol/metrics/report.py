@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from mmseol.files import replacing
-from mmseol.scores import ClassScores
+from mmseol.metrics.scores import ClassScores
+from mmseol.utils.files import replacing
 
 __all__ = ["class_rows", "evaluation", "score_table", "write_scores"]
 

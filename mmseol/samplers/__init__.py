@@ -5,14 +5,14 @@ every world-size-th item, so that all have the same number. ``expected_counts`` 
 """
 
 from mmseol.samplers.base import EpochSampler
-from mmseol.samplers.by_label import (
+from mmseol.samplers.classification import (
     ClassAwareSampler,
     OverSampler,
     ProgressivelyBalancedSampler,
     UnderSampler,
 )
 from mmseol.samplers.deferred import DeferredSampler
-from mmseol.samplers.rare_class import RareClassSampler
+from mmseol.samplers.segmentation import RareClassSampler
 
 __all__ = [
     "ClassAwareSampler",

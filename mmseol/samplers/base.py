@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 from mmengine.dist import get_dist_info, sync_random_seed
-from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-__all__ = ["EpochSampler", "cycle", "draw_by_class"]
+from mmseol.utils.arrays import FloatArray, IntArray
 
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
+__all__ = ["EpochSampler", "cycle", "draw_by_class"]
 
 
 class EpochSampler(Sampler):

@@ -1,6 +1,6 @@
 """What needs mmseg: data sets, transforms, heads and models for segmentation."""
 
-from mmseol.segmentation.camvid import CamVidDataset
+from mmseol.segmentation.camvid_dataset import CamVidDataset
 from mmseol.segmentation.jpu_head import JPUHead
 from mmseol.segmentation.transforms import CheckLabelSize, ClassAwareCrop
 from mmseol.segmentation.tta import SegScoreTTAModel

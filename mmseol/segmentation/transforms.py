@@ -11,7 +11,7 @@ from mmcv.transforms import BaseTransform
 from mmcv.transforms.utils import cache_randomness
 from mmseg.datasets.transforms import RandomCrop
 
-from mmseol.counts import at_least_one, load_counts
+from mmseol.counting.counts import at_least_one, load_counts
 from mmseol.registry import TRANSFORMS
 
 __all__ = ["CheckLabelSize", "ClassAwareCrop"]

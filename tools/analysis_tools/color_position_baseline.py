@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from mmseol.analysis.color_position import BaselineScore, color_position_baseline
-from mmseol.camvid.files import CLASSES, find_pairs
-from mmseol.files import replacing
+from mmseol.camvid.layout import CLASSES, find_pairs
+from mmseol.utils.files import replacing
 
 
 def parse_args() -> argparse.Namespace:

@@ -19,8 +19,8 @@ from mmengine.config import Config
 from mmseol.analysis.records import SCORES, SEG_SCORES, scores_record
 from mmseol.analysis.tables import markdown
 from mmseol.analysis.training_runs import TrainingRun, run_all
-from mmseol.files import replacing
-from mmseol.processes import warm_yapf
+from mmseol.utils.files import replacing
+from mmseol.utils.processes import warm_yapf
 
 TOOLS = Path(__file__).parents[1]
 

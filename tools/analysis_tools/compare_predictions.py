@@ -18,8 +18,8 @@ from mmseol.analysis.color_position import color_position_baseline
 from mmseol.analysis.pictures import comparison_grid
 from mmseol.analysis.records import iou_of_maps, iou_record
 from mmseol.analysis.tables import markdown
-from mmseol.camvid.files import CLASSES, PALETTE, find_pairs
-from mmseol.files import replacing
+from mmseol.camvid.layout import CLASSES, PALETTE, find_pairs
+from mmseol.utils.files import replacing
 
 
 def pairs(data_root: Path, split: str) -> list[tuple[Path, Path]]:

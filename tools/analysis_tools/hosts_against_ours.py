@@ -10,7 +10,7 @@ from pathlib import Path
 from mmseol.analysis.hosts import situations_record
 from mmseol.analysis.records import environment
 from mmseol.analysis.tables import markdown
-from mmseol.files import replacing
+from mmseol.utils.files import replacing
 
 COMMAND = "python tools/analysis_tools/hosts_against_ours.py --out results/hosts_against_ours.json"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mmseol.analysis.records import scores_record, written_scores
 from mmseol.analysis.tables import markdown
-from mmseol.files import replacing
+from mmseol.utils.files import replacing
 
 
 def main() -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import Step, alternate, device, extra_memory, fill
+from _measure import Step, alternate, device, extra_memory, fill
+from _report import row, table
 from mmengine.config import Config, ConfigDict
-from report import row, table
 
-from mmseol.losses.base import ClassLoss
+from mmseol.losses.base.class_loss import ClassLoss
 from mmseol.registry import MODELS
 
 NAME = "all_losses"

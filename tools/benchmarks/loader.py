@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from measure import alternate
+from _measure import alternate
+from _report import row, table
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.datasets import BaseDataset
-from report import row, table
 from torch.utils.data import DataLoader
 
 from mmseol.classification import CIFAR10

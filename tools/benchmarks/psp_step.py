@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from measure import Step, alternate, device, extra_memory
+from _measure import Step, alternate, device, extra_memory
+from _report import row, table
 from mmengine.config import ConfigDict
-from report import row, table
 from training_step import segmentor_step
 
 NAME = "psp_step"

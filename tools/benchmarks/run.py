@@ -10,7 +10,7 @@ import warnings
 from argparse import ArgumentParser
 from importlib import import_module
 
-from report import markdown, write
+from _report import markdown, write
 
 # Modules beside this one with `run(repeats=...)`, which returns `report.table(...)`.
 BENCHMARKS = (
@@ -19,10 +19,10 @@ BENCHMARKS = (
     "all_losses",
     "training_step",
     "psp_step",
-    "counting",
+    "count_labels",
     "loader",
 )
-WITH_DATA = ("counting", "loader")
+WITH_DATA = ("count_labels", "loader")
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
         nargs="+",
         default=[],
         metavar="NAME=DIR",
-        help="real data in place of made: counting=CAMVID loader=CIFAR10",
+        help="real data in place of made: count_labels=CAMVID loader=CIFAR10",
     )
     args = parser.parse_args()
     roots = dict(item.partition("=")[::2] for item in args.data_root)

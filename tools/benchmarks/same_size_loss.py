@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from measure import Step, alternate, bandwidth_note, device, extra_memory, fill
-from report import row, table
+from _measure import Step, alternate, bandwidth_note, device, extra_memory, fill
+from _report import row, table
 from torch.nn import functional as F
 
 from mmseol.losses import OutlyingMSELoss

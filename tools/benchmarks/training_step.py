@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import Step, alternate, device, extra_memory, fill
+from _measure import Step, alternate, device, extra_memory, fill
+from _report import row, table
 from mmengine.config import Config, ConfigDict
 from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
@@ -14,7 +15,6 @@ from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from mmseg.utils import register_all_modules
-from report import row, table
 
 from mmseol.segmentation import upsample_free
 

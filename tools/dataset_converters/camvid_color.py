@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from mmseol.camvid.convert import convert_color
-from mmseol.camvid.files import SPLIT_SIZES
+from mmseol.camvid.layout import SPLIT_SIZES
 
 
 def main() -> None:

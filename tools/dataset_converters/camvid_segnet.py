@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from mmseol.camvid.convert import convert_segnet
-from mmseol.camvid.files import SPLIT_SIZES
+from mmseol.camvid.layout import SPLIT_SIZES
 
 
 def main() -> None:

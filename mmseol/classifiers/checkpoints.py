@@ -1,0 +1,98 @@
+"""Checkpoints with an adjusted classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from mmseol.classifiers.posthoc import find_classifier, logit_adjustment, tau_normalized
+from mmseol.utils.files import replacing
+
+__all__ = ["Method", "adjust_checkpoint"]
+
+Method = Literal["tau_norm", "logit_adjustment"]
+
+
+def adjust_checkpoint(
+    source: str | Path,
+    out: str | Path,
+    method: Method,
+    tau: float,
+    classifier: str | None = None,
+    counts: ArrayLike | None = None,
+    keep_bias: bool = False,
+) -> None:
+    """Write a checkpoint with an adjusted classifier; whoever tests it needs nothing of ours.
+
+    The new file holds the weights and what else tests read, not the state of the optimiser; averaged
+    weights are the ones that are kept, as in any test.
+
+    Args:
+        source: Checkpoint of a finished run.
+        out: File to write, whole or not at all; must not exist.
+        method: ``'tau_norm'``, see :func:`~mmseol.classifiers.tau_normalized`: the bias becomes 0, as in
+            the authors' code; or ``'logit_adjustment'``, see :func:`~mmseol.classifiers.logit_adjustment`,
+            which is meant for outputs of a softmax and goes into the bias.
+        tau: Strength; choose it on validation data.
+        classifier: As in :func:`~mmseol.classifiers.find_classifier`.
+        counts: Training samples of each class, (K,); ``None``: those that a loss left in the checkpoint.
+        keep_bias: Whether ``'tau_norm'`` keeps the bias.
+
+    Raises:
+        ValueError: If an argument does not fit, or the checkpoint is adjusted already.
+        FileExistsError: If ``out`` exists.
+    """
+    if method not in get_args(Method):
+        raise ValueError(f"`method` must be one of {', '.join(get_args(Method))}, got {method!r}.")
+    if Path(out).exists():
+        raise FileExistsError(f"`out` must be a new file, got {str(out)!r}.")
+    from mmengine.runner import CheckpointLoader  # not at the top: it imports OpenCV
+
+    checkpoint = CheckpointLoader.load_checkpoint(str(source), map_location="cpu")
+    if not isinstance(checkpoint.get("state_dict"), Mapping):
+        raise ValueError(f"`source` must be a checkpoint with a 'state_dict', got {str(source)!r}.")
+    state, meta = dict(checkpoint["state_dict"]), dict(checkpoint.get("meta") or {})
+    if "adjusted_classifier" in meta:
+        raise ValueError(f"`source` {str(source)!r} is adjusted already: {meta['adjusted_classifier']}.")
+    layer = find_classifier(state, classifier)
+    adjust = {"method": method, "tau": tau, "classifier": layer}
+    if method == "tau_norm":
+        state[f"{layer}.weight"] = tau_normalized(state[f"{layer}.weight"], tau)
+        if not keep_bias and f"{layer}.bias" in state:
+            state[f"{layer}.bias"] = torch.zeros_like(state[f"{layer}.bias"])
+    else:
+        state[f"{layer}.bias"] = _adjusted_bias(state, layer, counts, tau)
+    with replacing(out) as file:
+        torch.save({"meta": {**meta, "adjusted_classifier": adjust}, "state_dict": state}, file)
+
+
+def _adjusted_bias(state: Mapping[str, Tensor], layer: str, counts: ArrayLike | None, tau: float) -> Tensor:
+    bias = state.get(f"{layer}.bias")
+    if bias is None:
+        raise ValueError(
+            f"`method` 'logit_adjustment' goes into the bias of {layer}, which has none. Train with a bias."
+        )
+    adjustment = logit_adjustment(_stored_counts(state, layer) if counts is None else counts, tau)
+    if adjustment.numel() != bias.numel():
+        raise ValueError(
+            f"`counts` must have one entry per class, got {adjustment.numel()} for the {bias.numel()} "
+            f"classes of {layer}."
+        )
+    return (bias.double() + adjustment).to(bias.dtype)
+
+
+def _stored_counts(state: Mapping[str, Tensor], layer: str) -> Any:
+    head = layer.split(".")[0]
+    names = [name for name in state if name.startswith(f"{head}.") and name.endswith(".class_counts")]
+    stored = [state[name].numpy() for name in names if state[name].any()]
+    if not stored:
+        raise ValueError(
+            "`counts` must be given, got None: no loss left its class counts in the checkpoint. Give the "
+            "class_counts.json of the training run's work directory."
+        )
+    return stored[0]

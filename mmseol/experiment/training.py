@@ -1,0 +1,128 @@
+"""Settings of a training run: seed, precision, processes, second stage, work directory."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+
+__all__ = [
+    "check_work_dir",
+    "explain_download",
+    "set_amp",
+    "set_classifier_retraining",
+    "set_cpu_distributed",
+    "set_seed",
+]
+
+_METHODS = {"crt": ("mmseol.ClassifierRetraining", 10), "lws": ("mmseol.LearnableWeightScaling", 5)}
+_RESULTS = ("last_checkpoint", "*.pth", "*/vis_data/scalars.json")
+
+
+def set_seed(cfg: Config, seed: int) -> None:
+    """Seed initialisation, data order and augmentation."""
+    cfg.randomness = {**cfg.get("randomness", {}), "seed": seed}
+
+
+def set_amp(cfg: Config) -> None:
+    """Train in mixed precision.
+
+    Raises:
+        ValueError: If there is no device for it; mmengine has none on CPU.
+    """
+    if not torch.cuda.is_available():
+        raise ValueError("`--amp` needs a GPU, and torch finds none. Leave it out to train in float32.")
+    cfg.optim_wrapper.type = "AmpOptimWrapper"
+    cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+
+
+def set_cpu_distributed(cfg: Config) -> None:
+    """Make a distributed run possible without a GPU.
+
+    The hosts' launchers ask for CUDA devices, their wrapper for device ids, and SyncBN for a GPU:
+    the wrapper is told that there are none and SyncBN becomes BN.
+    """
+    cfg.model_wrapper_cfg = dict(
+        type="MMDistributedDataParallel",
+        device_ids=None,
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get("find_unused_parameters", False),
+    )
+    _replace_type(cfg.model, ("SyncBN", "mmengine.SyncBN"), "BN")
+
+
+def _replace_type(node: Any, old: tuple[str, ...], new: str) -> None:
+    if isinstance(node, dict):
+        if node.get("type") in old:
+            node["type"] = new
+        for child in node.values():
+            _replace_type(child, old, new)
+    elif isinstance(node, (list, tuple)):
+        for child in node:
+            _replace_type(child, old, new)
+
+
+def set_classifier_retraining(cfg: Config, method: str, checkpoint: str) -> None:
+    """Train a new classifier (``'crt'``), or scales of the old one (``'lws'``), on a checkpoint's features.
+
+    As Kang et al. (ICLR 2020) and their code: class-balanced sampling, the learning rate of the config
+    annealed to 0 by a cosine, over 10 epochs (cRT) or 5 (LWS). In segmentation each class is drawn alike and
+    then an image that contains it. A run by iterations keeps its length and schedule.
+
+    Raises:
+        ValueError: If ``method`` is neither, or ``checkpoint`` is no file.
+    """
+    if method not in _METHODS:
+        raise ValueError(f"`--retrain-classifier` must be one of {', '.join(_METHODS)}, got {method!r}.")
+    if not Path(checkpoint).is_file():
+        raise ValueError(f"`--retrain-classifier {method}` needs an existing checkpoint, got {checkpoint!r}.")
+    builder, epochs = _METHODS[method]
+    cfg.model = ConfigDict(type=builder, model=cfg.model)
+    cfg.load_from = checkpoint
+    cfg.train_dataloader.sampler = ConfigDict(
+        dict(type="mmseol.RareClassSampler", temperature=float("inf"))
+        if cfg.get("default_scope") == "mmseg"
+        else dict(type="mmseol.ClassAwareSampler")
+    )
+    if cfg.train_cfg.get("by_epoch"):
+        cfg.train_cfg.max_epochs = epochs
+        cfg.param_scheduler = [ConfigDict(type="CosineAnnealingLR", eta_min=0.0, by_epoch=True)]
+
+
+def explain_download(cfg: Config, error: Exception) -> str:
+    """Return what a failed download means: which weights, why, and how to do without."""
+    names = dict.fromkeys(
+        re.findall(r"'((?:https?|open-mmlab|torchvision|mmcls|openmmlab)://[^']+)'", str(cfg.to_dict()))
+    )
+    return (
+        f"error: could not download {', '.join(names) or 'pretrained weights'}: {error}\n"
+        "Start without them: --cfg-options model.pretrained=None (or model.backbone.init_cfg=None where the "
+        "config uses that), or give a file: --cfg-options model.pretrained=FILE"
+    )
+
+
+def check_work_dir(cfg: Config, resume: bool) -> None:
+    """Refuse a work dir that holds another run, so that no result is overwritten.
+
+    A run may be resumed where it was, with the model it had.
+
+    Raises:
+        ValueError: If the folder holds a run and ``resume`` is off, or the run's model is another.
+    """
+    work_dir = Path(cfg.work_dir)
+    found = [path for pattern in _RESULTS for path in sorted(work_dir.glob(pattern)) if path.stat().st_size]
+    if found and not resume:
+        names = ", ".join(str(path.relative_to(work_dir)) for path in found[:3])
+        raise ValueError(
+            f"`--work-dir` {str(work_dir)!r} already holds a run ({names}). "
+            "Continue it with --resume, or give another --work-dir."
+        )
+    for stored in sorted(work_dir.glob("*.py")) if found else ():
+        if Config.fromfile(stored).get("model") != cfg.model:
+            raise ValueError(
+                f"`--work-dir` {str(work_dir)!r} holds a run of another model or loss ({stored.name}). "
+                "Resume with the arguments it was started with, or give another --work-dir."
+            )

@@ -1,0 +1,192 @@
+"""The base of every loss: shapes, ignored positions, weights, reduction, precision and counts, once."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from mmengine.dist import all_reduce
+from torch import Tensor
+
+from mmseol.losses.base.counted import CountedModule
+from mmseol.losses.ops.inputs import check_shapes, expand_weight, lift, mask_ignored
+from mmseol.utils.checks import choice, number
+
+__all__ = ["ClassLoss", "Reduction"]
+
+Reduction = Literal["none", "mean", "sum"]
+
+
+class ClassLoss(CountedModule):
+    """Loss of raw outputs against class labels, averaged over the positions that are not ignored.
+
+    A subclass writes its equation in :meth:`position_loss` and, where something follows from the
+    counts, :meth:`update_from_counts`; the rest is done here, alike for all losses. A loss that is no
+    sum over positions overrides :meth:`evaluate`. It stores its settings before it calls
+    ``super().__init__``, which may already work with them.
+
+    Args:
+        class_counts: Training samples (pixels in segmentation) of each class in class order, or a
+            ``.json`` or ``.npy`` file of them; ``None`` leaves it to ``mmseol.ClassCountHook``.
+        ignore_index: Label of positions that contribute to nothing, unless the call names another.
+            mmseg's heads pass their own (255); mmpretrain's pass none.
+        loss_weight: Factor of the result.
+        reduction: ``'none'`` keeps the positions, ``'mean'`` divides by ``avg_factor`` or, without
+            one, by :meth:`divisor`; ``'sum'`` adds up.
+        loss_name: Key in the log; mmseg optimises only what has ``loss`` in its key.
+        sync_avg_factor: Whether the divisor is averaged over ranks, so that unequal numbers of valid
+            positions on the ranks give what one process with the whole batch would.
+
+    Raises:
+        ValueError: If an argument is out of its range, with the argument's name and value.
+    """
+
+    soft_targets: ClassVar[bool] = True
+    """Whether the equation is defined for soft and multi-hot labels, (N, K, *)."""
+
+    takes_avg_factor: ClassVar[bool] = True
+    """Whether ``avg_factor`` replaces the divisor; a loss normalised over its batch ignores it."""
+
+    lifts_precision: ClassVar[bool] = False
+    """Whether :meth:`evaluate` lifts half precision itself, piece by piece."""
+
+    required_hooks: ClassVar[tuple[str, ...]] = ()
+    """Types of the hooks, beside ``mmseol.ClassCountHook``, without which a run cannot feed the loss."""
+
+    def __init__(
+        self,
+        class_counts: Any = None,
+        ignore_index: int = -100,
+        loss_weight: float = 1.0,
+        reduction: Reduction = "mean",
+        loss_name: str | None = None,
+        sync_avg_factor: bool = False,
+    ) -> None:
+        self.ignore_index = ignore_index
+        self.loss_weight = number("loss_weight", loss_weight)
+        self.reduction = choice("reduction", reduction, get_args(Reduction))
+        self.sync_avg_factor = sync_avg_factor
+        self._loss_name = loss_name or default_loss_name(type(self))
+        super().__init__(class_counts)
+
+    @property
+    def loss_name(self) -> str:
+        """Key under which mmseg logs this loss."""
+        return self._loss_name
+
+    def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        """Return the loss of every position.
+
+        Args:
+            pred: Raw outputs in float32 or float64, (N, K, *); zero where ignored.
+            target: Labels in [0, K), (N, *), 0 where ignored; or soft labels, (N, K, *).
+            valid: Which positions are not ignored, (N, *), for what is summed over the batch.
+
+        Returns:
+            Losses, (N, *); what stands at ignored positions does not matter.
+        """
+        raise NotImplementedError
+
+    def divisor(self, target: Tensor, valid: Tensor) -> Tensor:
+        """Return what ``reduction='mean'`` divides by: the number of valid positions."""
+        return valid.count_nonzero()
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        ignore_index: int | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: Reduction | None = None,
+    ) -> Tensor:
+        """Return the loss.
+
+        Args:
+            pred: Raw outputs, (N, K, *) with K >= 2; half precision is lifted to float32.
+            target: Labels, integer (N, *), or soft or multi-hot labels, (N, K, *).
+            weight: Factor of each position, (N, *), or of each sample, (N,); not in the divisor.
+            ignore_index: Label to ignore in this call instead of the constructor's.
+            avg_factor: Divisor of ``'mean'`` in place of :meth:`divisor`, unless the loss is normalised
+                over its batch (:attr:`takes_avg_factor`).
+            reduction_override: Reduction of this call instead of the constructor's.
+
+        Returns:
+            A scalar, or (N, *) for ``'none'``. If all positions are ignored: 0 with zero gradient.
+
+        Raises:
+            ValueError: If shapes, types or labels do not fit, with the argument's name and value.
+            RuntimeError: If the loss needs class counts and was never told.
+        """
+        reduction, ignore_index = self.resolve(reduction_override, ignore_index)
+        check_shapes(pred, target, weight)
+        if target.dim() == pred.dim() and not self.soft_targets:
+            raise ValueError(
+                f"`target` of {type(self).__name__} must hold integer labels, (N, *), got soft labels "
+                f"{tuple(target.shape)}. Train without mixup, cutmix and label smoothing, or take a loss "
+                "that is defined for them."
+            )
+        self.require_counts(pred.shape[1])
+        with torch.autocast(pred.device.type, enabled=False):
+            pred = pred if self.lifts_precision else lift(pred)
+            return self.loss_weight * self.evaluate(
+                pred, target, weight, ignore_index, reduction, avg_factor if self.takes_avg_factor else None
+            )
+
+    def resolve(
+        self, reduction_override: Reduction | None, ignore_index: int | None
+    ) -> tuple[Reduction, int]:
+        """Return the reduction and the ignored label of a call."""
+        reduction = self.reduction
+        if reduction_override is not None:
+            reduction = choice("reduction_override", reduction_override, get_args(Reduction))
+        return reduction, self.ignore_index if ignore_index is None else ignore_index
+
+    def evaluate(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        ignore_index: int,
+        reduction: Reduction,
+        avg_factor: float | Tensor | None,
+    ) -> Tensor:
+        """Return the loss before ``loss_weight``; arguments as in :meth:`forward`, checked and resolved."""
+        pred, target, valid = mask_ignored(pred, target, ignore_index)
+        loss = torch.where(valid, self.position_loss(pred, target, valid), 0)
+        if weight is not None:
+            loss = loss * expand_weight(weight, loss)
+        return self._reduce(loss, target, valid, reduction, avg_factor)
+
+    def _reduce(
+        self, loss: Tensor, target: Tensor, valid: Tensor, reduction: str, avg_factor: float | Tensor | None
+    ) -> Tensor:
+        if reduction == "none":
+            return loss
+        return loss.sum() / self._resolve_divisor(target, valid, reduction, avg_factor, loss.dtype)
+
+    def _resolve_divisor(
+        self,
+        target: Tensor,
+        valid: Tensor,
+        reduction: str,
+        avg_factor: float | Tensor | None,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        if reduction == "sum":
+            if avg_factor is not None:
+                raise ValueError(f"`avg_factor` goes with reduction='mean', got {avg_factor} with 'sum'.")
+            return torch.ones((), dtype=dtype, device=valid.device)
+        divisor = self.divisor(target, valid) if avg_factor is None else avg_factor
+        divisor = torch.as_tensor(divisor, dtype=dtype, device=valid.device).detach()
+        if self.sync_avg_factor:
+            divisor = divisor.clone()
+            all_reduce(divisor, op="mean")
+        return torch.where(divisor == 0, 1, divisor)
+
+
+def default_loss_name(cls: type) -> str:
+    """Return ``'loss_'`` and the class's name in snake case: ``OutlyingMSELoss``, ``loss_outlying_mse``."""
+    name = re.sub(r"Loss$", "", cls.__name__).replace("IoU", "Iou")
+    return "loss_" + re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

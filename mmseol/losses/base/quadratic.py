@@ -1,0 +1,152 @@
+"""What the losses that are half squared errors share: one pass, and the shortcut for upsampled outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmseol.losses.base.class_loss import ClassLoss, Reduction
+from mmseol.losses.ops.autograd import with_gradient
+from mmseol.losses.ops.inputs import Labels, check_shapes, is_compiling, lift
+from mmseol.losses.ops.squared_error import half_squared_error, half_squared_error_sum
+from mmseol.losses.ops.squared_error_upsampled import upsampled_half_squared_error_sum
+
+__all__ = ["QuadraticLoss"]
+
+
+class QuadraticLoss(ClassLoss):
+    r"""Loss :math:`\sum_k \frac12 (a_k - v_y [k = y])^2` of raw outputs :math:`a` for some targets v.
+
+    Value and gradient of integer labels are computed together in one pass, which allocates little beside
+    the gradient. Soft labels, ``reduction='none'``, compiled code and weights that are differentiated
+    take the general path of every loss.
+    """
+
+    lifts_precision = True
+
+    def target_values_of(self, pred: Tensor) -> Tensor:
+        """Return the target value :math:`v_k` of each class, (K,)."""
+        raise NotImplementedError
+
+    def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        """Return the half squared error at every position, (N, *)."""
+        return half_squared_error(pred, target, self.target_values_of(pred).to(pred))
+
+    def evaluate(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        ignore_index: int,
+        reduction: Reduction,
+        avg_factor: float | Tensor | None,
+    ) -> Tensor:
+        """Return the loss before ``loss_weight``, its gradient computed along with it where possible."""
+        if is_compiling() or target.dim() == pred.dim() or not _one_pass(weight, reduction):
+            return super().evaluate(lift(pred), target, weight, ignore_index, reduction, avg_factor)
+        return self._sum(half_squared_error_sum, pred, target, weight, ignore_index, reduction, avg_factor)
+
+    def forward_upsampled(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        align_corners: bool = False,
+        weight: Tensor | None = None,
+        ignore_index: int | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: Reduction | None = None,
+    ) -> Tensor:
+        """Return the loss of bilinearly upsampled outputs, exactly, without upsampling them.
+
+        The value and the gradient are those of ``forward(F.interpolate(pred, (H, W), mode='bilinear',
+        align_corners=align_corners), target, ...)`` up to rounding, for any two sizes; the cost over
+        pixels does not grow with K. Soft labels, ``'none'`` and weights that are differentiated are
+        upsampled after all.
+
+        Args:
+            pred: Raw outputs, (N, K, h, w).
+            target: Labels, integer (N, H, W), or soft or multi-hot labels, (N, K, H, W).
+            align_corners: As in :func:`torch.nn.functional.interpolate`.
+            weight: Factor of each pixel, (N, H, W), or of each sample, (N,); not in the divisor.
+            ignore_index: As in :meth:`forward`.
+            avg_factor: As in :meth:`forward`.
+            reduction_override: As in :meth:`forward`.
+
+        Returns:
+            A scalar, or (N, H, W) for ``'none'``.
+
+        Raises:
+            ValueError: As :meth:`forward`.
+        """
+        if pred.dim() != 4 or target.dim() not in (3, 4):
+            raise ValueError(
+                "`pred` must be (N, K, h, w) and `target` (N, H, W) or (N, K, H, W), got "
+                f"{tuple(pred.shape)} and {tuple(target.shape)}."
+            )
+        reduction, ignore_index = self.resolve(reduction_override, ignore_index)
+        size = target.shape[-2:]
+        with torch.autocast(pred.device.type, enabled=False):
+            if target.dim() == 4 or size == pred.shape[-2:] or not _one_pass(weight, reduction):
+                pred = F.interpolate(lift(pred), size, mode="bilinear", align_corners=align_corners)
+                return self(pred, target, weight, ignore_index, avg_factor, reduction)
+            check_shapes(pred[..., :1, :1].expand(-1, -1, *size), target, weight)
+            self.require_counts(pred.shape[1])
+            return self.loss_weight * self._sum(
+                upsampled_half_squared_error_sum,
+                pred,
+                target,
+                weight,
+                ignore_index,
+                reduction,
+                avg_factor,
+                align_corners=align_corners,
+            )
+
+    @torch.compiler.disable  # a graph break, met by forward_upsampled alone
+    def _sum(
+        self,
+        compute: Callable[..., tuple[Tensor, Tensor | None]],
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        ignore_index: int,
+        reduction: Reduction,
+        avg_factor: float | Tensor | None,
+        **kwargs: Any,
+    ) -> Tensor:
+        dtype = torch.promote_types(pred.dtype, torch.float32)
+        labels = Labels.of(target, pred.shape[1], ignore_index)
+        divisor = self._resolve_divisor(target, labels.valid, reduction, avg_factor, dtype)
+        requires_grad = torch.is_grad_enabled() and pred.requires_grad
+        value, gradient = _for_device(compute, pred)(
+            pred.detach(),
+            labels,
+            self.target_values_of(pred),
+            weight,
+            divisor,
+            requires_grad,
+            **kwargs,
+        )
+        return with_gradient(pred, value, gradient)
+
+
+def _for_device(compute: Callable[..., Any], pred: Tensor) -> Callable[..., Any]:
+    """Return the Triton version of ``compute`` if it can run here; its atomic sums have no fixed order."""
+    if not pred.is_cuda or find_spec("triton") is None or torch.are_deterministic_algorithms_enabled():
+        return compute
+    from mmseol.losses.ops import squared_error_triton as triton  # not at the top: Triton is optional
+
+    versions: dict[Callable[..., Any], Callable[..., Any]] = {
+        half_squared_error_sum: triton.half_squared_error_sum,
+        upsampled_half_squared_error_sum: triton.upsampled_half_squared_error_sum,
+    }
+    return versions[compute]
+
+
+def _one_pass(weight: Tensor | None, reduction: Reduction) -> bool:
+    return reduction != "none" and not (weight is not None and weight.requires_grad)

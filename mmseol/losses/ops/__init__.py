@@ -1,0 +1,1 @@
+"""Numerics on tensors, without settings and without state."""

@@ -1,0 +1,186 @@
+"""Confusion matrix -> scores per class, over all classes and by group of classes.
+
+Pure arrays. A class that is in the truth and never predicted, or predicted and not in the truth, scores 0;
+one that is in neither has no score and is left out of every mean. F-measure, precision and IoU run over
+the classes seen on either side, recall and what is made of it over those in the truth. This is
+scikit-learn with ``labels=`` those classes and ``zero_division=0``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mmseol.utils.arrays import FloatArray, IntArray
+
+__all__ = [
+    "GROUPS",
+    "ClassScores",
+    "confusion_matrix",
+    "groups_by_limits",
+    "groups_by_terciles",
+    "score_classes",
+    "summarize",
+]
+
+GROUPS = ("many", "medium", "few")
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """What a confusion matrix says of each class; every array has shape (K,).
+
+    Attributes:
+        hits: Positions of the class that were predicted as such.
+        truth: Positions of the class.
+        predicted: Positions predicted as the class.
+        iou: Intersection over union, within 0..1; NaN for a class on neither side, as the next two.
+        f1: F-measure.
+        precision: Share of the predicted positions that are hits; 0 for a class never predicted.
+        recall: Share of the positions of the class that are hits; NaN for a class not in the truth.
+    """
+
+    hits: IntArray
+    truth: IntArray
+    predicted: IntArray
+    iou: FloatArray
+    f1: FloatArray
+    precision: FloatArray
+    recall: FloatArray
+
+    @property
+    def seen(self) -> NDArray[np.bool_]:
+        """Whether the class is in the truth or predicted, (K,)."""
+        return (self.truth > 0) | (self.predicted > 0)
+
+
+def confusion_matrix(truth: ArrayLike, predicted: ArrayLike, num_classes: int) -> IntArray:
+    """Return positions by true class (row) and predicted class (column), (K, K).
+
+    Raises:
+        ValueError: If the labels differ in shape or one is no class.
+    """
+    rows, columns = (np.asarray(labels).astype(np.int64, casting="safe") for labels in (truth, predicted))
+    if rows.shape != columns.shape:
+        raise ValueError(f"`predicted` must be of shape {rows.shape} as `truth`, got {columns.shape}.")
+    for name, labels in (("truth", rows), ("predicted", columns)):
+        wrong = labels[(labels < 0) | (labels >= num_classes)]
+        if wrong.size:
+            raise ValueError(f"`{name}` must be classes 0 to {num_classes - 1}, got {int(wrong[0])}.")
+    cells = np.bincount((rows * num_classes + columns).ravel(), minlength=num_classes**2)
+    return cells.astype(np.int64).reshape(num_classes, num_classes)
+
+
+def score_classes(confusion: ArrayLike) -> ClassScores:
+    r"""Return the scores of each class of a confusion matrix, (K, K), with the truth in rows.
+
+    With hits :math:`h`, row sums :math:`t` and column sums :math:`p`: recall :math:`h/t`, precision
+    :math:`h/p`, F-measure :math:`2h/(t+p)`, IoU :math:`h/(t+p-h)`.
+
+    Raises:
+        ValueError: If the matrix is not square, not of whole numbers, or has a negative entry.
+    """
+    matrix = np.asarray(confusion)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.dtype.kind not in "iu":
+        raise ValueError(
+            f"`confusion` must be whole numbers of shape (K, K), got {matrix.dtype} of shape {matrix.shape}."
+        )
+    if (matrix < 0).any():
+        raise ValueError(f"`confusion` must not be negative, got {int(matrix.min())}.")
+    matrix = matrix.astype(np.int64)
+    hits, truth, predicted = np.diag(matrix).copy(), matrix.sum(1), matrix.sum(0)
+    seen = truth + predicted > 0
+    precision = _ratio(hits, predicted)
+    return ClassScores(
+        hits,
+        truth,
+        predicted,
+        iou=_ratio(hits, truth + predicted - hits),
+        f1=_ratio(2 * hits, truth + predicted),
+        precision=np.where(seen & (predicted == 0), 0.0, precision),
+        recall=_ratio(hits, truth),
+    )
+
+
+def _ratio(part: IntArray, whole: IntArray) -> FloatArray:
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+
+
+def groups_by_limits(counts: ArrayLike, limits: tuple[int, int] = (20, 100)) -> NDArray[np.str_]:
+    """Return the group of each class, (K,): 'few' below the first limit, 'many' above the second.
+
+    Many-, medium- and few-shot as in Liu et al., CVPR 2019.
+
+    Args:
+        counts: Training samples of each class, (K,).
+    """
+    counts = np.asarray(counts)
+    return np.select([counts > limits[1], counts >= limits[0]], GROUPS[:2], GROUPS[2])
+
+
+def groups_by_terciles(counts: ArrayLike) -> NDArray[np.str_]:
+    """Return the group of each class, (K,): classes by count, largest first, cut into three.
+
+    The parts are as equal as they can be, the first ones larger; equal counts keep class order.
+
+    Args:
+        counts: Training pixels of each class, (K,).
+    """
+    counts = np.asarray(counts)
+    groups = np.empty(counts.shape, dtype="<U6")
+    for group, classes in zip(GROUPS, np.array_split(np.argsort(-counts, kind="stable"), 3), strict=True):
+        groups[classes] = group
+    return groups
+
+
+def summarize(scores: ClassScores, groups: ArrayLike | None = None) -> dict[str, float]:
+    """Return the scores over all classes and, as ``many/accuracy`` and so on, by group, in per cent.
+
+    ``accuracy`` is the share of hits; ``macro_f1``, ``macro_precision`` and ``mIoU`` are means over the
+    classes seen; ``balanced_accuracy`` (``macro_recall`` is the same), ``g_mean`` (geometric mean) and
+    ``worst_class`` (minimum) are made of the recalls of the classes in the truth. A group's ``accuracy``
+    is the mean recall of its classes, as in Liu et al., CVPR 2019: on balanced data the share of hits
+    among its samples. Groups without a score are left out.
+
+    Args:
+        groups: Group of each class, (K,).
+
+    Raises:
+        ValueError: If nothing was scored, or there is not one group per class.
+    """
+    if not scores.truth.any():
+        raise ValueError(
+            "`scores` must be of at least one labelled position, got none. Check the data set's paths, "
+            "`label_map`, `reduce_zero_label` and `ignore_index`."
+        )
+    recalls = scores.recall[scores.truth > 0]
+    with np.errstate(divide="ignore"):
+        g_mean = np.exp(np.log(recalls).mean())  # log 0 = -inf makes it 0
+    found = {
+        "accuracy": scores.hits.sum() / scores.truth.sum(),
+        "macro_f1": np.nanmean(scores.f1),
+        "macro_precision": np.nanmean(scores.precision),
+        "macro_recall": recalls.mean(),
+        "balanced_accuracy": recalls.mean(),
+        "mIoU": np.nanmean(scores.iou),
+        "g_mean": g_mean,
+        "worst_class": recalls.min(),
+    }
+    if groups is not None:
+        found |= _summarize_groups(scores, np.asarray(groups))
+    return {name: 100.0 * float(value) for name, value in found.items()}
+
+
+def _summarize_groups(scores: ClassScores, groups: NDArray[np.str_]) -> dict[str, float]:
+    if groups.shape != scores.truth.shape:
+        raise ValueError(f"`groups` must be of shape {scores.truth.shape}, got {groups.shape}.")
+    found = {}
+    for group in GROUPS:
+        for name, values in (("accuracy", scores.recall), ("macro_f1", scores.f1), ("mIoU", scores.iou)):
+            mine = values[groups == group]
+            mine = mine[~np.isnan(mine)]
+            if mine.size:
+                found[f"{group}/{name}"] = float(mine.mean())
+    return found

@@ -1,0 +1,1 @@
+"""Small helpers that several packages use: files, argument checks, types, tables, processes."""

@@ -1,0 +1,161 @@
+"""The Triton kernels against the PyTorch path: on a GPU, or in Triton's interpreter in an own process."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mmseol.losses.ops import squared_error, squared_error_upsampled
+from mmseol.losses.ops.inputs import Labels
+
+triton = pytest.importorskip("triton")
+CUDA = torch.cuda.is_available()
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+OLD = int(triton.__version__.split(".")[0]) < 3
+IGNORE = 255
+
+kernel = pytest.mark.skipif(not (CUDA or INTERPRETED), reason="runs in the interpreter's process")
+
+
+@pytest.mark.skipif(CUDA or INTERPRETED, reason="the kernels' tests run in this process")
+def test_in_the_interpreter():
+    if OLD:
+        pytest.skip(
+            f"the interpreter of Triton {triton.__version__} knows no CPU tensors, only 3 and later do"
+        )
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", __file__],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "passed" in run.stdout
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
+def test_compiles_for_cuda_without_a_gpu(monkeypatch, tmp_path):
+    """The interpreter is laxer than the compiler: types and masks must also pass the latter."""
+    if OLD:
+        pytest.skip(f"Triton {triton.__version__} compiles only where there is a CUDA driver")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from mmseol.losses.ops import squared_error_triton as kernels
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    single, double, labels = "*fp32", "*fp64", "*i64"
+    coupled = dict.fromkeys(("bins", "itself", "right", "below", "across"), double)
+    residual = dict(pred="*bf16", target=labels, weight=single, values=single, scale=single)
+    taps = dict(row_first=labels, row_weights=double, column_first=labels, column_weights=double)
+    stencil = dict(pred=single, values=double, divisor=double, gradient=single, sums=double)
+    for kernel, pointers, constants in (
+        (kernels._residual_kernel, residual | dict(gradient=single, sums=single), dict(WEIGHT=2, WRITE=True)),
+        (kernels._project_kernel, taps | coupled | dict(target="*u8", weight=single), dict(WEIGHT=1)),
+        (kernels._stencil_kernel, coupled | stencil, dict(WRITE=True)),
+    ):
+        constants = {**constants, "BLOCK": 256}
+        types = {name: pointers.get(name, "i32") for name in kernel.arg_names}
+        types |= dict.fromkeys(constants, "constexpr")
+        source = ASTSource(fn=kernel, signature=types, constexprs=constants)
+        assert "ptx" in triton.compile(source, target=GPUTarget("cuda", 80, 32)).asm
+
+
+def batch(shape, small=None, classes=3, dtype=torch.float64, ignored=0.3, weight=None):
+    generator = torch.Generator().manual_seed(0)
+    pred = torch.randn(shape[0], classes, *(small or shape[1:]), generator=generator, dtype=dtype) * 5
+    target = torch.randint(0, classes, shape, generator=generator)
+    target[torch.rand(shape, generator=generator) < ignored] = IGNORE
+    size = {None: None, "positions": shape, "samples": shape[:1]}[weight]
+    weights = None if size is None else torch.rand(size, generator=generator)
+    values = torch.arange(1.0, classes + 1, dtype=torch.float64) * 6
+    device = "cuda" if CUDA else "cpu"
+    move = [part if part is None else part.to(device) for part in (pred, target, values, weights)]
+    return move[0], Labels.of(move[1], classes, IGNORE), move[2], move[3], torch.tensor(7.0, device=device)
+
+
+def compare(reference, name, arguments, *more):
+    from mmseol.losses.ops import squared_error_triton
+
+    expected, expected_grad = reference(*arguments, True, *more)
+    value, grad = getattr(squared_error_triton, name)(*arguments, True, *more)
+    assert (value.dtype, grad.dtype) == (expected.dtype, expected_grad.dtype)
+    tolerance = dict(rtol=1e-10, atol=1e-10) if value.dtype == torch.float64 else dict(rtol=2e-6, atol=2e-5)
+    torch.testing.assert_close(value, expected, **tolerance)
+    torch.testing.assert_close(grad, expected_grad, **tolerance)
+    value, grad = getattr(squared_error_triton, name)(*arguments, False, *more)
+    torch.testing.assert_close(value, expected, **tolerance)
+    assert grad is None
+
+
+@kernel
+@pytest.mark.parametrize("weight", [None, "positions", "samples"])
+@pytest.mark.parametrize("shape", [(7,), (3, 9), (3, 5, 6), (2, 20, 20), (0, 2, 2)])
+def test_same_size(shape, weight):
+    compare(squared_error.half_squared_error_sum, "half_squared_error_sum", batch(shape, weight=weight))
+
+
+@kernel
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("weight", [None, "positions", "samples"])
+@pytest.mark.parametrize(
+    ("small", "large"),
+    [((3, 4), (9, 16)), ((1, 1), (4, 5)), ((5, 1), (3, 7)), ((6, 5), (4, 9)), ((17, 18), (20, 33))],
+)
+def test_upsampled(small, large, weight, align_corners):
+    arguments = batch((2, *large), small, weight=weight)
+    name = "upsampled_half_squared_error_sum"
+    compare(squared_error_upsampled.upsampled_half_squared_error_sum, name, arguments, align_corners)
+
+
+@kernel
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_precisions_layouts_and_label_types(dtype):
+    for layout in (torch.contiguous_format, torch.channels_last):
+        pred, labels, *rest = batch((2, 9, 16), (9, 16), dtype=torch.float32)
+        labels = labels._replace(target=labels.target.to(torch.uint8))
+        pred = pred.to(dtype).to(memory_format=layout)
+        compare(squared_error.half_squared_error_sum, "half_squared_error_sum", [pred, labels, *rest])
+        pred = pred[:, :, ::3, ::4]
+        name = "upsampled_half_squared_error_sum"
+        compare(squared_error_upsampled.upsampled_half_squared_error_sum, name, [pred, labels, *rest], False)
+
+
+@kernel
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_what_is_ignored_may_be_anything_and_nothing_else(odd):
+    from mmseol.losses.ops import squared_error_triton
+
+    pred, labels, *rest = batch((2, 16, 16), (4, 4), ignored=0.0)
+    labels.target[0, :9] = IGNORE
+    labels = Labels.of(labels.target, labels.classes, IGNORE)
+    pred[0, :, 0] = odd
+    compare(
+        squared_error_upsampled.upsampled_half_squared_error_sum,
+        "upsampled_half_squared_error_sum",
+        [pred, labels, *rest],
+        True,
+    )
+    pred[1, 0, 2, 2] = odd
+    value, _ = squared_error_triton.upsampled_half_squared_error_sum(pred, labels, *rest, True, False)
+    assert not value.isfinite()
+
+    pred, labels, *rest = batch((2, 16, 16))
+    pred.movedim(1, -1)[labels.target == IGNORE] = odd
+    compare(squared_error.half_squared_error_sum, "half_squared_error_sum", [pred, labels, *rest])
+
+
+@kernel
+def test_a_label_that_is_no_class_shows():
+    from mmseol.losses.ops import squared_error_triton
+
+    for wrong in (-1, 3):
+        pred, labels, *rest = batch((2, 8, 8), ignored=0.0)
+        labels.target[1, 2, 3] = wrong
+        assert squared_error_triton.half_squared_error_sum(pred, labels, *rest, True)[0].isnan()
+        assert squared_error_triton.upsampled_half_squared_error_sum(pred, labels, *rest, True, False)[
+            0
+        ].isnan()

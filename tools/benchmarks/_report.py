@@ -1,0 +1,157 @@
+"""Rows of measurements, and the record and page that are written of them."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import torch
+from _measure import device
+
+from mmseol.analysis.records import environment
+from mmseol.utils.files import replacing
+
+__all__ = ["markdown", "row", "table", "write"]
+
+_HEADINGS = (
+    "case",
+    "sizes",
+    "ours",
+    "reference",
+    "time ratio",
+    "extra memory",
+    "reference",
+    "ratio",
+    "copies",
+)
+
+_PREAMBLE = """# Benchmarks
+
+Written by `python tools/benchmarks/run.py`; `record.json` has the numbers. Steps took turns
+with the reference's: seconds are medians, the ratio is the median over the pairs, with its quartiles in
+brackets. Extra memory is the peak above the inputs, gradients included on both sides; copies are those of the
+outputs at label size, ours / the reference's. **Bold** is over the limit that we set ourselves.
+"""
+
+
+def row(
+    name: str,
+    sizes: str,
+    ours: Sequence[float] = (),
+    reference: Sequence[float] = (),
+    memory: int | None = None,
+    reference_memory: int | None = None,
+    logits: int | None = None,
+    limits: Mapping[str, float] | None = None,
+    note: str = "",
+) -> dict[str, Any]:
+    """Return one comparison with what a user would have otherwise.
+
+    Args:
+        name: What is measured.
+        sizes: Its sizes, for a reader.
+        ours: Seconds of each step, in turns with ``reference``.
+        reference: Seconds of each step of the reference.
+        memory: Bytes above the inputs, and those of the reference.
+        reference_memory: See ``memory``.
+        logits: Bytes of the outputs at label size; memory is then told in copies of them, too.
+        limits: The most that ``time_ratio``, ``memory_ratio`` and ``copies`` are meant to be.
+        note: What else a reader must know; why there are no numbers.
+    """
+    made: dict[str, Any] = {"name": name, "sizes": sizes, "repeats": len(ours)}
+    if ours:
+        ratios = [a / b for a, b in zip(ours, reference, strict=True)]
+        made["seconds"], made["reference_seconds"] = median(ours), median(reference)
+        made["ratio_of_medians"] = made["seconds"] / made["reference_seconds"]
+        made["time_ratio"] = median(ratios)  # of neighbours in time: the machine's load may drift
+        made["time_ratio_quartiles"] = quantiles(ratios, n=4)[::2] if len(ratios) > 1 else ratios * 2
+    if memory is not None:
+        made["memory_mb"] = memory / 1e6
+        if logits:
+            made["copies"] = memory / logits
+    if reference_memory is not None:
+        made["reference_memory_mb"] = reference_memory / 1e6
+        if memory is not None and reference_memory > 0:
+            made["memory_ratio"] = memory / reference_memory
+        if logits:
+            made["reference_copies"] = reference_memory / logits
+    made["limits"] = dict(limits or {})
+    made["over"] = [key for key, limit in made["limits"].items() if made.get(key, 0) > limit]
+    if note:
+        made["note"] = note
+    return made
+
+
+def table(name: str, title: str, rows: Sequence[Mapping[str, Any]], notes: str = "") -> dict[str, Any]:
+    """Return the rows of one benchmark with what they were measured on."""
+    where = environment()
+    where["device"] = torch.cuda.get_device_name() if device() == "cuda" else _cpu()
+    where["threads"] = torch.get_num_threads()
+    return {"name": name, "title": title, "notes": notes, "environment": where, "rows": list(rows)}
+
+
+def write(folder: str | Path, tables: Sequence[Mapping[str, Any]]) -> None:
+    """Write ``record.json`` and ``README.md``; tables of other benchmarks that are there already stay."""
+    path = Path(folder) / "record.json"
+    record = {made["name"]: made for made in json.loads(path.read_text())} if path.exists() else {}
+    record.update({made["name"]: made for made in tables})
+    with replacing(path, "w") as file:
+        json.dump(list(record.values()), file, indent=1)
+        file.write("\n")
+    with replacing(Path(folder) / "README.md", "w") as file:
+        file.write(markdown(list(record.values())))
+
+
+def markdown(tables: Sequence[Mapping[str, Any]]) -> str:
+    """Return the page of all tables."""
+    parts = [_PREAMBLE]
+    for made in tables:
+        where = made["environment"]
+        torch_version = where["versions"].get("torch") or torch.__version__
+        parts.append(
+            f"\n## {made['title']}\n\n{made['notes'] + chr(10) * 2 if made['notes'] else ''}"
+            f"{where['device']}, {where['threads']} thread(s), torch {torch_version}, "
+            f"Python {where['python']}, commit {where['commit']}.\n"
+        )
+        parts.append("| " + " | ".join(_HEADINGS) + " |\n|---|---|" + "---:|" * (len(_HEADINGS) - 2))
+        parts += [_line(one) for one in made["rows"]]
+    return "\n".join(parts) + "\n"
+
+
+def _line(one: Mapping[str, Any]) -> str:
+    def cell(key: str, form: str, unit: str = "") -> str:
+        if key not in one:
+            return ""
+        text = f"{one[key]:{form}}{unit}"
+        limit = f" (limit {one['limits'][key]:g})" if key in one["limits"] else ""
+        return f"**{text}**{limit}" if key in one["over"] else text + limit
+
+    spread = one.get("time_ratio_quartiles")
+    copies = cell("copies", ".2f")
+    if "reference_copies" in one:
+        copies += f" / {one['reference_copies']:.2f}"
+    cells = [
+        one["name"] + (f" ({one['note']})" if one.get("note") else ""),
+        one["sizes"],
+        cell("seconds", ".4g", " s"),
+        cell("reference_seconds", ".4g", " s"),
+        cell("time_ratio", ".3f") + (f" [{spread[0]:.3f}, {spread[1]:.3f}]" if spread else ""),
+        cell("memory_mb", ".1f", " MB"),
+        cell("reference_memory_mb", ".1f", " MB"),
+        cell("memory_ratio", ".3f"),
+        copies,
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {len(names) or '?'} core(s)"
