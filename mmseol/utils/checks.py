@@ -1,21 +1,90 @@
-"""Checks of arguments, each with an error that names the argument and its value."""
+"""Checks of arguments, each with an error that names the argument, its value and what is allowed."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from math import isfinite
+from numbers import Integral, Real
 from typing import Any
 
-import numpy as np
-
-__all__ = ["choice", "number"]
+__all__ = ["choice", "number", "whole_number"]
 
 
-def choice(name: str, value: Any, choices: tuple[str, ...]) -> Any:
+def number(
+    name: str,
+    value: Any,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> float:
+    """Return ``value`` as a float.
+
+    >>> number("tau", 1, at_least=0)
+    1.0
+    >>> number("tau", -1, at_least=0)
+    Traceback (most recent call last):
+    ValueError: `tau` must be a finite number of at least 0, got -1.
+
+    Raises:
+        ValueError: If it is not a finite number within the bounds; a bool is not a number.
+    """
+    bounds = _bounds(at_least, above, at_most, below)
+    fits = isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+    if fits and all(within(value) for _, within in bounds):
+        return float(value)
+    raise ValueError(f"`{name}` must be a finite number{_said(bounds)}, got {value!r}.")
+
+
+def whole_number(
+    name: str,
+    value: Any,
+    *,
+    at_least: int | None = None,
+    at_most: int | None = None,
+    below: int | None = None,
+) -> int:
+    """Return ``value`` as an int.
+
+    >>> whole_number("begin", 1.5, at_least=0)
+    Traceback (most recent call last):
+    ValueError: `begin` must be a whole number of at least 0, got 1.5.
+
+    Raises:
+        ValueError: If it is not an integer within the bounds; a bool is not an integer.
+    """
+    bounds = _bounds(at_least, None, at_most, below)
+    fits = isinstance(value, Integral) and not isinstance(value, bool)
+    if fits and all(within(value) for _, within in bounds):
+        return int(value)
+    raise ValueError(f"`{name}` must be a whole number{_said(bounds)}, got {value!r}.")
+
+
+def choice(name: str, value: Any, choices: Collection[str]) -> Any:
+    """Return ``value``.
+
+    >>> choice("reduction", "avg", ("none", "mean", "sum"))
+    Traceback (most recent call last):
+    ValueError: `reduction` must be one of 'none', 'mean', 'sum', got 'avg'.
+
+    Raises:
+        ValueError: If it is not one of ``choices``.
+    """
     if value not in choices:
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}.")
     return value
 
 
-def number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
-        raise ValueError(f"`{name}` must be a finite number, got {value!r}.")
-    return float(value)
+def _bounds(at_least: Any, above: Any, at_most: Any, below: Any) -> list[tuple[str, Any]]:
+    bounds = [
+        (f"of at least {at_least}", at_least, lambda value: value >= at_least),
+        (f"above {above}", above, lambda value: value > above),
+        (f"at most {at_most}", at_most, lambda value: value <= at_most),
+        (f"below {below}", below, lambda value: value < below),
+    ]
+    return [(words, within) for words, bound, within in bounds if bound is not None]
+
+
+def _said(bounds: list[tuple[str, Any]]) -> str:
+    return "".join(f" {'and ' * (n > 0)}{words}" for n, (words, _) in enumerate(bounds))
