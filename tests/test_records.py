@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
+from mmseol.analysis.markdown import markdown
 from mmseol.analysis.records import iou_of_maps, iou_record, scores_record
-from mmseol.analysis.tables import markdown
 
 ROOT = Path(__file__).parents[1]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from mmseol.analysis.markdown import markdown
 from mmseol.analysis.records import scores_record
-from mmseol.analysis.tables import markdown
 from mmseol.analysis.training_runs import TrainingRun, run_all
 
 # Stand-ins for tools/train.py and tools/test.py that write what these write, and take 300 MB.

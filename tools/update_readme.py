@@ -11,7 +11,7 @@ import sys
 from argparse import ArgumentParser
 from pathlib import Path
 
-from mmseol.analysis.tables import markdown
+from mmseol.analysis.markdown import markdown
 from mmseol.utils.files import replacing
 
 ROOT = Path(__file__).parents[1]

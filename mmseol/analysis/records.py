@@ -1,4 +1,4 @@
-"""Records of real runs: scores with what they were measured on; :mod:`mmseol.analysis.tables` prints them."""
+"""Records of real runs: scores with what they were measured on; :mod:`mmseol.analysis.markdown` prints them."""
 
 from __future__ import annotations
 

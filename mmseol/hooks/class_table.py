@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from io import StringIO
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from mmseol.counting.counts import ClassCounts
+from mmseol.utils.tables import table_text
 
 __all__ = ["class_table", "derived_columns", "drawn_column"]
 
@@ -72,6 +71,4 @@ def class_table(
         row += [f"{counts.images[c]:,}"] if pixels else []
         row += [f"{column[c]:.4g}" for column in columns.values()]
         table.add_row(names[c], *row, end_section=len(names) > _AT_MOST and place == _EACH_END - 1)
-    console = Console(file=StringIO(), width=200, color_system=None)
-    console.print(table)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
+    return table_text(table)

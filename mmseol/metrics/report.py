@@ -5,18 +5,17 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
-from io import StringIO
 from math import isnan
 from pathlib import Path
 from typing import Any
 
 from mmengine.logging import MessageHub, MMLogger
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from mmseol.metrics.scores import ClassScores
 from mmseol.utils.files import replacing
+from mmseol.utils.tables import table_text
 
 __all__ = ["class_rows", "evaluation", "score_table", "write_scores"]
 
@@ -69,9 +68,7 @@ def score_table(title: str, rows: list[dict[str, Any]]) -> str:
         rows = sorted(seen, key=lambda row: row["F1"])[:_WORST]
     for row in rows:
         table.add_row(*(_cell(row[heading]) for heading in headings))
-    console = Console(file=StringIO(), width=200, color_system=None)
-    console.print(table)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
+    return table_text(table)
 
 
 def _cell(value: str | float | None) -> str:

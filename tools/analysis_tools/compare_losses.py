@@ -16,8 +16,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mmseol.analysis.markdown import markdown
 from mmseol.analysis.records import SCORES, SEG_SCORES, scores_record
-from mmseol.analysis.tables import markdown
 from mmseol.analysis.training_runs import TrainingRun, run_all
 from mmseol.utils.files import replacing
 from mmseol.utils.processes import warm_yapf

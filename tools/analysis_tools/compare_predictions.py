@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from mmseol.analysis.color_position import color_position_baseline
+from mmseol.analysis.markdown import markdown
 from mmseol.analysis.pictures import comparison_grid
 from mmseol.analysis.records import iou_of_maps, iou_record
-from mmseol.analysis.tables import markdown
 from mmseol.camvid.layout import CLASSES, PALETTE, find_pairs
 from mmseol.utils.files import replacing
 

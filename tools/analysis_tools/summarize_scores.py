@@ -12,8 +12,8 @@ import json
 from argparse import ArgumentParser
 from pathlib import Path
 
+from mmseol.analysis.markdown import markdown
 from mmseol.analysis.records import scores_record, written_scores
-from mmseol.analysis.tables import markdown
 from mmseol.utils.files import replacing
 
 
