@@ -1,4 +1,4 @@
-"""Records of real runs: scores with what they were measured on; :mod:`mmseol.analysis.markdown` prints them."""
+"""Records of real runs: scores and what they were measured on; :mod:`mmseol.analysis.markdown` shows them."""
 
 from __future__ import annotations
 
