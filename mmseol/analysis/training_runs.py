@@ -1,14 +1,10 @@
-"""Train and score a config once per loss and seed, and gather what each run reached and cost."""
+"""Train and score a config once per loss and seed, and collect the scores and costs of each run."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,18 +14,21 @@ from typing import Any
 
 from mmseol.analysis.records import written_scores
 from mmseol.utils.files import replacing
+from mmseol.utils.processes import LoggedProcess, end_of_log
 
 __all__ = ["TrainingRun", "run_all"]
-
-_POLL = 0.2  # seconds between looks at a process's memory
 
 
 @dataclass
 class TrainingRun:
-    """One training and one test of it, in a folder of its own.
+    """One training and its test, in a folder of their own.
+
+    >>> run = TrainingRun(Path("work_dirs/ce"), ["config.py", "--loss", "ce"], ["config.py", "--split", "val"])
+    >>> run.folder.name
+    'ce'
 
     Attributes:
-        folder: Where everything of the run goes; ``run.json`` there has its result.
+        folder: Folder for logs, work directories and ``run.json``, the result.
         train: Arguments of ``tools/train.py`` but the work directory.
         test: Arguments of ``tools/test.py`` but the checkpoint and the work directory.
     """
@@ -39,10 +38,10 @@ class TrainingRun:
     test: Sequence[str] = field(default_factory=tuple)
 
     def result(self, tools: Path, threads: int) -> dict[str, Any]:
-        """Return scores in per cent, ``seconds`` an iteration (median), peak ``memory`` in GB; or ``failed``.
+        """Return scores in per cent, median ``seconds`` per iteration and peak ``memory`` in GB; or ``failed``.
 
-        The last checkpoint is scored: no epoch is chosen. A finished run is read, one that was cut off is
-        started again.
+        The last checkpoint is scored: no epoch is chosen. The result of a finished run is read; an
+        interrupted run starts again.
 
         Raises:
             FileExistsError: If the folder holds something else.
@@ -67,53 +66,31 @@ class TrainingRun:
 
     def _run(self, tools: Path, threads: int) -> dict[str, Any]:
         work_dir = self.folder / "train"
-        log = self.folder / "train.log"
         command = [str(tools / "train.py"), *self.train, "--work-dir", str(work_dir)]
-        status, memory = _watched(command, log, threads)
-        if status:
-            return {"failed": _reason(log)}
+        training = LoggedProcess(command, self.folder / "train.log", threads)
+        if training.wait():
+            return {"failed": _reason(training.log)}
         checkpoint = (work_dir / "last_checkpoint").read_text().strip()
-        log = self.folder / "test.log"
         command = [str(tools / "test.py"), *self.test, "--work-dir", str(self.folder / "test")]
         command.insert(2, checkpoint)
-        status, _ = _watched(command, log, threads)
-        if status:
-            return {"failed": _reason(log)}
+        testing = LoggedProcess(command, self.folder / "test.log", threads)
+        if testing.wait():
+            return {"failed": _reason(testing.log)}
         scores = written_scores(self.folder / "test")
-        return {**scores, "seconds": _seconds(work_dir), "memory": memory}
+        return {**scores, "seconds": _seconds(work_dir), "memory": training.memory}
 
 
 def run_all(runs: Sequence[TrainingRun], tools: Path, jobs: int) -> list[dict[str, Any]]:
-    """Return the result of every run, ``jobs`` at a time, each on its share of the cores."""
+    """Return the result of every run; ``jobs`` run at a time, each on an equal part of the cores.
+
+    >>> import tempfile
+    >>> run = TrainingRun(Path(tempfile.mkdtemp()) / "run", ["config.py"])
+    >>> [list(result) for result in run_all([run], Path("folder_without_tools"), jobs=1)]
+    [['failed']]
+    """
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with ThreadPoolExecutor(jobs) as pool:
         return list(pool.map(lambda run: run.result(tools, threads), runs))
-
-
-def _watched(command: Sequence[str], log: Path, threads: int) -> tuple[int, float | None]:
-    """Run Python with these arguments; return its exit status and peak resident memory in GB."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    peak = None
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, *command],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-        )
-        while process.poll() is None:
-            peak = _peak(process.pid) or peak
-            time.sleep(_POLL)
-    return process.returncode, peak
-
-
-def _peak(pid: int) -> float | None:
-    """Return the process's own peak so far: ``ru_maxrss`` would start at its parent's."""
-    try:
-        found = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    except OSError:
-        return None
-    return int(found[1]) * 1024 / 1e9 if found else None
 
 
 def _seconds(work_dir: Path) -> float:
@@ -123,5 +100,4 @@ def _seconds(work_dir: Path) -> float:
 
 
 def _reason(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text().splitlines() if line.strip()]
-    return lines[-1] if lines else "no output"
+    return end_of_log(log, lines=1).strip() or "no output"
