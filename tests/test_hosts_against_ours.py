@@ -56,7 +56,7 @@ def test_tool_writes_its_table_as_a_record(tmp_path, monkeypatch, capsys, rows) 
 
 
 def test_the_record_claims_what_was_run() -> None:
-    record = json.loads((ROOT / "results" / "hosts_against_ours.json").read_text())
+    record = json.loads((ROOT / "results" / "hosts_against_ours" / "record.json").read_text())
     assert len(record["situations"]) >= 10
     for row in record["situations"]:
         assert row["ours"] == pytest.approx(row["right"], rel=1e-4, abs=1e-6)

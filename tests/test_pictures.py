@@ -27,7 +27,7 @@ def test_overlay_mixes_and_shows_void_neutral():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"alpha": 1.5}, "`alpha` must lie within 0..1, got 1.5"),
+        ({"alpha": 1.5}, "`alpha` must be a finite number of at least 0 and at most 1, got 1.5"),
         ({"label_map": LABEL[:5]}, r"got \(20, 30, 3\) and \(5, 30\)"),
         ({"image": IMAGE[..., 0]}, "`image` must be of shape"),
         ({"palette": [[0, 0, 300]]}, "`palette`"),
@@ -68,9 +68,11 @@ def test_grid_takes_images_of_several_sizes(tmp_path):
 
 def test_grid_errors_and_leaves_nothing_behind(tmp_path, monkeypatch):
     path = tmp_path / "grid.png"
-    with pytest.raises(ValueError, match=r"equally many, got .*'images': 1.*\"predictions\['ours'\]\": 2"):
+    with pytest.raises(
+        ValueError, match=r"equal numbers of items, got .*'images': 1.*\"predictions\['ours'\]\": 2"
+    ):
         comparison_grid(path, [IMAGE], [LABEL], {"ours": [LABEL] * 2}, NAMES, PALETTE)
-    with pytest.raises(ValueError, match="equally many"):
+    with pytest.raises(ValueError, match="equal numbers of items"):
         comparison_grid(path, [], [], {}, NAMES, PALETTE)
     with pytest.raises(ValueError, match="`palette` must have 2 colours"):
         comparison_grid(path, [IMAGE], [LABEL], {}, NAMES[:2], PALETTE)

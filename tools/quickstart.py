@@ -96,10 +96,11 @@ def train_and_test(chosen: Quickstart, args: Namespace) -> None:
 def compare_toy(chosen: Quickstart, args: Namespace) -> dict[str, Any]:
     """Write record.json and predictions.png of the test predictions and a baseline; return the record."""
     record = args.work_dir / "record.json"
+    maps = (f"{title}={args.work_dir / loss / 'predictions'}" for loss, title in chosen.losses.items())
     command = [
         *(sys.executable, str(TOOLS / "analysis_tools" / "compare_predictions.py")),
         *("--data-root", str(args.data_root), "--split", "test", "--baseline"),
-        *("--maps", *(f"{name}={args.work_dir / loss / 'predictions'}" for loss, name in chosen.losses.items())),
+        *("--maps", *maps),
         *("--title", "Toy road scenes, test split", "--commands", f"bash tools/{chosen.command}.sh"),
         *("--out", str(record), "--picture", str(args.work_dir / "predictions.png")),
     ]
@@ -120,9 +121,7 @@ def compare_digits(chosen: Quickstart, args: Namespace) -> dict[str, Any]:
 def show(record: Mapping[str, Any]) -> None:
     """Print a record: losses in columns, classes or scores in rows."""
     if "iou" in record:
-        columns = {
-            name: [*row.values(), record["mean_iou"][name]] for name, row in record["iou"].items()
-        }
+        columns = {name: [*row.values(), record["mean_iou"][name]] for name, row in record["iou"].items()}
         headings = [*next(iter(record["iou"].values())), "mean"]
         unit = "IoU in per cent"
     else:
@@ -152,9 +151,10 @@ def parse_args() -> Namespace:
     )
     args = parser.parse_args()
     chosen = QUICKSTARTS[args.config]
-    foreign = "imbalance" if args.config == "toy" else "data_root"
-    if getattr(args, foreign) is not None:
-        parser.error(f"`--{foreign.replace('_', '-')}` does not go with `--config {args.config}`; leave it out.")
+    if args.config == "toy" and args.imbalance:
+        parser.error("`--imbalance` goes with `--config digits` alone; leave it out.")
+    if args.config == "digits" and args.data_root:
+        parser.error("`--data-root` goes with `--config toy` alone; leave it out.")
     args.data_root = args.data_root or Path("data/toy_camvid")
     args.imbalance = args.imbalance or "long_tailed:20"
     args.work_dir = args.work_dir or Path("work_dirs") / chosen.command

@@ -1,6 +1,7 @@
-"""Write the tables of README.md anew from the records under results/; --check only says whether they are.
+"""Write the tables of all Markdown pages from the records under results/; --check only compares them.
 
-A table stands between ``<!-- record: PATH -->`` and ``<!-- end -->``.
+A table stands between ``<!-- record: PATH -->`` and ``<!-- end -->``. ``<!-- record: PATH rows: 2 5 -->``
+keeps the second and fifth row; ``<!-- record: PATH part: tuning -->`` shows the learning rates tried.
 """
 
 from __future__ import annotations
@@ -11,35 +12,59 @@ import sys
 from argparse import ArgumentParser
 from pathlib import Path
 
-from mmseol.analysis.markdown import markdown
+from mmseol.analysis.markdown import markdown, tuning_markdown
 from mmseol.utils.files import replacing
 
 ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(r"(<!-- record: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(
+    r"(<!-- record: (?P<path>\S+)(?: part: (?P<part>\w+))?(?: rows:(?P<rows>[ \d]+))? -->\n)"
+    r".*?(<!-- end -->)",
+    re.DOTALL,
+)
+PARTS = {None: markdown, "tuning": tuning_markdown}
+
+
+def pages() -> list[Path]:
+    """Return README.md and the pages under results/ that have a table."""
+    found = [ROOT / "README.md", *sorted((ROOT / "results").rglob("*.md"))]
+    return [path for path in found if "<!-- record: " in path.read_text()]
 
 
 def filled(text: str) -> str:
-    """Return ``text`` with every table written from its record."""
+    """Return ``text`` with every table written from its record.
+
+    Raises:
+        ValueError: If a mark is not understood, or names a row that the table does not have.
+    """
 
     def table(match: re.Match[str]) -> str:
-        return match[1] + markdown(json.loads((ROOT / match[2]).read_text())) + "\n" + match[3]
+        lines = PARTS[match["part"]](json.loads((ROOT / match["path"]).read_text())).splitlines()
+        if match["rows"]:
+            wanted = [int(row) for row in match["rows"].split()]
+            if not set(wanted) <= set(range(1, len(lines) - 1)):
+                raise ValueError(f"`rows` must lie within 1..{len(lines) - 2}, got {wanted} in {match[1]!r}.")
+            lines = [*lines[:2], *(lines[row + 1] for row in wanted)]
+        return "\n".join([match[1] + lines[0], *lines[1:], match[5]])
 
-    return BLOCK.sub(table, text)
+    done, number = BLOCK.subn(table, text)
+    if number != text.count("<!-- record: "):
+        raise ValueError("A mark `<!-- record: ... -->` is malformed or has no `<!-- end -->`.")
+    return done
 
 
 def main() -> None:
     """Read the arguments and run."""
-    parser = ArgumentParser(description="Write the README's tables from the records.")
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a table is out of date")
     args = parser.parse_args()
-    path = ROOT / "README.md"
-    text = path.read_text()
-    if filled(text) == text:
-        return
-    if args.check:
-        sys.exit("The README's tables are not those of the records; run python tools/update_readme.py.")
-    with replacing(path, "w") as file:
-        file.write(filled(text))
+    outdated = {path: filled(path.read_text()) for path in pages()}
+    outdated = {path: text for path, text in outdated.items() if path.read_text() != text}
+    if args.check and outdated:
+        names = ", ".join(str(path.relative_to(ROOT)) for path in outdated)
+        sys.exit(f"error: tables differ from their records in {names}; run python tools/update_readme.py.")
+    for path, text in outdated.items():
+        with replacing(path, "w") as file:
+            file.write(text)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Arrays and records in, pictures and rows out."""
+"""Records of runs, their tables, pictures of predictions, and baselines."""

@@ -1,9 +1,9 @@
 """The baseline to beat: logistic regression on the colour and position of single pixels.
 
-What it reaches needs no network: no neighbourhood, no texture, no shape. Features are red, green and blue
-and the row and column in the image, each within 0..1, with their squares and products (``degree=2``, 20
-features) or plain (``degree=1``, 5 features); they are standardised and classified by multinomial logistic
-regression of scikit-learn, without class weights, as cross entropy is.
+A network must score higher, since this model sees no neighbouring pixel, texture or shape. Its features are
+red, green, blue, row and column, each within 0..1, alone (``degree=1``, 5 features) or with their squares and
+products (``degree=2``, 20 features). They are standardised and classified by the multinomial logistic
+regression of scikit-learn, without class weights.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmseol.metrics.scores import confusion_matrix, score_classes
+from mmseol.utils.checks import whole_number
 
 __all__ = [
     "BaselineScore",
@@ -33,12 +34,16 @@ Sample = tuple[Source, Source]
 
 @dataclass(frozen=True)
 class BaselineScore:
-    """What the baseline reaches.
+    """Scores of the baseline.
+
+    >>> score = BaselineScore(np.array([[3, 1], [0, 0]]), np.array([0.75, 0.0]), np.array([9, 2]))
+    >>> score.mean_iou, score.accuracy
+    (0.375, 0.75)
 
     Attributes:
         confusion: Pixels by true class (row) and predicted class (column), int64 of shape (K, K).
         iou: Intersection over union per class within 0..1, (K,); NaN for a class absent from both sides.
-        train_pixels: Pixels of each class that it was fitted on, (K,).
+        train_pixels: Number of fitted pixels of each class, (K,).
     """
 
     confusion: NDArray[np.int64]
@@ -47,12 +52,12 @@ class BaselineScore:
 
     @property
     def mean_iou(self) -> float:
-        """Mean over the classes that are in the truth or predicted."""
+        """Mean IoU of the classes that are in the truth or predicted."""
         return float(np.nanmean(self.iou))
 
     @property
     def accuracy(self) -> float:
-        """Share of the labelled pixels that are predicted right."""
+        """Fraction of the labelled pixels that are predicted correctly."""
         return float(np.trace(self.confusion) / self.confusion.sum())
 
 
@@ -80,6 +85,9 @@ def _read(sample: Sample) -> tuple[NDArray[Any], NDArray[Any]]:
 def pixel_features(image: NDArray[Any]) -> NDArray[np.float32]:
     """Return red, green, blue, row and column of each pixel, each within 0..1, float32 of shape (H, W, 5).
 
+    >>> pixel_features(np.full((2, 1, 3), 255))[1, 0].tolist()
+    [1.0, 1.0, 1.0, 0.75, 0.5]
+
     Args:
         image: RGB, 0..255, (H, W, 3).
     """
@@ -100,20 +108,25 @@ def sample_pixels(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return features (M, 5) and classes (M,) of randomly chosen labelled pixels.
 
+    >>> image, label_map = np.zeros((2, 2, 3)), np.array([[0, 1], [1, 255]])
+    >>> features, classes = sample_pixels([(image, label_map)], num_classes=2)
+    >>> features.shape, sorted(classes.tolist())
+    ((3, 5), [0, 1, 1])
+
     Args:
         samples: Pairs of an RGB image (H, W, 3) and a label map (H, W), arrays or files.
-        num_classes: K; labels from K on are void.
-        pixels_per_image: Pixels to draw of each image without replacement, fewer where fewer are labelled.
-        crop: Height and width of a window, placed at random in each image, to draw from; positions stay
-            those in the whole image.
+        num_classes: K; labels of K and above are void.
+        pixels_per_image: Number of pixels drawn from each image, without replacement; all labelled pixels
+            if there are fewer.
+        seed: Seed of the random choice.
+        crop: Height and width of a randomly placed window from which pixels are drawn. Rows and columns
+            are still those of the whole image.
 
     Raises:
         ValueError: If an argument is out of range or fewer than two classes are drawn.
     """
-    if pixels_per_image < 1:
-        raise ValueError(f"`pixels_per_image` must be at least 1, got {pixels_per_image}.")
-    if num_classes < 2:
-        raise ValueError(f"`num_classes` must be at least 2, got {num_classes}.")
+    whole_number("pixels_per_image", pixels_per_image, at_least=1)
+    whole_number("num_classes", num_classes, at_least=2)
     rng = np.random.default_rng(seed)
     features, classes = [], []
     for sample in samples:
@@ -128,34 +141,49 @@ def sample_pixels(
         chosen = rng.choice(labelled, min(pixels_per_image, labelled.size), replace=False)
         features.append(pixel_features(image)[window].reshape(-1, 5)[chosen])
         classes.append(inside.reshape(-1)[chosen].astype(np.int64))
-    every = np.concatenate(classes) if classes else np.zeros(0, np.int64)
-    if np.unique(every).size < 2:
+    drawn = np.concatenate(classes) if classes else np.zeros(0, np.int64)
+    if np.unique(drawn).size < 2:
         raise ValueError(
             f"`samples` must hold at least two classes below `num_classes` ({num_classes}), got "
-            f"{np.unique(every).tolist()} in {len(classes)} images."
+            f"{np.unique(drawn).tolist()} in {len(classes)} images."
         )
-    return np.concatenate(features), every
+    return np.concatenate(features), drawn
 
 
 def fit_pixels(features: NDArray[Any], classes: NDArray[Any], degree: int = 2) -> Any:
-    """Return the fitted scikit-learn pipeline, from features (M, F) to classes.
+    """Return a fitted scikit-learn pipeline that predicts classes from features.
+
+    >>> features = np.random.default_rng(0).random((50, 5))
+    >>> fit_pixels(features, features[:, 0] > 0.5, degree=1).predict([[0.9, 0.5, 0.5, 0.5, 0.5]]).tolist()
+    [True]
 
     Args:
-        degree: Highest power and product of the features: 1 or 2.
+        features: (M, F).
+        classes: (M,).
+        degree: Highest degree of the polynomial features, 1 or 2.
+
+    Raises:
+        ValueError: If ``degree`` is neither.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
-    if degree not in (1, 2):
-        raise ValueError(f"`degree` must be 1 or 2, got {degree!r}.")
+    whole_number("degree", degree, at_least=1, at_most=2)
     expand = PolynomialFeatures(degree, include_bias=False)
     model = make_pipeline(expand, StandardScaler(), LogisticRegression(max_iter=2000))
     return model.fit(np.asarray(features, dtype=np.float64), classes)
 
 
 def confusion_of(model: Any, samples: Iterable[Sample], num_classes: int) -> NDArray[np.int64]:
-    """Return labelled pixels by true class (row) and predicted class (column), int64 of shape (K, K)."""
+    """Return labelled pixels by true class (row) and predicted class (column), int64 of shape (K, K).
+
+    >>> class AlwaysOne:
+    ...     def predict(self, features):
+    ...         return np.ones(len(features), np.int64)
+    >>> confusion_of(AlwaysOne(), [(np.zeros((1, 3, 3)), np.array([[0, 1, 255]]))], num_classes=2).tolist()
+    [[0, 1], [0, 1]]
+    """
     confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
     for sample in samples:
         image, label = _read(sample)
@@ -175,9 +203,14 @@ def color_position_baseline(
     crop: tuple[int, int] | None = None,
     degree: int = 2,
 ) -> BaselineScore:
-    """Fit on pixels drawn from ``train`` and score on all labelled pixels of ``val``.
+    """Fit on pixels drawn from ``train`` and score all labelled pixels of ``val``.
 
-    Arguments as in :func:`sample_pixels` and :func:`fit_pixels`.
+    >>> label_map = np.arange(64).reshape(8, 8) // 32
+    >>> sample = np.repeat(label_map[..., None] * 200, 3, axis=2), label_map
+    >>> color_position_baseline([sample], [sample], num_classes=2, degree=1).mean_iou
+    1.0
+
+    The other arguments are those of :func:`sample_pixels` and :func:`fit_pixels`.
 
     Raises:
         ValueError: If an argument is out of range, or ``val`` has no labelled pixel.

@@ -9,7 +9,7 @@ import numpy as np
 
 from mmseol.analysis.records import COSTS, SCORES, SEG_SCORES
 
-__all__ = ["markdown"]
+__all__ = ["markdown", "tuning_markdown"]
 
 _LONG = 10  # rows of a benchmark that only its own page shows
 
@@ -18,13 +18,50 @@ def markdown(record: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> str:
     """Return a Markdown table of a record: methods in rows; classes, or scores with spread, in columns.
 
     A record of :mod:`mmseol.analysis.hosts` has a situation in each row; one of ``tools/benchmarks``, a list,
-    a comparison in each.
+    has a comparison in each row.
+
+    >>> print(markdown({"scores": {"ce": {"accuracy": [40.0, 44.0]}, "mse": {"accuracy": [41.0]}}}))
+    | per cent | accuracy |
+    |---|---:|
+    | ce | 42.0 ± 2.8 |
+    | mse | 41.0 |
     """
     if not isinstance(record, Mapping):
         return _benchmarks_markdown(record)
     if "situations" in record:
         return _situations_markdown(record)
     return _scores_markdown(record) if "scores" in record else _iou_markdown(record)
+
+
+def tuning_markdown(record: Mapping[str, Any]) -> str:
+    """Return a table of a record's ``tuning``: validation scores by loss (rows) and learning rate (columns).
+
+    The best score of a loss is bold; a run without a score failed.
+
+    >>> row = {"loss": "ce", "metric": "mIoU", "lr": 0.1, "score": 40.0}
+    >>> print(tuning_markdown({"tuning": [row, {**row, "lr": 1.0, "score": None}]}))
+    | validation mIoU by learning rate | 0.1 | 1 |
+    |---|---:|---:|
+    | ce | **40.0** | failed |
+    """
+    rows = record["tuning"]
+    rates = sorted({row["lr"] for row in rows})
+    lines = [
+        f"| validation {rows[0]['metric']} by learning rate | " + " | ".join(f"{r:g}" for r in rates) + " |",
+        "|---|" + "---:|" * len(rates),
+    ]
+    for loss in dict.fromkeys(row["loss"] for row in rows):
+        scores = {row["lr"]: row["score"] for row in rows if row["loss"] == loss}
+        best = max(score for score in scores.values() if score is not None)
+        cells = [_tuning_cell(scores[rate], best) if rate in scores else "" for rate in rates]
+        lines.append(f"| {loss} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _tuning_cell(score: float | None, best: float) -> str:
+    if score is None:
+        return "failed"
+    return f"**{score:.1f}**" if score == best else f"{score:.1f}"
 
 
 def _benchmarks_markdown(tables: Sequence[Mapping[str, Any]]) -> str:
@@ -40,7 +77,7 @@ def _situations_markdown(record: Mapping[str, Any]) -> str:
     def cell(value: Any) -> str:
         return f"{value:.3f}" if isinstance(value, float) else str(value)
 
-    lines = ["| situation | right | mmseol | the host's own | |", "|---|---:|---:|---:|---|"]
+    lines = ["| case | correct | mmseol | built-in | component |", "|---|---:|---:|---:|---|"]
     lines += [
         f"| {row['situation']} | {cell(row['right'])} | {cell(row['ours'])} | {cell(row['host'])} | "
         f"`{row['component']}` |"

@@ -1,4 +1,4 @@
-"""Pictures of label maps: laid over their image, and side by side for several methods."""
+"""Pictures of label maps: over their image, and the predictions of several methods side by side."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mmseol.utils.checks import number
 from mmseol.utils.files import replacing
 
 __all__ = ["comparison_grid", "overlay"]
 
 NEUTRAL = (255, 255, 255)
-"""RGB of void: white, which is no class's colour in the usual palettes."""
+"""RGB of void: white, which common palettes use for no class."""
 
 
 def _check_palette(palette: ArrayLike) -> NDArray[np.uint8]:
@@ -29,19 +30,22 @@ def _check_palette(palette: ArrayLike) -> NDArray[np.uint8]:
 def overlay(
     image: NDArray[Any], label_map: NDArray[Any], palette: ArrayLike, alpha: float = 1.0
 ) -> NDArray[np.uint8]:
-    """Return the label map in colours, laid over its image, uint8 of shape (H, W, 3).
+    """Return the label map in colours over its image, uint8 of shape (H, W, 3).
+
+    >>> image = np.zeros((1, 2, 3))
+    >>> overlay(image, np.array([[0, 255]]), palette=[[200, 100, 0]], alpha=0.5).tolist()
+    [[[100, 50, 0], [128, 128, 128]]]
 
     Args:
         image: RGB, 0..255, (H, W, 3).
-        label_map: Whole numbers, (H, W); those outside 0..K-1 are void and become :data:`NEUTRAL`.
+        label_map: Integers, (H, W); labels outside 0..K-1 are void and drawn in :data:`NEUTRAL`.
         palette: RGB of each class, 0..255, (K, 3).
-        alpha: Share of the colours in the mix with the image: 1 is the label map alone.
+        alpha: Weight of the label colours against the image; 1 shows the label map alone.
 
     Raises:
         ValueError: If shapes do not fit or ``alpha`` lies outside 0..1.
     """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"`alpha` must lie within 0..1, got {alpha!r}.")
+    number("alpha", alpha, at_least=0, at_most=1)
     image, label_map = np.asarray(image), np.asarray(label_map)
     if image.ndim != 3 or image.shape[2] != 3 or label_map.shape != image.shape[:2]:
         raise ValueError(
@@ -66,18 +70,25 @@ def comparison_grid(
     column_width: float = 2.4,
     dpi: int = 150,
 ) -> Path:
-    """Save a PNG of images (rows) against image, ground truth and each method (columns), and a legend.
+    """Save a PNG with a row for each image: image, ground truth and prediction of each method; with a legend.
 
-    Predictions are shown everywhere, also where the truth is void.
+    Predictions are also drawn where the truth is void.
+
+    >>> import tempfile
+    >>> image, label_map = np.zeros((4, 4, 3)), np.eye(4, dtype=int)
+    >>> path = Path(tempfile.mkdtemp()) / "grid.png"
+    >>> palette = [[0, 0, 0], [200, 100, 0]]
+    >>> comparison_grid(path, [image], [label_map], {"ce": [label_map]}, ["road", "car"], palette).name
+    'grid.png'
 
     Args:
-        path: File to write, whole or not at all.
+        path: File to write; an error leaves no file.
         images: RGB, 0..255, each (H, W, 3); sizes may differ from row to row.
-        truths: Label maps, each (H, W); numbers outside 0..K-1 are void.
-        predictions: Label maps (H, W) of each method, by the title of its column.
+        truths: Label maps, each (H, W); labels outside 0..K-1 are void.
+        predictions: Label maps (H, W) of each method, by its column title.
         class_names: Names of the K classes.
         palette: RGB of each class, 0..255, (K, 3).
-        alpha: Share of the colours in the mix with the image.
+        alpha: Weight of the label colours against the image.
         column_width: Width of a column in inches.
         dpi: Pixels per inch of the file.
 
@@ -86,7 +97,7 @@ def comparison_grid(
 
     Raises:
         FileExistsError: If ``path`` exists.
-        ValueError: If numbers or shapes do not fit each other.
+        ValueError: If the numbers of images or the shapes differ.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -99,10 +110,13 @@ def comparison_grid(
     lengths = {"images": len(images), "truths": len(truths)}
     lengths |= {f"predictions[{name!r}]": len(maps) for name, maps in predictions.items()}
     if not len(images) or len(set(lengths.values())) > 1:
-        raise ValueError(f"`images`, `truths` and `predictions` must be equally many, got {lengths}.")
+        raise ValueError(
+            f"`images`, `truths` and `predictions` must have equal numbers of items, got {lengths}."
+        )
     if len(class_names) != len(colors):
         raise ValueError(
-            f"`palette` must have {len(class_names)} colours as `class_names`, got {len(colors)}."
+            f"`palette` must have {len(class_names)} colours, one for each of `class_names`, got "
+            f"{len(colors)}."
         )
 
     columns = ["image", "ground truth", *predictions]

@@ -1,4 +1,4 @@
-"""Records of real runs: scores and what they were measured on; :mod:`mmseol.analysis.markdown` shows them."""
+"""Records of real runs: scores, commands, environment. :mod:`mmseol.analysis.markdown` prints them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SCORES = {
     "medium/accuracy": "medium",
     "few/accuracy": "few",
 }
-"""Scores of ``mmseol.ClassBalanceMetric`` that tables show, with their headings; groups by accuracy."""
+"""Scores of ``mmseol.ClassBalanceMetric`` in tables, with their headings."""
 
 SEG_SCORES = {
     "mIoU": "mIoU",
@@ -43,16 +43,20 @@ SEG_SCORES = {
     "macro_recall": "mean recall",
     "accuracy": "accuracy",
 }
-"""The same of ``mmseol.SegClassBalanceMetric``; the tail is the rarest third of the classes."""
+"""Scores of ``mmseol.SegClassBalanceMetric`` in tables; the tail is the rarest third of the classes."""
 
 COSTS = {"seconds": ("s / iteration", 2), "memory": ("peak memory, GB", 2)}
-"""What a training run costs, with headings and digits: median seconds, and resident memory."""
+"""Median seconds and peak resident memory of a training run, with their headings and digits."""
 
 _PACKAGES = ("torch", "mmengine", "mmcv", "mmsegmentation", "mmpretrain", "scikit-learn")
 
 
 def environment() -> dict[str, Any]:
-    """Return versions, device and commit, as every record states them."""
+    """Return the versions, device and commit that every record names.
+
+    >>> sorted(environment())
+    ['commit', 'device', 'python', 'versions']
+    """
     versions = {}
     for name in _PACKAGES:
         for distribution in (f"onedl-{name}", name):
@@ -78,11 +82,21 @@ def environment() -> dict[str, Any]:
 def iou_of_maps(
     samples: Sequence[tuple[str | Path, str | Path]], folder: str | Path, num_classes: int
 ) -> NDArray[np.float64]:
-    """Return IoU per class, within 0..1 and NaN where absent, of predicted label maps, (K,).
+    """Return the IoU of each class within 0..1, NaN for a class absent from truth and prediction, (K,).
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name, labels in (("truth", [0, 0, 1, 255]), ("predicted", [0, 1, 1, 1])):
+    ...     (folder / name).mkdir()
+    ...     Image.fromarray(np.array([labels], np.uint8)).save(folder / name / "a.png")
+    >>> iou_of_maps([("a.jpg", folder / "truth" / "a.png")], folder / "predicted", num_classes=2).tolist()
+    [0.5, 0.5]
 
     Args:
         samples: Image and label map file of each image; labels of ``num_classes`` and above are void.
-        folder: Predicted label maps under the names of the label maps.
+        folder: Folder of predicted label maps, named as the label maps of ``samples``.
+        num_classes: K.
 
     Raises:
         FileNotFoundError: If a prediction is missing.
@@ -105,14 +119,17 @@ def iou_record(
     iou: Mapping[str, NDArray[np.float64]],
     **extra: Any,
 ) -> dict[str, Any]:
-    """Return a record of IoU per class, in per cent, for several methods.
+    """Return a record of the IoU of each class, in per cent, for several methods.
+
+    >>> iou_record("toy, test split", ["run"], ["road", "car"], {"ce": np.array([0.5, 0.25])})["mean_iou"]
+    {'ce': 37.5}
 
     Args:
-        title: What was measured, on which split.
-        commands: What was run.
+        title: Data set, model and split.
+        commands: Command lines of the runs.
         classes: Names of the K classes.
         iou: IoU within 0..1, (K,), by method.
-        extra: Whatever else a reader needs: seconds, epochs, notes.
+        extra: Further entries: seconds, epochs, notes.
     """
     rows = {
         name: {
@@ -138,15 +155,18 @@ def scores_record(
     headings: Mapping[str, str] = SCORES,
     **extra: Any,
 ) -> dict[str, Any]:
-    """Return a record of scores, in per cent, of several methods over several runs each.
+    """Return a record of the scores, in per cent, of several methods with several runs each.
+
+    >>> runs = {"ce": [{"accuracy": 40.0}, {"accuracy": 44.0}]}
+    >>> scores_record("digits, test split", ["run"], runs)["scores"]
+    {'ce': {'accuracy': [40.0, 44.0]}}
 
     Args:
-        title: What was measured, on which split.
-        commands: What was run.
-        runs: The scores, and :data:`COSTS` where they are known, of each run, by method; a method whose
-            runs all failed has none.
-        headings: The scores to keep: :data:`SCORES` or :data:`SEG_SCORES`.
-        extra: Whatever else a reader needs.
+        title: Data set, model and split.
+        commands: Command lines of the runs.
+        runs: Scores, and :data:`COSTS` if known, of each run, by method; empty if all runs failed.
+        headings: Scores to keep: :data:`SCORES` or :data:`SEG_SCORES`.
+        extra: Further entries.
     """
     keys = [*headings, *COSTS]
     scores = {
@@ -167,10 +187,16 @@ def scores_record(
 
 
 def written_scores(folder: str | Path) -> dict[str, float]:
-    """Return the test scores in per cent that ``mmseol.ClassBalanceMetric`` wrote below a work dir.
+    """Return the test scores in per cent that ``mmseol.ClassBalanceMetric`` wrote into a work directory.
+
+    >>> import tempfile
+    >>> (folder := Path(tempfile.mkdtemp()) / "20260101_000000").mkdir()
+    >>> _ = (folder / "class_scores_test.json").write_text('{"scores": {"accuracy": 40.0}}')
+    >>> written_scores(folder.parent)
+    {'accuracy': 40.0}
 
     Raises:
-        FileNotFoundError: If there is not exactly one test.
+        FileNotFoundError: If it does not hold the scores of exactly one test.
     """
     found = sorted(Path(folder).glob("*/class_scores_test.json"))
     if len(found) != 1:

@@ -12,18 +12,20 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from mmengine.config import Config
+
 from mmseol.analysis.records import written_scores
 from mmseol.utils.files import replacing
 from mmseol.utils.processes import LoggedProcess, end_of_log
 
-__all__ = ["TrainingRun", "run_all"]
+__all__ = ["TrainingRun", "best_validation", "run_all", "tuning_rows"]
 
 
 @dataclass
 class TrainingRun:
     """One training and its test, in a folder of their own.
 
-    >>> run = TrainingRun(Path("work_dirs/ce"), ["config.py", "--loss", "ce"], ["config.py", "--split", "val"])
+    >>> run = TrainingRun(Path("work_dirs/ce"), ["config.py", "--loss", "ce"], ["config.py"])
     >>> run.folder.name
     'ce'
 
@@ -38,7 +40,7 @@ class TrainingRun:
     test: Sequence[str] = field(default_factory=tuple)
 
     def result(self, tools: Path, threads: int) -> dict[str, Any]:
-        """Return scores in per cent, median ``seconds`` per iteration and peak ``memory`` in GB; or ``failed``.
+        """Return scores in per cent, median ``seconds`` an iteration, peak ``memory`` in GB; or ``failed``.
 
         The last checkpoint is scored: no epoch is chosen. The result of a finished run is read; an
         interrupted run starts again.
@@ -93,10 +95,62 @@ def run_all(runs: Sequence[TrainingRun], tools: Path, jobs: int) -> list[dict[st
         return list(pool.map(lambda run: run.result(tools, threads), runs))
 
 
+def best_validation(work_dir: Path) -> dict[str, Any]:
+    """Return learning rate ``lr``, ``metric`` and its best validation ``score`` of a training run.
+
+    >>> import tempfile
+    >>> work_dir = Path(tempfile.mkdtemp())
+    >>> checkpoint = "default_hooks = dict(checkpoint=dict(save_best='mIoU'))"
+    >>> _ = (work_dir / "toy.py").write_text(f"optim_wrapper = dict(optimizer=dict(lr=0.1))\\n{checkpoint}")
+    >>> (work_dir / "now" / "vis_data").mkdir(parents=True)
+    >>> _ = (work_dir / "now" / "vis_data" / "scalars.json").write_text('{"mIoU": 3.0}\\n{"mIoU": 2.0}')
+    >>> best_validation(work_dir)
+    {'lr': 0.1, 'metric': 'mIoU', 'score': 3.0}
+
+    Args:
+        work_dir: Work directory of ``tools/train.py``.
+
+    Raises:
+        ValueError: If the folder is not the work directory of one run.
+    """
+    configs = list(work_dir.glob("*.py"))
+    if len(configs) != 1:
+        raise ValueError(f"`work_dir` must be that of one training run, got {str(work_dir)!r}.")
+    cfg = Config.fromfile(configs[0])
+    metric = cfg.default_hooks.checkpoint.save_best
+    scores = [line[metric] for line in _scalars(work_dir) if metric in line]
+    score = round(max(scores), 2) if scores else None
+    return {"lr": cfg.optim_wrapper.optimizer.lr, "metric": metric, "score": score}
+
+
+def tuning_rows(runs: Sequence[str]) -> list[dict[str, Any]]:
+    """Return a row of :func:`best_validation` for each run, with its ``loss``, by loss and learning rate.
+
+    Args:
+        runs: ``LOSS=DIR,DIR,...`` with the work directories of a loss.
+
+    Raises:
+        ValueError: If an item has another form or a folder is not the work directory of one run.
+    """
+    rows = []
+    for item in runs:
+        loss, _, folders = item.partition("=")
+        if not (loss and folders):
+            raise ValueError(f"`runs` must be LOSS=DIR,DIR,..., got {item!r}.")
+        of_loss = [{"loss": loss, **best_validation(Path(folder))} for folder in folders.split(",")]
+        rows += sorted(of_loss, key=lambda row: row["lr"])
+    return rows
+
+
+def _scalars(work_dir: Path) -> list[dict[str, Any]]:
+    logs = list(work_dir.glob("*/vis_data/scalars.json"))
+    if len(logs) != 1:
+        raise ValueError(f"`work_dir` must be that of one training run, got {str(work_dir)!r}.")
+    return [json.loads(line) for line in logs[0].read_text().splitlines()]
+
+
 def _seconds(work_dir: Path) -> float:
-    (log,) = work_dir.glob("*/vis_data/scalars.json")
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    return median(line["time"] for line in lines if "time" in line and "loss" in line)
+    return median(line["time"] for line in _scalars(work_dir) if "time" in line and "loss" in line)
 
 
 def _reason(log: Path) -> str:

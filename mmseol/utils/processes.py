@@ -19,7 +19,7 @@ _PATIENCE = 10.0  # seconds that a stopped process has to end by itself
 
 
 def warm_yapf() -> None:
-    """Import yapf once: mmengine formats configs with it, and its first import ever fails in two processes."""
+    """Import yapf once: mmengine formats configs with it, and two first imports at a time fail."""
     if find_spec("yapf") is not None:
         import_module("yapf")
 
@@ -127,7 +127,7 @@ def run_side_by_side(commands: Mapping[Path, Sequence[str]]) -> None:
 
 
 def _peak(pid: int) -> float | None:
-    """Return the peak resident memory of a process so far in GB; ``ru_maxrss`` includes that of its parent."""
+    """Return a process's peak resident memory so far in GB; ``ru_maxrss`` includes that of its parent."""
     try:
         found = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     except OSError:

@@ -10,6 +10,7 @@ import json
 import sys
 from argparse import ArgumentParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,6 +19,7 @@ from mmseol.analysis.color_position import color_position_baseline
 from mmseol.analysis.markdown import markdown
 from mmseol.analysis.pictures import comparison_grid
 from mmseol.analysis.records import iou_of_maps, iou_record
+from mmseol.analysis.training_runs import tuning_rows
 from mmseol.camvid.layout import CLASSES, PALETTE, find_pairs
 from mmseol.utils.files import replacing
 
@@ -58,7 +60,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the baseline")
     parser.add_argument("--title", default="")
     parser.add_argument("--commands", nargs="+", default=[], help="what was run, for the record")
-    parser.add_argument("--note", help="what else a reader of the record needs")
+    parser.add_argument("--note", help="further facts for the record")
+    parser.add_argument(
+        "--tuning",
+        nargs="+",
+        metavar="LOSS=DIR,DIR,...",
+        help="work dirs of tools/train.py whose learning rates and validation scores go into the record",
+    )
     parser.add_argument("--out", type=Path, required=True, help="record to write (JSON)")
     parser.add_argument("--picture", type=Path, help="picture to write (PNG)")
     parser.add_argument("--rows", type=int, default=4, help="images in the picture")
@@ -75,7 +83,9 @@ def main() -> None:
             train, samples, len(CLASSES), seed=args.seed, crop=crop
         ).iou
     scores |= {title: iou_of_maps(samples, folder, len(CLASSES)) for title, folder in maps.items()}
-    extra = {"note": args.note} if args.note else {}
+    extra: dict[str, Any] = {"note": args.note} if args.note else {}
+    if args.tuning:
+        extra["tuning"] = tuning_rows(args.tuning)
     record = iou_record(args.title, args.commands, CLASSES, scores, **extra)
     if args.picture:
         draw(args.picture, samples, maps, args.rows)

@@ -1,6 +1,6 @@
-"""Run situations of imbalanced training against the installed hosts' components and ours; print a table.
+"""Run the installed hosts' components and ours on cases of imbalanced data, and print a table.
 
-python tools/analysis_tools/hosts_against_ours.py --out results/hosts_against_ours.json
+python tools/analysis_tools/hosts_against_ours.py --out results/hosts_against_ours/record.json
 """
 
 import json
@@ -12,13 +12,13 @@ from mmseol.analysis.markdown import markdown
 from mmseol.analysis.records import environment
 from mmseol.utils.files import replacing
 
-COMMAND = "python tools/analysis_tools/hosts_against_ours.py --out results/hosts_against_ours.json"
+COMMAND = "python tools/analysis_tools/hosts_against_ours.py --out results/hosts_against_ours/record.json"
 
 
 def main() -> None:
     """Read the arguments and run."""
     parser = ArgumentParser(description="Compare the hosts' components with ours.")
-    parser.add_argument("--out", type=Path, help="record to write (JSON), anew if it exists")
+    parser.add_argument("--out", type=Path, help="record to write (JSON); an existing one is replaced")
     args = parser.parse_args()
     record = situations_record(environment(), [COMMAND])
     print(markdown(record))

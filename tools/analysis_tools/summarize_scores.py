@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 from argparse import ArgumentParser
 from pathlib import Path
+from typing import Any
 
 from mmseol.analysis.markdown import markdown
 from mmseol.analysis.records import scores_record, written_scores
+from mmseol.analysis.training_runs import tuning_rows
 from mmseol.utils.files import replacing
 
 
@@ -23,7 +25,13 @@ def main() -> None:
     parser.add_argument("--runs", nargs="+", metavar="TITLE=DIR,DIR,...", required=True)
     parser.add_argument("--title", default="")
     parser.add_argument("--commands", nargs="+", default=[], help="what was run, for the record")
-    parser.add_argument("--note", help="what else a reader of the record needs")
+    parser.add_argument("--note", help="further facts for the record")
+    parser.add_argument(
+        "--tuning",
+        nargs="+",
+        metavar="LOSS=DIR,DIR,...",
+        help="work dirs of tools/train.py whose learning rates and validation scores go into the record",
+    )
     parser.add_argument("--out", type=Path, required=True, help="record to write (JSON)")
     args = parser.parse_args()
     if args.out.exists():
@@ -32,7 +40,9 @@ def main() -> None:
     for item in args.runs:
         title, _, folders = item.partition("=")
         runs[title] = [written_scores(Path(folder)) for folder in folders.split(",")]
-    extra = {"note": args.note} if args.note else {}
+    extra: dict[str, Any] = {"note": args.note} if args.note else {}
+    if args.tuning:
+        extra["tuning"] = tuning_rows(args.tuning)
     record = scores_record(args.title, args.commands, runs, **extra)
     with replacing(args.out, "w") as file:
         file.write(json.dumps(record, indent=1) + "\n")
