@@ -1,12 +1,16 @@
-"""Records of runs, and that the README shows what they say."""
+"""Records of runs, and the pages that show them."""
 
 import json
 import re
+import runpy
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+import pytest
+from mmengine.config import Config
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
@@ -14,6 +18,7 @@ from mmseol.analysis.markdown import markdown
 from mmseol.analysis.records import iou_of_maps, iou_record, scores_record
 
 ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "results").rglob("*.md"))]
 
 
 def test_iou_of_maps_is_scikit_learns(tmp_path):
@@ -57,17 +62,92 @@ def test_benchmarks_table_leaves_out_the_long_ones():
     assert markdown(tables).splitlines()[2:] == ["| t: a | 3 | 0.123 |  |", "| t: a | 3 | 0.123 | 2.000 |"]
 
 
-def test_readme_shows_the_records():
+def test_pages_show_the_records():
     subprocess.run([sys.executable, ROOT / "tools" / "update_readme.py", "--check"], check=True)
-    text = (ROOT / "README.md").read_text()
-    assert len(re.findall("<!-- record: ", text)) >= 2
+
+
+@pytest.fixture
+def update(monkeypatch, tmp_path):
+    """Return the tool on a tree of one record with three rows and two pages."""
+    record = {"scores": {name: {"accuracy": [1.0]} for name in "abc"}}
+    (tmp_path / "results" / "run").mkdir(parents=True)
+    (tmp_path / "results" / "run" / "record.json").write_text(json.dumps(record))
+    (tmp_path / "README.md").write_text(f"Hello.\n{MARK % ''}\n<!-- end -->\nBye.\n")
+    (tmp_path / "results" / "run" / "README.md").write_text(f"{MARK % ' rows: 3 1'}\nold\n<!-- end -->\n")
+    tool = runpy.run_path(str(ROOT / "tools" / "update_readme.py"))
+    monkeypatch.setitem(tool["main"].__globals__, "ROOT", tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["update_readme.py", *arguments])
+        tool["main"]()
+        return [(tmp_path / page).read_text() for page in ("README.md", "results/run/README.md")]
+
+    return run
+
+
+MARK = "<!-- record: results/run/record.json%s -->"
+
+
+def test_every_page_is_checked_and_written(update):
+    with pytest.raises(SystemExit, match=r"README\.md, results/run/README\.md"):
+        update("--check")
+    head, row = "| per cent | accuracy |\n|---|---:|\n", "| {} | 1.0 |\n".format
+    all_rows, chosen = update()
+    assert all_rows == f"Hello.\n{MARK % ''}\n{head}{row('a')}{row('b')}{row('c')}<!-- end -->\nBye.\n"
+    assert chosen == f"{MARK % ' rows: 3 1'}\n{head}{row('c')}{row('a')}<!-- end -->\n"
+    assert update("--check") == [all_rows, chosen]
+
+
+@pytest.mark.parametrize(
+    ("page", "message"),
+    [
+        (f"{MARK % ' rows: 4'}\n<!-- end -->\n", r"`rows` must lie within 1\.\.3, got \[4\]"),
+        (f"{MARK % ' row: 4'}\n<!-- end -->\n", "malformed"),
+        (f"{MARK % ''}\n", "no `<!-- end -->`"),
+    ],
+)
+def test_bad_marks_are_errors(update, tmp_path, page, message):
+    (tmp_path / "README.md").write_text(page)
+    with pytest.raises(ValueError, match=message):
+        update()
+
+
+def test_readme_is_short():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 170
+    tables = [list(table) for is_row, table in groupby(lines, lambda line: line.startswith("|")) if is_row]
+    assert max(map(len, tables)) <= 2 + 8
+
+
+def test_readme_names_every_loss():
+    names = set(re.findall(r"`(\w+)`", (ROOT / "README.md").read_text()))
+    losses = Config.fromfile(ROOT / "configs" / "quickstart" / "toy_camvid.py").losses
+    assert len(losses) > 20
+    assert set(losses) <= names
+
+
+def test_every_result_has_a_page_and_a_record():
+    folders = sorted((ROOT / "results").iterdir())
+    assert len(folders) >= 8
+    for folder in folders:
+        assert (folder / "record.json").is_file(), folder
+        page = (folder / "README.md").read_text()
+        assert page.startswith("# "), folder
+        shown = f"record: results/{folder.name}/record.json" in page
+        assert shown or folder.name == "benchmarks"  # its tool writes the whole page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_commands_of_pages_exist(page):
+    text = page.read_text()
     for path in re.findall(r"\]\((?!http)([^)]+)\)", text):
-        assert (ROOT / path).is_file(), path
-
-
-def test_readme_commands_exist():
-    text = (ROOT / "README.md").read_text()
-    scripts = set(re.findall(r"(?:bash|python) (tools/[\w/.]+)", text))
-    assert {"tools/quickstart.sh", "tools/run_tests.sh", "tools/train.py"} <= scripts
-    for script in scripts:
+        assert (page.parent / path).is_file(), path
+    for script in re.findall(r"(?:bash|python) (tools/[\w/.]+)", text):
         assert (ROOT / script).is_file(), script
+    for config in re.findall(r"configs/[\w/]+\.py", text):
+        assert (ROOT / config).is_file(), config
+
+
+def test_readme_has_the_two_commands():
+    scripts = set(re.findall(r"(?:bash|python) (tools/[\w/.]+)", (ROOT / "README.md").read_text()))
+    assert {"tools/quickstart.sh", "tools/run_tests.sh", "tools/train.py"} <= scripts

@@ -11,7 +11,7 @@ from mmseol.analysis.records import COSTS, SCORES, SEG_SCORES
 
 __all__ = ["markdown", "tuning_markdown"]
 
-_LONG = 10  # rows of a benchmark that only its own page shows
+_LONG = 10  # rows of a benchmark that are left out
 
 
 def markdown(record: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> str:
