@@ -1,7 +1,7 @@
-"""Score logistic regression on pixel colour and position, the baseline that a network must beat.
+"""Score logistic regression on the colour and position of pixels, the baseline that a network must beat.
 
-Takes a data set in CamVid's layout; fitted on pixels of the training images, scored on all labelled pixels
-of the validation images.
+The data set is in CamVid's layout. The model is fitted on pixels of the training images and scored on all
+labelled pixels of the validation images.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--split", default="val", choices=("val", "test"), help="split to score on (default: val)"
     )
-    parser.add_argument("--pixels-per-image", type=int, default=200, help="pixels fitted on (default: 200)")
+    parser.add_argument("--pixels-per-image", type=int, default=200, help="of each image (default: 200)")
     parser.add_argument(
-        "--crop", type=int, nargs=2, metavar=("H", "W"), help="draw them from a random window"
+        "--crop", type=int, nargs=2, metavar=("H", "W"), help="draw them from a randomly placed window"
     )
     parser.add_argument(
-        "--degree", type=int, default=2, choices=(1, 2), help="1: plain, 2: squares and products"
+        "--degree", type=int, default=2, choices=(1, 2), help="2 adds squares and products (default: 2)"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON file to write; must not exist")
@@ -38,7 +38,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def record(score: BaselineScore, args: argparse.Namespace) -> dict[str, object]:
-    """Return settings and scores (IoU within 0..1, null for a class absent from truth and prediction)."""
+    """Return settings and scores; IoU within 0..1, null for a class absent from truth and prediction."""
     iou = {
         name: None if value != value else float(value) for name, value in zip(CLASSES, score.iou, strict=True)
     }

@@ -1,10 +1,11 @@
-"""Train a config with one loss after the other, and write scores and costs side by side.
+"""Train a config once per loss, and write a record of scores and costs.
 
     python tools/analysis_tools/compare_losses.py configs/camvid/fastfcn_r18.py --losses ce dice mse \
         --data-root DIR --work-dir work_dirs/losses --out results/NAME/record.json
 
-The checkpoint after the last epoch is scored, so that no epoch is chosen. What is finished in the work
-directory is read, not repeated: the same command again goes on where it was cut off.
+The checkpoint of the last epoch is scored, so that no epoch is chosen. Repeat the command to continue an
+interrupted comparison: finished runs in the work directory are not repeated. One learning rate serves all
+losses unless `--options-of LOSS optim_wrapper.optimizer.lr=RATE` gives a loss its own.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ def main() -> None:
         action="append",
         default=[],
         metavar=("LOSS", "KEY=VALUE"),
-        help="further --cfg-options of one loss: --options-of cdb_ce train_cfg.val_interval=1",
+        help="further --cfg-options for one loss: --options-of cdb_ce train_cfg.val_interval=1",
     )
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--work-dir", type=Path, required=True)
     parser.add_argument("--title", default="")
-    parser.add_argument("--note", help="what else a reader of the record needs")
+    parser.add_argument("--note", help="further facts for the record")
     parser.add_argument("--out", type=Path, required=True, help="record to write (JSON)")
     args = parser.parse_args()
     if args.out.exists():

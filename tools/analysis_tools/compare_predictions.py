@@ -1,4 +1,4 @@
-"""Score label maps that tools/test.py --out wrote, method beside method, and draw some of them.
+"""Score the label maps of several methods, written by tools/test.py --out, and draw some of them.
 
     python tools/analysis_tools/compare_predictions.py --data-root DIR --split val --baseline \
         --maps "outlying MSE=DIR" "cross entropy=DIR" --out results/NAME/record.json
@@ -25,12 +25,12 @@ from mmseol.utils.files import replacing
 
 
 def pairs(data_root: Path, split: str) -> list[tuple[Path, Path]]:
-    """Return the image and label map files of a split."""
+    """Return the image and label map file of each image of a split."""
     return [(pair.image, pair.label) for pair in find_pairs(data_root / split, data_root / f"{split}annot")]
 
 
 def draw(path: Path, samples: list[tuple[Path, Path]], maps: dict[str, Path], rows: int) -> None:
-    """Save a picture of ``rows`` images spread over the split, beside truth and predictions."""
+    """Save a picture of ``rows`` images, evenly spaced in the split, with truth and predictions."""
     chosen = [samples[i] for i in np.linspace(0, len(samples) - 1, rows).round().astype(int)]
     comparison_grid(
         path,
@@ -55,11 +55,15 @@ def main() -> None:
         "--baseline", action="store_true", help="add logistic regression on colour and position"
     )
     parser.add_argument(
-        "--crop", type=int, nargs=2, metavar=("H", "W"), help="crop that the baseline draws from"
+        "--crop",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="window of the baseline's pixels",
     )
-    parser.add_argument("--seed", type=int, default=1, help="of the baseline")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the baseline")
     parser.add_argument("--title", default="")
-    parser.add_argument("--commands", nargs="+", default=[], help="what was run, for the record")
+    parser.add_argument("--commands", nargs="+", default=[], help="command lines of the runs, for the record")
     parser.add_argument("--note", help="further facts for the record")
     parser.add_argument(
         "--tuning",

@@ -1,9 +1,9 @@
-"""Summarise the test scores of several runs, method beside method, mean and spread over seeds.
+"""Summarise the test scores of several methods: mean and standard deviation over their runs.
 
     python tools/analysis_tools/summarize_scores.py --runs "cross entropy=DIR1,DIR2,DIR3" \
         "outlying MSE=DIR4,DIR5,DIR6" --out results/NAME/record.json
 
-Each DIR is a work dir of tools/test.py, in which mmseol.ClassBalanceMetric wrote class_scores_test.json.
+Each DIR is a work directory of tools/test.py that holds class_scores_test.json of mmseol.ClassBalanceMetric.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main() -> None:
     parser = ArgumentParser(description="Summarise test scores over seeds.")
     parser.add_argument("--runs", nargs="+", metavar="TITLE=DIR,DIR,...", required=True)
     parser.add_argument("--title", default="")
-    parser.add_argument("--commands", nargs="+", default=[], help="what was run, for the record")
+    parser.add_argument("--commands", nargs="+", default=[], help="command lines of the runs, for the record")
     parser.add_argument("--note", help="further facts for the record")
     parser.add_argument(
         "--tuning",
