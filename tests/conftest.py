@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from mmengine.dataset import BaseDataset
+from mmengine.registry import DefaultScope
 from mmseg.utils import register_all_modules
 
 from mmseol.camvid.toy import make_toy
@@ -32,6 +35,23 @@ def _no_stale_copies() -> None:
     (memo,) = BaseDataset._copy_without_annotation.__defaults__
     if memo is not None:
         memo.clear()
+
+
+@pytest.fixture
+def mmseg_scope() -> Iterator[None]:
+    """Resolve unscoped names in mmseg's registries, and seed torch."""
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        yield
+
+
+@pytest.fixture
+def mmpretrain_scope() -> Iterator[None]:
+    """Resolve unscoped names in mmpretrain's registries, and seed torch and NumPy."""
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002  (mmpretrain's batch augments draw from it)
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from helpers.distributed import run_ranks
 from helpers.tiny_runner import LABELS, TinyDataset, TinyModel, log_of, one_point, outlying, tiny_runner
 from mmengine.config import ConfigDict
 from mmengine.hooks import EMAHook, Hook
-from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from mmseol.counting.counts import ClassCounts, outlying_values
@@ -305,13 +303,6 @@ def test_two_wrapped_ranks(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ mmseg
 
 
-@pytest.fixture
-def seg_scope() -> Iterator[None]:
-    pytest.importorskip("mmseg")
-    with DefaultScope.overwrite_default_scope("mmseg"):
-        yield
-
-
 def seg_runner(root: Path, work_dir: Path, **hook: Any) -> Runner:
     """Return a Runner of a small EncoderDecoder with two heads and three losses."""
     import mmseg.models  # noqa: F401
@@ -347,7 +338,7 @@ def seg_runner(root: Path, work_dir: Path, **hook: Any) -> Runner:
     )
 
 
-@pytest.mark.usefixtures("seg_scope")
+@pytest.mark.usefixtures("mmseg_scope")
 @pytest.mark.parametrize("count", ["samples", "images"])
 def test_mmseg_model_with_two_heads(tmp_path: Path, count: str) -> None:
     from helpers.small_data import write_images, write_maps

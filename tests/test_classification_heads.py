@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +13,6 @@ pytest.importorskip("mmpretrain")
 
 from mmengine.config import ConfigDict
 from mmengine.logging import MMLogger
-from mmengine.registry import DefaultScope
 from mmpretrain.evaluation import Accuracy
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
@@ -33,11 +31,7 @@ COUNTS = [1000, 600, 360, 216, 129, 77, 46, 27, 16, 10]
 OUTLYING = dict(type="mmseol.OutlyingMSELoss", alpha=5.0, class_counts=COUNTS)
 
 
-@pytest.fixture(autouse=True)
-def _scope() -> Iterator[None]:
-    torch.manual_seed(0)
-    with DefaultScope.overwrite_default_scope("mmpretrain"):
-        yield
+pytestmark = pytest.mark.usefixtures("mmpretrain_scope")
 
 
 def head(kind: str = "mmseol.CalibratedLinearClsHead", loss: dict | None = None, **kwargs: Any) -> Any:

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers.batches import IGNORE, batch, soft_labels
 from helpers.distributed import run_ranks
 from torch.nn import functional as F
 
@@ -19,20 +20,8 @@ from mmseol.losses import (
     SigmoidEqualizationLoss,
 )
 
-K, IGNORE = 5, 255
+K = 5
 COUNTS = [500, 40, 300, 20, 10]  # shares .575 .046 .345 .023 .011
-
-
-def batch(scale=3.0, classes=K, shape=(2, 4, 3)):
-    generator = torch.Generator().manual_seed(3)
-    pred = scale * torch.randn(shape[0], classes, *shape[1:], generator=generator, dtype=torch.float64)
-    target = torch.randint(0, classes, shape, generator=generator)
-    target[0, 0] = IGNORE
-    return pred.requires_grad_(), target
-
-
-def soft_labels(pred):
-    return torch.rand(pred.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5)).softmax(1)
 
 
 def rows(pred, target):
@@ -199,7 +188,7 @@ def test_seesaw_equals_slow_loop_online(powers):
     loss = SeesawLoss(*powers)
     seen = np.zeros(K)
     for scale in (3.0, 0.5):
-        pred, target = batch(scale)
+        pred, target = batch(scale=scale)
         value = loss(pred, target, ignore_index=IGNORE)
         (grad,) = torch.autograd.grad(value, pred)
         z, y = rows(pred, target)
@@ -295,7 +284,7 @@ def test_ghmc_of_one_bin_is_the_mean_binary_cross_entropy():
 def test_ghmc_momentum_moves_bins_that_are_not_empty(momentum, tmp_path):
     loss, moved = GHMCLoss(bins=10, momentum=momentum), np.zeros(10)
     for scale in (3.0, 0.1, 2.0):
-        pred, target = batch(scale)
+        pred, target = batch(scale=scale)
         z, y = rows(pred, target)
         length = np.abs(1 / (1 + np.exp(-z)) - np.eye(K)[y])
         counts, _ = np.histogram(length, bins=np.linspace(0, 1, 11))
@@ -304,7 +293,7 @@ def test_ghmc_momentum_moves_bins_that_are_not_empty(momentum, tmp_path):
         np.testing.assert_allclose(value.item(), slow_ghmc(z, y, 10, counts=moved), rtol=1e-10)
         np.testing.assert_allclose(loss.bin_counts.numpy(), moved)
     stored = loss.bin_counts.clone()
-    loss.eval()(*batch(1.0), ignore_index=IGNORE)
+    loss.eval()(*batch(scale=1.0), ignore_index=IGNORE)
     assert torch.equal(loss.bin_counts, stored)
     torch.save(loss.state_dict(), tmp_path / "checkpoint.pth")
     fresh = GHMCLoss(bins=10, momentum=momentum)
@@ -460,7 +449,7 @@ def test_infinite_features_at_ignored_positions_change_nothing():
     loss.set_features(h)
     value = loss(pred, target)
     odd = h.clone()
-    odd[0, :, 0] = float("inf")
+    odd.movedim(1, -1)[target == IGNORE] = float("inf")
     loss.set_features(odd)
     other = loss(pred, target)
     torch.testing.assert_close(other, value, rtol=0, atol=0)
@@ -489,7 +478,7 @@ def test_wrong_features_are_named():
 @pytest.mark.filterwarnings("ignore:Classes")
 def test_few_and_many_classes_one_empty_one_valid_pixel_in_training(make, classes):
     loss = make(class_counts=[0, *range(1, classes)], ignore_index=IGNORE)
-    pred, target = batch(1e4, 2, (2, 3, 3))
+    pred, target = batch((2, 3, 3), 2, scale=1e4)
     pred = torch.cat([pred.detach().float(), torch.zeros(2, classes - 2, 3, 3)], 1).requires_grad_()
     target = torch.full_like(target, IGNORE)
     for valid in (1, 0):

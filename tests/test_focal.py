@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers.batches import IGNORE, batch, soft_labels
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
@@ -14,21 +15,12 @@ from mmseol.losses.ops import inputs
 WEIGHT = [0.3, 1.0, 2.5, 0.7]
 
 
-def random_batch(classes=4, shape=(2, 3, 5), scale=3.0):
-    generator = torch.Generator().manual_seed(5)
-    pred = torch.randn(shape[0], classes, *shape[1:], generator=generator, dtype=torch.float64) * scale
-    target = torch.randint(0, classes, shape, generator=generator)
-    target[torch.rand(shape, generator=generator) < 0.2] = 255
-    soft = torch.rand(pred.shape, generator=generator, dtype=torch.float64)
-    return pred.requires_grad_(), target, soft
-
-
 def slow_softmax_focal(pred, target, gamma, weight=None, inside=False):
     """Return the mean over valid positions (over their weights, unless inside) of Eq. (4), (5)."""
     total, divisor = 0.0, 0.0
     for n, *where in np.ndindex(*target.shape):
         label = target[(n, *where)]
-        if label == 255:
+        if label == IGNORE:
             continue
         outputs = [pred[(n, k, *where)] for k in range(pred.shape[1])]
         p = math.exp(outputs[label]) / sum(map(math.exp, outputs))
@@ -61,8 +53,8 @@ def numeric_gradient(function, pred, step=1e-5):
     ],
 )
 def test_softmax_focal_equals_slow_loop(gamma, settings, inside):
-    pred, target, _ = random_batch()
-    value = FocalLoss(gamma=gamma, **settings)(pred, target, ignore_index=255)
+    pred, target = batch((2, 3, 5), 4)
+    value = FocalLoss(gamma=gamma, **settings)(pred, target, ignore_index=IGNORE)
     (grad,) = torch.autograd.grad(value, pred)
 
     def slow(outputs):
@@ -74,10 +66,11 @@ def test_softmax_focal_equals_slow_loop(gamma, settings, inside):
 
 @pytest.mark.parametrize("weight", [None, WEIGHT])
 def test_gamma_zero_is_cross_entropy(weight):
-    pred, target, soft = random_batch()
+    pred, target = batch((2, 3, 5), 4)
+    soft = soft_labels(pred)
     for inside in (False, True):
-        focal = FocalLoss(gamma=0, class_weight=weight, weight_in_modulator=inside, ignore_index=255)
-        entropy = CrossEntropyLoss(class_weight=weight, ignore_index=255)
+        focal = FocalLoss(gamma=0, class_weight=weight, weight_in_modulator=inside, ignore_index=IGNORE)
+        entropy = CrossEntropyLoss(class_weight=weight, ignore_index=IGNORE)
         for labels in (target, soft):
             values = [loss(pred, labels) for loss in (focal, entropy)]
             torch.testing.assert_close(*values, rtol=1e-14, atol=0)
@@ -86,19 +79,20 @@ def test_gamma_zero_is_cross_entropy(weight):
 
 
 def test_detached_modulator_weights_the_gradient_of_cross_entropy():
-    pred, target, _ = random_batch()
-    entropy = F.cross_entropy(pred, target, ignore_index=255, reduction="none")
+    pred, target = batch((2, 3, 5), 4)
+    entropy = F.cross_entropy(pred, target, ignore_index=IGNORE, reduction="none")
     modulator = (1 - torch.exp(-entropy.detach())) ** 2
-    expected = (modulator * entropy).sum() / (target != 255).sum()
-    detached = FocalLoss(detach_modulator=True)(pred, target, ignore_index=255)
+    expected = (modulator * entropy).sum() / (target != IGNORE).sum()
+    detached = FocalLoss(detach_modulator=True)(pred, target, ignore_index=IGNORE)
     torch.testing.assert_close(detached, expected)
-    torch.testing.assert_close(FocalLoss()(pred, target, ignore_index=255), expected)
+    torch.testing.assert_close(FocalLoss()(pred, target, ignore_index=IGNORE), expected)
     grads = [torch.autograd.grad(value, pred)[0] for value in (detached, expected)]
     torch.testing.assert_close(*grads)
 
 
 def test_soft_labels_mix_the_classes():
-    pred, _, soft = random_batch()
+    pred, _ = batch((2, 3, 5), 4)
+    soft = soft_labels(pred)
     p = torch.softmax(pred, 1)
     weight = torch.tensor(WEIGHT, dtype=torch.float64).view(1, -1, 1, 1)
     expected = (weight * soft * (1 - p) ** 1.5 * -p.log()).sum(1).mean()
@@ -121,10 +115,11 @@ def test_sure_outputs_have_finite_gradients(gamma, cls, dtype):
 @pytest.mark.parametrize("gamma", [0, 0.5, 1, 2])
 @pytest.mark.parametrize("alpha", [None, 0.25, 0.0, 1.0])
 def test_sigmoid_focal_equals_torchvision(gamma, alpha):
-    pred, target, soft = random_batch(scale=8.0)
-    valid = target != 255
+    pred, target = batch((2, 3, 5), 4, scale=8.0)
+    soft = soft_labels(pred)
+    valid = target != IGNORE
     one_hot = F.one_hot(target * valid, 4).movedim(-1, 1).double()
-    loss = SigmoidFocalLoss(alpha=alpha, gamma=gamma, ignore_index=255)
+    loss = SigmoidFocalLoss(alpha=alpha, gamma=gamma, ignore_index=IGNORE)
     for labels, targets, where in (
         (target, one_hot, valid),
         (soft, soft, torch.ones_like(valid)),
@@ -139,7 +134,7 @@ def test_sigmoid_focal_equals_torchvision(gamma, alpha):
 
 
 def test_sigmoid_focal_with_gamma_zero_is_binary_cross_entropy():
-    pred, _, _ = random_batch(classes=1000, shape=(8,), scale=30.0)
+    pred, _ = batch((8,), 1000, scale=30.0)
     target = torch.arange(8) * 100
     expected = F.binary_cross_entropy_with_logits(pred, F.one_hot(target, 1000).double(), reduction="sum") / 8
     torch.testing.assert_close(SigmoidFocalLoss(alpha=None, gamma=0)(pred, target), expected)
@@ -147,7 +142,7 @@ def test_sigmoid_focal_with_gamma_zero_is_binary_cross_entropy():
 
 def test_class_balanced_focal_of_cui():
     """sum_i w_y sum_k exp(-g t z - g softplus(-z)) bce / N, with w of the effective number."""
-    pred, target, _ = random_batch(shape=(6,))
+    pred, target = batch((6,), 4)
     target[:] = torch.tensor([0, 1, 2, 3, 0, 1])
     counts, beta = [500, 90, 30, 4], 0.999
     weight = np.array([(1 - beta) / (1 - beta**count) for count in counts])
@@ -204,7 +199,7 @@ def test_sigmoid_focal_in_pieces(monkeypatch):
 
 
 def test_sigmoid_focal_refuses_a_second_derivative():
-    pred, target, _ = random_batch()
-    value = SigmoidFocalLoss(ignore_index=255)(pred, target)
+    pred, target = batch((2, 3, 5), 4)
+    value = SigmoidFocalLoss(ignore_index=IGNORE)(pred, target)
     with pytest.raises(RuntimeError, match="differentiable once"):
         torch.autograd.grad(value, pred, create_graph=True)

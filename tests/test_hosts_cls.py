@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ pytest.importorskip("mmpretrain")
 import mmpretrain.models  # noqa: F401  (registers the heads)
 from mmengine.config import ConfigDict
 from mmengine.optim import OptimWrapper
-from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import nn
@@ -30,12 +28,7 @@ LOSSES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _scope() -> Iterator[None]:
-    torch.manual_seed(0)
-    np.random.seed(0)  # noqa: NPY002  (mmpretrain's augments draw from it)
-    with DefaultScope.overwrite_default_scope("mmpretrain"):
-        yield
+pytestmark = pytest.mark.usefixtures("mmpretrain_scope")
 
 
 def linear_head(loss: str, **kwargs: Any) -> nn.Module:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,59 +10,15 @@ import torch
 pytest.importorskip("mmseg")
 
 import mmseg.models  # noqa: F401  (registers the heads)
+from helpers.seg_heads import HEADS, LOSSES, SIZE, K, build, features, samples, segmentor
 from mmengine.config import ConfigDict
 from mmengine.optim import OptimWrapper
-from mmengine.registry import DefaultScope
-from mmengine.structures import PixelData
-from mmseg.registry import MODELS
-from mmseg.structures import SegDataSample
-from torch import Tensor, nn
+from torch import nn
 
-K, STAGES, SIZE = 4, (8, 12, 16), 16
-COUNTS = [4000, 900, 200, 30]
-LOSSES = {
-    "outlying": dict(type="mmseol.OutlyingMSELoss", alpha=2.0, class_counts=COUNTS),
-    "one_hot": dict(type="mmseol.OneHotMSELoss", class_counts=COUNTS),
-    "ce": dict(type="mmseol.CrossEntropyLoss", class_counts=COUNTS),
-    "weighted_ce": dict(type="mmseol.CrossEntropyLoss", class_weight="median_frequency", class_counts=COUNTS),
-}
 NAMES = dict(outlying="loss_outlying_mse", one_hot="loss_one_hot_mse", ce="loss_cross_entropy")
 NAMES["weighted_ce"] = NAMES["ce"]
 RATES = dict(outlying=0.02, one_hot=0.02, ce=0.2, weighted_ce=0.2)
-HEADS = {
-    "FCNHead": dict(in_channels=16, in_index=2, num_convs=1),
-    "PSPHead": dict(in_channels=16, in_index=2, pool_scales=(1, 2)),
-    "ASPPHead": dict(in_channels=16, in_index=2, dilations=(1, 2)),
-    "UPerHead": dict(in_channels=STAGES, in_index=(0, 1, 2), pool_scales=(1, 2)),
-}
-
-
-@pytest.fixture(autouse=True)
-def _scope() -> Iterator[None]:
-    torch.manual_seed(0)
-    with DefaultScope.overwrite_default_scope("mmseg"):
-        yield
-
-
-def build(kind: str, loss: Any, **kwargs: Any) -> nn.Module:
-    head = dict(type=kind, channels=8, num_classes=K, norm_cfg=dict(type="BN"), dropout_ratio=0)
-    return MODELS.build(ConfigDict({**head, **HEADS.get(kind, {}), "loss_decode": loss, **kwargs}))
-
-
-def features() -> list[Tensor]:
-    return [torch.randn(2, c, 8 >> i, 8 >> i) for i, c in enumerate(STAGES)]
-
-
-def samples() -> list[SegDataSample]:
-    """Each class in its own band of rows, the first rows void."""
-    label = (torch.arange(SIZE)[:, None] * K // SIZE).expand(SIZE, SIZE).clone()
-    label[:2] = 255
-    out = []
-    for _ in range(2):
-        sample = SegDataSample(metainfo=dict(img_shape=(SIZE, SIZE), ori_shape=(SIZE, SIZE)))
-        sample.gt_sem_seg = PixelData(data=label[None].clone())
-        out.append(sample)
-    return out
+pytestmark = pytest.mark.usefixtures("mmseg_scope")
 
 
 def descend(module: nn.Module, loss: Any, steps: int = 12, lr: float = 0.02) -> list[float]:
@@ -177,23 +132,6 @@ def test_point_head(loss: str) -> None:
     assert f"point{NAMES[loss]}" in head.loss(x, coarse, labels, cfg)
     seen = descend(head, lambda: head.loss(x, coarse, labels, cfg), steps=20)
     assert sum(seen[-5:]) < sum(seen[:5])
-
-
-def segmentor(loss: str) -> nn.Module:
-    backbone = dict(type="ResNetV1c", depth=18, base_channels=8, stem_channels=8, norm_cfg=dict(type="BN"))
-    head = dict(
-        type="FCNHead", in_channels=64, in_index=3, channels=8, num_classes=K, norm_cfg=dict(type="BN")
-    )
-    aux = dict(head, in_channels=32, in_index=2)
-    cfg = dict(
-        type="EncoderDecoder",
-        data_preprocessor=dict(type="SegDataPreProcessor", size=(32, 32), std=[50.0] * 3, mean=[120.0] * 3),
-        backbone=backbone,
-        decode_head=dict(head, loss_decode=LOSSES[loss]),
-        auxiliary_head=[dict(aux, loss_decode=dict(LOSSES[loss], loss_weight=0.4))],
-        test_cfg=dict(mode="whole"),
-    )
-    return MODELS.build(ConfigDict(cfg))
 
 
 @pytest.mark.parametrize("loss", ["outlying", "one_hot", "ce"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from scipy.stats import chisquare
 pytest.importorskip("mmpretrain")
 
 from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
-from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.datasets import BaseDataset, CustomDataset
 from mmpretrain.registry import MODELS, TRANSFORMS
@@ -50,10 +48,7 @@ class Noise(BaseDataset):
         ]
 
 
-@pytest.fixture(autouse=True)
-def _scope() -> Iterator[None]:
-    with DefaultScope.overwrite_default_scope("mmpretrain"):
-        yield
+pytestmark = pytest.mark.usefixtures("mmpretrain_scope")
 
 
 def batches(dataset: Any, collate: str, shuffle: bool = False, workers: int = 0) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from mmengine.runner.checkpoint import _load_checkpoint_to_model
 pytest.importorskip("mmseg")
 
 import mmseg.models
-from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import MODELS as HOST_MODELS
@@ -38,11 +36,7 @@ STOCK = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _scope() -> Iterator[None]:
-    torch.manual_seed(0)
-    with DefaultScope.overwrite_default_scope("mmseg"):
-        yield
+pytestmark = pytest.mark.usefixtures("mmseg_scope")
 
 
 def jpu_head(context: str = "fcn", **kwargs: Any) -> JPUHead:

@@ -60,6 +60,13 @@ def test_imports_point_down():
                 assert layer(rest) <= layer(module), f"{path} imports {name}"
 
 
+def test_no_test_module_imports_another():
+    tests = sorted((ROOT / "tests").glob("test_*.py"))
+    assert len(tests) > 40
+    for path in tests:
+        assert not {name for name in imports(path) if name.split(".")[0].startswith(("test_", "tests"))}, path
+
+
 def test_no_file_name_stands_for_two_things():
     files = [*FILES, *sorted((ROOT / "tools").rglob("*.py"))]
     names = [path.stem for path in files if path.stem not in SHARED_NAMES]

@@ -3,22 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from helpers.batches import IGNORE, batch, soft_labels
 from torch.nn import functional as F
 
+from mmseol.camvid.layout import CAMVID_PIXELS
 from mmseol.losses import CrossEntropyLoss, OneHotMSELoss, OutlyingMSELoss
 
-CAMVID = [10682767, 14750079, 623349, 20076880, 2845085, 6166762, 743859, 714595, 3719877, 405385, 184967]
 
-
-def random_batch(classes=11, shape=(2, 6, 7), ignored=255):
-    generator = torch.Generator().manual_seed(3)
-    pred = torch.randn(shape[0], classes, *shape[1:], generator=generator, dtype=torch.float64) * 20
-    target = torch.randint(0, classes, shape, generator=generator)
-    target[torch.rand(shape, generator=generator) < 0.2] = ignored
-    return pred.requires_grad_(), target
-
-
-def slow_outlying(pred, target, counts, alpha, ignored=255):
+def slow_outlying(pred, target, counts, alpha, ignored=IGNORE):
     """Algorithm 1, Eq. (4) and Eq. (5), position by position."""
     values, order = {}, sorted(range(len(counts)), key=lambda c: -counts[c])
     for position, c in enumerate(order):
@@ -37,11 +29,11 @@ def slow_outlying(pred, target, counts, alpha, ignored=255):
 
 
 @pytest.mark.parametrize("alpha", [1.0, 6.0, 0.1])
-@pytest.mark.parametrize("counts", [CAMVID, [5] * 11, [7, 0, 3, 3, 9, 0, 1, 1, 1, 20, 20]])
+@pytest.mark.parametrize("counts", [list(CAMVID_PIXELS), [5] * 11, [7, 0, 3, 3, 9, 0, 1, 1, 1, 20, 20]])
 @pytest.mark.filterwarnings("ignore:Classes")
 def test_outlying_equals_slow_loop(alpha, counts):
-    pred, target = random_batch()
-    value = OutlyingMSELoss(alpha=alpha, class_counts=counts)(pred, target, ignore_index=255)
+    pred, target = batch((2, 6, 7), 11)
+    value = OutlyingMSELoss(alpha=alpha, class_counts=counts)(pred, target, ignore_index=IGNORE)
     (grad,) = torch.autograd.grad(value, pred)
     expected, expected_grad = slow_outlying(pred.detach().numpy(), target.numpy(), counts, alpha)
     np.testing.assert_allclose(value.item(), expected, rtol=1e-12)
@@ -49,14 +41,14 @@ def test_outlying_equals_slow_loop(alpha, counts):
 
 
 def test_camvid_ranks_descend():
-    loss = OutlyingMSELoss(alpha=6, class_counts=CAMVID)
+    loss = OutlyingMSELoss(alpha=6, class_counts=list(CAMVID_PIXELS))
     # road, building, sky, tree, car, sidewalk, sign, fence, pole, pedestrian, bicyclist
     assert (loss.target_values / 6).tolist() == [3, 2, 9, 1, 6, 4, 7, 8, 5, 10, 11]
 
 
 def test_float32_keeps_small_residuals_of_far_targets():
     """At targets of 66 and residuals of 1e-2 the loss is the residual's, not rounding of 66 squared."""
-    loss = OutlyingMSELoss(alpha=6, class_counts=CAMVID)
+    loss = OutlyingMSELoss(alpha=6, class_counts=list(CAMVID_PIXELS))
     target = torch.arange(11).repeat(50)
     residual = torch.full((550, 11), 1e-2)
     pred = (F.one_hot(target, 11) * loss.target_values).float() + residual
@@ -84,40 +76,40 @@ def test_soft_labels_scale_the_target_values():
 
 
 def test_one_hot_mse_is_half_k_times_torchs_mse():
-    pred, target = random_batch(ignored=0)
+    pred, target = batch((2, 6, 7), 11, ignored=0)
     expected = F.mse_loss(pred, F.one_hot(target, 11).movedim(-1, 1).double()) * 11 / 2
     torch.testing.assert_close(OneHotMSELoss()(pred, target), expected)
 
 
 def test_outlying_with_equal_dense_ranks_is_one_hot():
-    pred, target = random_batch()
-    outlying = OutlyingMSELoss(ties="dense", class_counts=[4] * 11, ignore_index=255)
-    torch.testing.assert_close(outlying(pred, target), OneHotMSELoss(ignore_index=255)(pred, target))
+    pred, target = batch((2, 6, 7), 11)
+    outlying = OutlyingMSELoss(ties="dense", class_counts=[4] * 11, ignore_index=IGNORE)
+    torch.testing.assert_close(outlying(pred, target), OneHotMSELoss(ignore_index=IGNORE)(pred, target))
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_cross_entropy_equals_torch(weighted, reduction):
-    pred, target = random_batch()
+    pred, target = batch((2, 6, 7), 11)
     weight = torch.linspace(0.1, 3, 11, dtype=torch.float64) if weighted else None
     ours = CrossEntropyLoss(class_weight=None if weight is None else weight.tolist(), reduction=reduction)
-    value = ours(pred, target, ignore_index=255)
-    expected = F.cross_entropy(pred, target, weight=weight, ignore_index=255, reduction=reduction)
+    value = ours(pred, target, ignore_index=IGNORE)
+    expected = F.cross_entropy(pred, target, weight=weight, ignore_index=IGNORE, reduction=reduction)
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
     (grad,) = torch.autograd.grad(value.sum(), pred)
     (expected_grad,) = torch.autograd.grad(expected.sum(), pred)
     torch.testing.assert_close(grad, expected_grad, rtol=1e-12, atol=1e-12)
-    soft = torch.rand(pred.shape, dtype=torch.float64).softmax(1)
+    soft = soft_labels(pred)
     expected = F.cross_entropy(pred, soft, weight=weight, reduction=reduction)
     torch.testing.assert_close(ours(pred, soft), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_cross_entropy_normalized_by_count():
-    pred, target = random_batch()
+    pred, target = batch((2, 6, 7), 11)
     weight = torch.linspace(0.1, 3, 11, dtype=torch.float64)
-    loss = CrossEntropyLoss(class_weight=weight.tolist(), normalize="count", ignore_index=255)
-    total = F.cross_entropy(pred, target, weight=weight, ignore_index=255, reduction="sum")
-    torch.testing.assert_close(loss(pred, target), total / (target != 255).sum())
+    loss = CrossEntropyLoss(class_weight=weight.tolist(), normalize="count", ignore_index=IGNORE)
+    total = F.cross_entropy(pred, target, weight=weight, ignore_index=IGNORE, reduction="sum")
+    torch.testing.assert_close(loss(pred, target), total / (target != IGNORE).sum())
 
 
 def test_class_weights_by_name_follow_the_counts_and_a_schedule_replaces_them():

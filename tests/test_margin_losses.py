@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from helpers.batches import IGNORE, batch, soft_labels
 from scipy.special import logsumexp
 from torch.nn import functional as F
 
@@ -25,14 +26,6 @@ COUNTS = [500, 40, 3000, 7, 12]
 K = len(COUNTS)
 WEIGHT = [0.5, 1.0, 2.0, 0.1, 3.0]
 ALL = [LDAMLoss, EnlargedMarginLoss, BalancedSoftmaxLoss, LogitAdjustedLoss, VSLoss, LADELoss]
-
-
-def batch(classes=K, samples=9, ignored=2, scale=1.0):
-    generator = torch.Generator().manual_seed(5)
-    pred = torch.randn(samples, classes, generator=generator, dtype=torch.float64) * scale
-    target = torch.randint(0, classes, (samples,), generator=generator)
-    target[:ignored] = 255
-    return pred.requires_grad_(), target
 
 
 def slow_ce(z, y):
@@ -65,7 +58,7 @@ def slow_balanced(z, y):
 def slow_mean(position, pred, target, weight=None):
     total = divisor = 0.0
     for z, y in zip(pred, target, strict=True):
-        if y != 255:
+        if y != IGNORE:
             w = 1.0 if weight is None else weight[y]
             total += w * position(list(z), y)
             divisor += w
@@ -74,7 +67,7 @@ def slow_mean(position, pred, target, weight=None):
 
 def slow_lade(pred, target, remine_weight=0.1, remine_lambda=0.1):
     prior = np.array(COUNTS) / sum(COUNTS)
-    rows = [(z, y) for z, y in zip(pred, target, strict=True) if y != 255]
+    rows = [(z, y) for z, y in zip(pred, target, strict=True) if y != IGNORE]
     ce = sum(slow_ce(list(z + np.log(prior + 1e-9)), y) for z, y in rows) / len(rows)
     regulariser = 0.0
     for k in range(K):
@@ -87,8 +80,8 @@ def slow_lade(pred, target, remine_weight=0.1, remine_lambda=0.1):
 
 
 def check_against_slow(loss, slow, scale=1.0):
-    pred, target = batch(scale=scale)
-    value = loss(pred, target, ignore_index=255)
+    pred, target = batch((9,), scale=scale)
+    value = loss(pred, target, ignore_index=IGNORE)
     (grad,) = torch.autograd.grad(value, pred)
     array, labels = pred.detach().numpy(), target.numpy()
     np.testing.assert_allclose(value.item(), slow(array, labels), rtol=1e-9)
@@ -126,7 +119,7 @@ def test_equals_slow_loop(cls, arguments, position, weight):
 
 @pytest.mark.parametrize("settings", [{}, dict(remine_weight=0.7, remine_lambda=0.01)])
 def test_lade_equals_slow_loop(settings):
-    assert set(range(K)) - set(batch()[1].tolist())  # the batch lacks a class
+    assert set(range(K)) - set(batch((9,))[1].tolist())  # the batch lacks a class
     for scale in (1.0, 10.0):
         check_against_slow(
             LADELoss(class_counts=COUNTS, **settings), lambda p, t: slow_lade(p, t, **settings), scale
@@ -134,12 +127,12 @@ def test_lade_equals_slow_loop(settings):
 
 
 def same(first, second, counts=COUNTS, classes=K):
-    pred, target = batch(classes)
+    pred, target = batch((9,), classes)
     values, grads = [], []
     for loss in (first, second):
         if counts is not None and loss.needs_counts:
             loss.set_class_counts(counts)
-        values.append(loss(pred, target, ignore_index=255))
+        values.append(loss(pred, target, ignore_index=IGNORE))
         grads += torch.autograd.grad(values[-1], pred)
     torch.testing.assert_close(values[0], values[1])
     torch.testing.assert_close(grads[0], grads[1])
@@ -164,7 +157,7 @@ def test_equal_counts_give_plain_cross_entropy(classes):
     for loss in (LogitAdjustedLoss(tau=2), BalancedSoftmaxLoss(), VSLoss(), LADELoss(remine_weight=0)):
         same(loss, CrossEntropyLoss(), equal, classes)
     same(EnlargedMarginLoss(scale=1), CrossEntropyLoss(), equal, classes)  # both margins are one
-    pred, target = batch(classes, ignored=0)
+    pred, target = batch((9,), classes, ignored=0)
     shifted = pred - 0.5 * F.one_hot(target, classes)
     torch.testing.assert_close(
         LDAMLoss(class_counts=equal)(pred, target), F.cross_entropy(30 * shifted, target)
@@ -177,8 +170,8 @@ def test_margins_of_ldam():
 
 
 def test_soft_labels_shift_by_their_share_of_the_margin():
-    pred, _ = batch()
-    soft = torch.rand(pred.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).softmax(1)
+    pred, _ = batch((9,))
+    soft = soft_labels(pred)
     loss = LDAMLoss(class_counts=COUNTS)
     torch.testing.assert_close(loss(pred, soft), F.cross_entropy(30 * (pred - soft * loss.margins), soft))
     with pytest.raises(ValueError, match="`target` of EnlargedMarginLoss must hold integer labels"):
@@ -186,8 +179,8 @@ def test_soft_labels_shift_by_their_share_of_the_margin():
 
 
 def test_lade_of_soft_labels_averages_by_their_mass():
-    pred, _ = batch()
-    soft = torch.rand(pred.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).softmax(1)
+    pred, _ = batch((9,))
+    soft = soft_labels(pred)
     prior = torch.tensor(COUNTS, dtype=torch.float64) / sum(COUNTS)
     first = (soft * pred).sum(0) / soft.sum(0)
     second = torch.logsumexp(pred - prior.log() - math.log(K), 0) - math.log(len(pred))
@@ -198,21 +191,23 @@ def test_lade_of_soft_labels_averages_by_their_mass():
 
 
 def test_lade_ignores_avg_factor_and_its_positions_average_to_the_loss():
-    pred, target = batch()
-    loss = LADELoss(class_counts=COUNTS, ignore_index=255)
+    pred, target = batch((9,))
+    loss = LADELoss(class_counts=COUNTS, ignore_index=IGNORE)
     value = loss(pred, target)
     torch.testing.assert_close(loss(pred, target, avg_factor=3), value)
     positions = loss(pred, target, reduction_override="none")
-    assert positions[:2].eq(0).all()
-    torch.testing.assert_close(positions[2:].mean(), value)
-    torch.testing.assert_close(loss(pred, target, reduction_override="sum"), 7 * value)
+    valid = target != IGNORE
+    assert positions[~valid].eq(0).all()
+    torch.testing.assert_close(positions[valid].mean(), value)
+    torch.testing.assert_close(loss(pred, target, reduction_override="sum"), valid.sum() * value)
 
 
 @pytest.mark.parametrize("cls", ALL)
 def test_one_valid_position(cls):
-    pred, target = batch(samples=3, ignored=2)
+    pred, target = batch((3,), K, ignored=0)
+    target[:2] = IGNORE
     loss = cls(class_counts=COUNTS)
-    torch.testing.assert_close(loss(pred, target, ignore_index=255), loss(pred[2:], target[2:]))
+    torch.testing.assert_close(loss(pred, target, ignore_index=IGNORE), loss(pred[2:], target[2:]))
 
 
 @pytest.mark.parametrize("cls", ALL)
@@ -223,21 +218,22 @@ def test_class_without_a_sample_counts_as_one(cls):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         other = cls(class_counts=[max(n, 1) for n in empty])
-    pred, target = batch()
-    torch.testing.assert_close(loss(pred, target, ignore_index=255), other(pred, target, ignore_index=255))
+    pred, target = batch((9,))
+    values = [one(pred, target, ignore_index=IGNORE) for one in (loss, other)]
+    torch.testing.assert_close(*values)
 
 
 @pytest.mark.parametrize(
     "cls", [LDAMLoss, EnlargedMarginLoss, BalancedSoftmaxLoss, LogitAdjustedLoss, VSLoss]
 )
 def test_schedules_set_the_class_weight(cls):
-    pred, target = batch()
+    pred, target = batch((9,))
     loss = cls(class_counts=COUNTS)
-    positions = loss(pred, target, ignore_index=255, reduction_override="none")
+    positions = loss(pred, target, ignore_index=IGNORE, reduction_override="none")
     loss.set_class_weight(WEIGHT)
-    weight = torch.tensor(WEIGHT, dtype=torch.float64)[target[2:]]
-    expected = (weight * positions[2:]).sum() / weight.sum()
-    torch.testing.assert_close(loss(pred, target, ignore_index=255), expected)
+    weight = torch.tensor(WEIGHT, dtype=torch.float64)[target[target != IGNORE]]
+    expected = (weight * positions[target != IGNORE]).sum() / weight.sum()
+    torch.testing.assert_close(loss(pred, target, ignore_index=IGNORE), expected)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers.batches import IGNORE, batch, soft_labels
 from helpers.distributed import run_ranks
 from mmseg.models.losses import TverskyLoss as HostTversky
 from sklearn.metrics import f1_score, jaccard_score
@@ -15,14 +16,12 @@ REGIONS = [DiceLoss, IoULoss, TverskyLoss, LovaszSoftmaxLoss, LovaszHingeLoss]
 OVERLAPS = REGIONS[:3]
 
 
-def random_batch(shape=(3, 4, 5), classes=K, absent=None, seed=7):
-    generator = torch.Generator().manual_seed(seed)
-    pred = torch.randn(shape[0], classes, *shape[1:], generator=generator, dtype=torch.float64) * 2
-    target = torch.randint(0, classes, shape, generator=generator)
+def batch_without(absent, shape=(3, 4, 5)):
+    """Return a batch whose labels lack a class; ``None`` takes none away."""
+    pred, target = batch(shape, K)
     if absent is not None:
-        target[target == absent] = (absent + 1) % classes
-    target[torch.rand(shape, generator=generator) < 0.2] = 255
-    return pred.requires_grad_(), target
+        target[target == absent] = (absent + 1) % K
+    return pred, target
 
 
 def probabilities(pred):
@@ -33,7 +32,7 @@ def probabilities(pred):
 def pixels(pred, target):
     """Yield probabilities or outputs, and label, of every valid pixel."""
     for n, *where in np.ndindex(*target.shape):
-        if target[(n, *where)] != 255:
+        if target[(n, *where)] != IGNORE:
             yield pred[(n, slice(None), *where)], int(target[(n, *where)])
 
 
@@ -116,8 +115,8 @@ SLOW = [
 @pytest.mark.parametrize(("loss", "slow"), SLOW)
 @pytest.mark.parametrize("absent", [None, 2])
 def test_equals_slow_loop(loss, slow, absent):
-    pred, target = random_batch(absent=absent, shape=(2, 3, 4))
-    value = loss(pred, target, ignore_index=255)
+    pred, target = batch_without(absent, (2, 3, 4))
+    value = loss(pred, target, ignore_index=IGNORE)
     (grad,) = torch.autograd.grad(value, pred)
     array, labels = pred.detach().numpy(), target.numpy()
     np.testing.assert_allclose(value.item(), slow(array, labels), rtol=1e-12)
@@ -132,18 +131,18 @@ def test_equals_slow_loop(loss, slow, absent):
 @pytest.mark.parametrize(("loss", "slow"), SLOW)
 @pytest.mark.parametrize(("classes", "shape"), [(2, (2, 3, 3)), (1000, (3,)), (3, (1, 1, 1))])
 def test_few_pixels_and_any_number_of_classes(loss, slow, classes, shape):
-    pred, target = random_batch(shape, classes, seed=1)
+    pred, target = batch(shape, classes, seed=1)
     target.view(-1)[0] = 1  # at least, or exactly, one valid pixel
-    value = loss(pred, target, ignore_index=255)
+    value = loss(pred, target, ignore_index=IGNORE)
     np.testing.assert_allclose(value.item(), slow(pred.detach().numpy(), target.numpy()), rtol=1e-12)
     assert torch.autograd.grad(value, pred)[0].isfinite().all()
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(0.3, 0.7), (0.5, 0.5)])
 def test_tversky_equals_the_hosts(alpha, beta):
-    pred, target = random_batch(absent=1)
-    host = HostTversky(smooth=1, alpha=alpha, beta=beta, ignore_index=255)
-    ours = TverskyLoss(alpha, beta, smooth=1, classes="all", per_image=True, ignore_index=255)
+    pred, target = batch_without(1)
+    host = HostTversky(smooth=1, alpha=alpha, beta=beta, ignore_index=IGNORE)
+    ours = TverskyLoss(alpha, beta, smooth=1, classes="all", per_image=True, ignore_index=IGNORE)
     values = [loss(pred, target) for loss in (host, ours)]
     torch.testing.assert_close(*values, check_dtype=False)
     torch.testing.assert_close(*(torch.autograd.grad(value, pred)[0] for value in values))
@@ -151,17 +150,17 @@ def test_tversky_equals_the_hosts(alpha, beta):
 
 def test_tversky_has_its_own_beta():
     counts = [9, 5, 3, 1]
-    loss = TverskyLoss(0.2, 0.6, class_weight="effective_number", class_counts=counts, ignore_index=255)
-    pred, target = random_batch()
+    loss = TverskyLoss(0.2, 0.6, class_weight="effective_number", class_counts=counts, ignore_index=IGNORE)
+    pred, target = batch((3, 4, 5), K)
     weight = loss.class_weight
     np.testing.assert_allclose(weight, effective_number_weights(counts, 0.9999))
-    each = TverskyLoss(0.2, 0.6, reduction="none", ignore_index=255)(pred, target)
+    each = TverskyLoss(0.2, 0.6, reduction="none", ignore_index=IGNORE)(pred, target)
     torch.testing.assert_close(loss(pred, target), (each * weight).sum() / weight.sum())
 
 
 def test_identities_of_tversky():
-    pred, target = random_batch()
-    soft = torch.rand(pred.shape, dtype=torch.float64).softmax(1)
+    pred, target = batch((3, 4, 5), K)
+    soft = soft_labels(pred)
     for labels in (target, soft):
         for one, other in (
             (TverskyLoss(0.5, 0.5), DiceLoss(power=1)),
@@ -169,14 +168,14 @@ def test_identities_of_tversky():
             (TverskyLoss(1, 1, smooth=0.25), IoULoss(smooth=0.25)),
         ):
             torch.testing.assert_close(
-                one(pred, labels, ignore_index=255), other(pred, labels, ignore_index=255)
+                one(pred, labels, ignore_index=IGNORE), other(pred, labels, ignore_index=IGNORE)
             )
 
 
 @pytest.mark.parametrize("cls", OVERLAPS)
 def test_soft_labels(cls):
-    pred, _ = random_batch()
-    soft = torch.rand(pred.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).softmax(1)
+    pred, _ = batch((3, 4, 5), K)
+    soft = soft_labels(pred)
     p, t = (
         array.swapaxes(0, 1).reshape(K, -1) for array in (probabilities(pred.detach().numpy()), soft.numpy())
     )
@@ -211,24 +210,24 @@ def test_binary_lovasz_hinge_of_the_authors():
     z = torch.randn(3, 12, generator=generator, dtype=torch.float64)
     target = torch.randint(0, 2, (3, 12), generator=generator)
     target[1] = 0  # absent from an image, where the largest error counts
-    target[2, :4] = 255
+    target[2, :4] = IGNORE
     expected = 0.0
     for i in range(3):
-        keep = target[i] != 255
+        keep = target[i] != IGNORE
         signs = 2.0 * target[i][keep] - 1
         errors = (1 - z[i][keep] * signs).relu()  # negative ones add nothing wherever they stand
         expected += slow_lovasz(errors.tolist(), (signs > 0).tolist()) / 3
     loss = LovaszHingeLoss(classes=[1], per_image=True)
-    value = loss(torch.stack([-z, z], 1), target, ignore_index=255)
+    value = loss(torch.stack([-z, z], 1), target, ignore_index=IGNORE)
     np.testing.assert_allclose(value.item(), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("cls", REGIONS)
 def test_per_image_is_the_mean_over_images_that_have_a_valid_pixel(cls):
-    pred, target = random_batch(absent=0)
-    target[1] = 255
-    ones = [cls()(pred[i : i + 1], target[i : i + 1], ignore_index=255) for i in (0, 2)]
-    loss = cls(per_image=True, ignore_index=255)
+    pred, target = batch_without(0)
+    target[1] = IGNORE
+    ones = [cls()(pred[i : i + 1], target[i : i + 1], ignore_index=IGNORE) for i in (0, 2)]
+    loss = cls(per_image=True, ignore_index=IGNORE)
     torch.testing.assert_close(loss(pred, target), (ones[0] + ones[1]) / 2)
     each = loss(pred, target, reduction_override="none")
     assert each.shape == (3, K)
@@ -238,57 +237,57 @@ def test_per_image_is_the_mean_over_images_that_have_a_valid_pixel(cls):
 
 @pytest.mark.parametrize("cls", REGIONS)
 def test_reductions_over_classes(cls):
-    pred, target = random_batch(absent=2)
-    loss = cls(ignore_index=255)
+    pred, target = batch_without(2)
+    loss = cls(ignore_index=IGNORE)
     each = loss(pred, target, reduction_override="none")
     assert each.shape == (K,)
     assert each.gt(0).tolist() == [True, True, False, True]
     torch.testing.assert_close(loss(pred, target, reduction_override="sum"), each.sum())
     torch.testing.assert_close(loss(pred, target), each.sum() / 3)
     torch.testing.assert_close(loss(pred, target, avg_factor=17), each.sum() / 3)  # ignored, as documented
-    some = cls(classes=[0, 3], ignore_index=255)(pred, target)
+    some = cls(classes=[0, 3], ignore_index=IGNORE)(pred, target)
     torch.testing.assert_close(some, (each[0] + each[3]) / 2)
 
 
 @pytest.mark.parametrize("cls", REGIONS)
 def test_class_weights_weigh_the_classes_present(cls):
-    pred, target = random_batch(absent=2)
+    pred, target = batch_without(2)
     weight = torch.tensor([0.5, 2.0, 9.0, 1.0], dtype=torch.float64)
-    each = cls(ignore_index=255, reduction="none")(pred, target)
-    settings = dict(class_weight=weight.tolist(), ignore_index=255)
+    each = cls(ignore_index=IGNORE, reduction="none")(pred, target)
+    settings = dict(class_weight=weight.tolist(), ignore_index=IGNORE)
     torch.testing.assert_close(cls(**settings)(pred, target), (each * weight).sum() / 3.5)
     torch.testing.assert_close(cls(**settings, normalize="count")(pred, target), (each * weight).sum() / 3)
 
 
 @pytest.mark.parametrize("cls", OVERLAPS)
 def test_absent_classes_that_count(cls):
-    pred, target = random_batch(absent=2)
-    plain = cls(ignore_index=255, reduction="none")(pred, target)
-    torch.testing.assert_close(cls(classes="all", ignore_index=255)(pred, target), plain.sum() / K)
-    smooth = cls(classes="all", smooth=1.0, ignore_index=255, reduction="none")(pred, target)
-    p = pred.softmax(1)[:, 2][target != 255]
+    pred, target = batch_without(2)
+    plain = cls(ignore_index=IGNORE, reduction="none")(pred, target)
+    torch.testing.assert_close(cls(classes="all", ignore_index=IGNORE)(pred, target), plain.sum() / K)
+    smooth = cls(classes="all", smooth=1.0, ignore_index=IGNORE, reduction="none")(pred, target)
+    p = pred.softmax(1)[:, 2][target != IGNORE]
     size = {DiceLoss: p.square().sum(), IoULoss: p.sum(), TverskyLoss: 0.3 * p.sum()}[cls]
     torch.testing.assert_close(smooth[2], 1 - 1 / (size + 1))
-    pair = cls(smooth=(0, 1.0), ignore_index=255, reduction="none")(pred, target)
-    assert (pair > cls(smooth=1.0, ignore_index=255, reduction="none")(pred, target))[[0, 1, 3]].all()
+    pair = cls(smooth=(0, 1.0), ignore_index=IGNORE, reduction="none")(pred, target)
+    assert (pair > cls(smooth=1.0, ignore_index=IGNORE, reduction="none")(pred, target))[[0, 1, 3]].all()
 
 
 def test_absent_class_costs_lovasz_softmax_its_largest_probability():
-    pred, target = random_batch(absent=2)
-    each = LovaszSoftmaxLoss(classes="all", ignore_index=255, reduction="none")(pred, target)
-    torch.testing.assert_close(each[2], pred.softmax(1)[:, 2][target != 255].max())
+    pred, target = batch_without(2)
+    each = LovaszSoftmaxLoss(classes="all", ignore_index=IGNORE, reduction="none")(pred, target)
+    torch.testing.assert_close(each[2], pred.softmax(1)[:, 2][target != IGNORE].max())
 
 
 @pytest.mark.parametrize("cls", REGIONS)
 def test_weights_count_pixels(cls):
-    pred, target = random_batch(shape=(3, 6))
-    loss = cls(ignore_index=255)
+    pred, target = batch((3, 6), K)
+    loss = cls(ignore_index=IGNORE)
     weight = torch.randint(0, 3, target.shape, generator=torch.Generator().manual_seed(9))
     times = weight.flatten()
     flat = pred.movedim(1, -1).reshape(-1, K).repeat_interleave(times, 0)
     expected = loss(flat, target.flatten().repeat_interleave(times))
     torch.testing.assert_close(loss(pred, target, weight=weight), expected)
-    without = torch.where(weight > 0, target, 255)
+    without = torch.where(weight > 0, target, IGNORE)
     torch.testing.assert_close(loss(pred, target, weight=(weight > 0).double()), loss(pred, without))
     per_sample = torch.tensor([1.0, 0.0, 2.5])
     torch.testing.assert_close(
@@ -319,10 +318,10 @@ def test_float32_keeps_sums_over_large_maps(cls):
     [*((cls, True) for cls in REGIONS), *((cls, False) for cls in OVERLAPS)],
 )
 def test_two_ranks_equal_one_process(cls, per_image):
-    settings = dict(per_image=per_image, sync_avg_factor=True, ignore_index=255, class_weight=[1, 2, 3, 4])
-    pred, target = random_batch(shape=(5, 3, 4), absent=1)
+    settings = dict(per_image=per_image, sync_avg_factor=True, ignore_index=IGNORE, class_weight=[1, 2, 3, 4])
+    pred, target = batch_without(1, (5, 3, 4))
     target[0, 0, 0] = 1  # a class that one rank alone sees
-    target[4] = 255
+    target[4] = IGNORE
     value = cls(**settings)(pred, target)
     (grad,) = torch.autograd.grad(value, pred)
     results = run_ranks(on_rank, cls, settings, pred.detach(), target)
@@ -369,6 +368,6 @@ def test_wrong_settings_are_named(cls, arguments, message):
 
 @pytest.mark.parametrize("cls", REGIONS)
 def test_classes_that_the_outputs_lack_are_named(cls):
-    pred, target = random_batch()
+    pred, target = batch((3, 4, 5), K)
     with pytest.raises(ValueError, match=r"`classes` must lie in \[0, 4\), the classes of `pred`, got 4"):
-        cls(classes=[0, 4])(pred, target, ignore_index=255)
+        cls(classes=[0, 4])(pred, target, ignore_index=IGNORE)

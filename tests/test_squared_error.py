@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.batches import IGNORE, batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -9,20 +10,10 @@ from torch.nn import functional as F
 from mmseol.losses import OneHotMSELoss, OutlyingMSELoss
 from mmseol.losses.ops import inputs
 
-IGNORE = 255
-
 
 def outlying(classes, **kwargs):
     counts = torch.arange(classes, 0, -1).tolist()
     return OutlyingMSELoss(alpha=2.0, class_counts=counts, ignore_index=IGNORE, **kwargs)
-
-
-def batch(shape, classes=4, ignored=0.3, dtype=torch.float64, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    pred = torch.randn(shape[0], classes, *shape[1:], generator=generator, dtype=dtype) * 5
-    target = torch.randint(0, classes, shape, generator=generator)
-    target[torch.rand(shape, generator=generator) < ignored] = IGNORE
-    return pred.requires_grad_(), target
 
 
 def formula(loss, pred, target, weight=None):
@@ -46,7 +37,7 @@ def formula(loss, pred, target, weight=None):
     seed=st.integers(0, 2**16),
 )
 def test_equals_the_formula_in_any_piece(piece, shape, ignored, weight, seed):
-    pred, target = batch(shape, ignored=ignored, seed=seed)
+    pred, target = batch(shape, 4, ignored=ignored, seed=seed)
     size = {None: None, "positions": shape, "samples": shape[:1]}[weight]
     weight = None if size is None else torch.rand(size, generator=torch.Generator().manual_seed(seed))
     with pytest.MonkeyPatch.context() as patch:
@@ -61,7 +52,7 @@ def test_equals_the_formula_in_any_piece(piece, shape, ignored, weight, seed):
 
 
 def test_any_layout_and_no_gradient():
-    pred, target = batch((3, 5, 6))
+    pred, target = batch((3, 5, 6), 4)
     loss = outlying(4)
     expected = loss(pred, target)
     (expected_grad,) = torch.autograd.grad(expected, pred)
@@ -86,14 +77,14 @@ def test_any_layout_and_no_gradient():
 
 
 def test_float32_sums_of_a_million_positions_are_accurate():
-    pred, target = batch((4, 512, 512), dtype=torch.float32)
+    pred, target = batch((4, 512, 512), 4, dtype=torch.float32)
     value = outlying(4, reduction="sum")(pred.detach(), target)
     expected = formula(outlying(4), pred.detach().double(), target)
     torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=0)
 
 
 def test_a_retained_graph_gives_the_gradient_again():
-    pred, target = batch((3, 4))
+    pred, target = batch((3, 4), 4)
     value = 3 * outlying(4)(pred, target)
     (first,) = torch.autograd.grad(value, pred, retain_graph=True)
     kept = first.clone()
@@ -108,7 +99,7 @@ def test_a_retained_graph_gives_the_gradient_again():
 
 
 def test_two_losses_of_the_same_outputs_add_up():
-    pred, target = batch((3, 4))
+    pred, target = batch((3, 4), 4)
     total = outlying(4)(pred, target) + OneHotMSELoss(ignore_index=IGNORE)(pred, target)
     total.backward()
     expected = formula(outlying(4), pred, target) + formula(OneHotMSELoss(), pred, target)
@@ -117,7 +108,7 @@ def test_two_losses_of_the_same_outputs_add_up():
 
 
 def test_second_derivative_is_refused_and_the_remedy_works():
-    pred, target = batch((3, 4))
+    pred, target = batch((3, 4), 4)
     loss = outlying(4)
     with pytest.raises(RuntimeError, match=r"differentiable once.*reduction_override='none'"):
         torch.autograd.grad(loss(pred, target), pred, create_graph=True)
@@ -131,7 +122,7 @@ def test_the_gradient_is_given_away_and_not_copied():
     """A leaf's `grad` is the buffer that forward wrote: beside it, no second tensor of the outputs' size."""
     if not _gives_away():
         pytest.skip(f"torch {torch.__version__} does not say whether a graph is retained")
-    pred, target = batch((2, 64, 64), classes=16, dtype=torch.float32)
+    pred, target = batch((2, 64, 64), 16, dtype=torch.float32)
     loss = outlying(16)
     value = loss(pred, target)
     address = value.grad_fn.next_functions[0][0].gradient.data_ptr()
@@ -144,7 +135,7 @@ def _gives_away():
 
 
 def test_weights_may_be_differentiated():
-    pred, target = batch((3, 4))
+    pred, target = batch((3, 4), 4)
     weight = torch.rand(3, 4, dtype=torch.float64, requires_grad=True)
     loss = outlying(4)
     (grad,) = torch.autograd.grad(loss(pred, target, weight=weight), weight)
@@ -154,7 +145,7 @@ def test_weights_may_be_differentiated():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_gradients(dtype):
-    pred, target = batch((3, 4, 5), dtype=torch.float32)
+    pred, target = batch((3, 4, 5), 4, dtype=torch.float32)
     half = (pred.detach() * 60).to(dtype).requires_grad_()
     wide = half.detach().float().requires_grad_()
     loss = outlying(4)

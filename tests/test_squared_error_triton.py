@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from helpers.batches import IGNORE, batch
 
 from mmseol.losses.ops import squared_error, squared_error_upsampled
 from mmseol.losses.ops.inputs import Labels
@@ -14,7 +15,6 @@ triton = pytest.importorskip("triton")
 CUDA = torch.cuda.is_available()
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 OLD = int(triton.__version__.split(".")[0]) < 3
-IGNORE = 255
 
 kernel = pytest.mark.skipif(not (CUDA or INTERPRETED), reason="runs in the interpreter's process")
 
@@ -64,29 +64,27 @@ def test_compiles_for_cuda_without_a_gpu(monkeypatch, tmp_path):
         assert "ptx" in triton.compile(source, target=GPUTarget("cuda", 80, 32)).asm
 
 
-def batch(shape, small=None, classes=3, dtype=torch.float64, ignored=0.3, weight=None):
-    generator = torch.Generator().manual_seed(0)
-    pred = torch.randn(shape[0], classes, *(small or shape[1:]), generator=generator, dtype=dtype) * 5
-    target = torch.randint(0, classes, shape, generator=generator)
-    target[torch.rand(shape, generator=generator) < ignored] = IGNORE
+def arguments(shape, small=None, dtype=torch.float64, ignored=0.3, weight=None):
+    """Return what the kernels and their references are called with."""
+    pred, target = batch(shape, 3, outputs=small, ignored=ignored, dtype=dtype)
     size = {None: None, "positions": shape, "samples": shape[:1]}[weight]
-    weights = None if size is None else torch.rand(size, generator=generator)
-    values = torch.arange(1.0, classes + 1, dtype=torch.float64) * 6
+    weights = None if size is None else torch.rand(size, generator=torch.Generator().manual_seed(0))
+    values = torch.arange(1.0, 4, dtype=torch.float64) * 6
     device = "cuda" if CUDA else "cpu"
-    move = [part if part is None else part.to(device) for part in (pred, target, values, weights)]
-    return move[0], Labels.of(move[1], classes, IGNORE), move[2], move[3], torch.tensor(7.0, device=device)
+    parts = [part if part is None else part.to(device) for part in (pred.detach(), target, values, weights)]
+    return parts[0], Labels.of(parts[1], 3, IGNORE), *parts[2:], torch.tensor(7.0, device=device)
 
 
-def compare(reference, name, arguments, *more):
+def compare(reference, name, given, *more):
     from mmseol.losses.ops import squared_error_triton
 
-    expected, expected_grad = reference(*arguments, True, *more)
-    value, grad = getattr(squared_error_triton, name)(*arguments, True, *more)
+    expected, expected_grad = reference(*given, True, *more)
+    value, grad = getattr(squared_error_triton, name)(*given, True, *more)
     assert (value.dtype, grad.dtype) == (expected.dtype, expected_grad.dtype)
     tolerance = dict(rtol=1e-10, atol=1e-10) if value.dtype == torch.float64 else dict(rtol=2e-6, atol=2e-5)
     torch.testing.assert_close(value, expected, **tolerance)
     torch.testing.assert_close(grad, expected_grad, **tolerance)
-    value, grad = getattr(squared_error_triton, name)(*arguments, False, *more)
+    value, grad = getattr(squared_error_triton, name)(*given, False, *more)
     torch.testing.assert_close(value, expected, **tolerance)
     assert grad is None
 
@@ -95,7 +93,7 @@ def compare(reference, name, arguments, *more):
 @pytest.mark.parametrize("weight", [None, "positions", "samples"])
 @pytest.mark.parametrize("shape", [(7,), (3, 9), (3, 5, 6), (2, 20, 20), (0, 2, 2)])
 def test_same_size(shape, weight):
-    compare(squared_error.half_squared_error_sum, "half_squared_error_sum", batch(shape, weight=weight))
+    compare(squared_error.half_squared_error_sum, "half_squared_error_sum", arguments(shape, weight=weight))
 
 
 @kernel
@@ -106,16 +104,16 @@ def test_same_size(shape, weight):
     [((3, 4), (9, 16)), ((1, 1), (4, 5)), ((5, 1), (3, 7)), ((6, 5), (4, 9)), ((17, 18), (20, 33))],
 )
 def test_upsampled(small, large, weight, align_corners):
-    arguments = batch((2, *large), small, weight=weight)
+    given = arguments((2, *large), small, weight=weight)
     name = "upsampled_half_squared_error_sum"
-    compare(squared_error_upsampled.upsampled_half_squared_error_sum, name, arguments, align_corners)
+    compare(squared_error_upsampled.upsampled_half_squared_error_sum, name, given, align_corners)
 
 
 @kernel
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_precisions_layouts_and_label_types(dtype):
     for layout in (torch.contiguous_format, torch.channels_last):
-        pred, labels, *rest = batch((2, 9, 16), (9, 16), dtype=torch.float32)
+        pred, labels, *rest = arguments((2, 9, 16), (9, 16), dtype=torch.float32)
         labels = labels._replace(target=labels.target.to(torch.uint8))
         pred = pred.to(dtype).to(memory_format=layout)
         compare(squared_error.half_squared_error_sum, "half_squared_error_sum", [pred, labels, *rest])
@@ -129,7 +127,7 @@ def test_precisions_layouts_and_label_types(dtype):
 def test_what_is_ignored_may_be_anything_and_nothing_else(odd):
     from mmseol.losses.ops import squared_error_triton
 
-    pred, labels, *rest = batch((2, 16, 16), (4, 4), ignored=0.0)
+    pred, labels, *rest = arguments((2, 16, 16), (4, 4), ignored=0.0)
     labels.target[0, :9] = IGNORE
     labels = Labels.of(labels.target, labels.classes, IGNORE)
     pred[0, :, 0] = odd
@@ -143,7 +141,7 @@ def test_what_is_ignored_may_be_anything_and_nothing_else(odd):
     value, _ = squared_error_triton.upsampled_half_squared_error_sum(pred, labels, *rest, True, False)
     assert not value.isfinite()
 
-    pred, labels, *rest = batch((2, 16, 16))
+    pred, labels, *rest = arguments((2, 16, 16))
     pred.movedim(1, -1)[labels.target == IGNORE] = odd
     compare(squared_error.half_squared_error_sum, "half_squared_error_sum", [pred, labels, *rest])
 
@@ -153,7 +151,7 @@ def test_a_label_that_is_no_class_shows():
     from mmseol.losses.ops import squared_error_triton
 
     for wrong in (-1, 3):
-        pred, labels, *rest = batch((2, 8, 8), ignored=0.0)
+        pred, labels, *rest = arguments((2, 8, 8), ignored=0.0)
         labels.target[1, 2, 3] = wrong
         assert squared_error_triton.half_squared_error_sum(pred, labels, *rest, True)[0].isnan()
         assert squared_error_triton.upsampled_half_squared_error_sum(pred, labels, *rest, True, False)[

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from helpers.batches import IGNORE, batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -11,20 +12,10 @@ from torch.nn import functional as F
 from mmseol.losses import OneHotMSELoss, OutlyingMSELoss
 from mmseol.losses.ops import squared_error_upsampled as upsampled
 
-IGNORE = 255
-
 
 def outlying(classes, alpha=6.0, **kwargs):
     counts = torch.arange(classes, 0, -1).tolist()
     return OutlyingMSELoss(alpha=alpha, class_counts=counts, ignore_index=IGNORE, **kwargs)
-
-
-def batch(small, large, classes=3, samples=2, ignored=0.3, dtype=torch.float64, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    pred = torch.randn(samples, classes, *small, generator=generator, dtype=dtype) * 5
-    target = torch.randint(0, classes, (samples, *large), generator=generator)
-    target[torch.rand(target.shape, generator=generator) < ignored] = IGNORE
-    return pred.requires_grad_(), target
 
 
 def materialised(loss, pred, target, align_corners=False, weight=None, reduction="mean", avg_factor=None):
@@ -69,7 +60,7 @@ sides = st.integers(1, 7)
     seed=st.integers(0, 2**16),
 )
 def test_equals_materialised_at_any_size(small, large, align_corners, ignored, weight, reduction, seed):
-    pred, target = batch(small, large, ignored=ignored, seed=seed)
+    pred, target = batch((2, *large), 3, outputs=small, ignored=ignored, seed=seed)
     shape = {None: None, "pixels": target.shape, "samples": target.shape[:1]}[weight]
     weight = None if shape is None else torch.rand(shape, generator=torch.Generator().manual_seed(seed))
     for loss in (outlying(3, loss_weight=0.4), OneHotMSELoss(ignore_index=IGNORE)):
@@ -81,7 +72,7 @@ def test_equals_materialised_at_any_size(small, large, align_corners, ignored, w
     ("small", "large"), [((40, 40), (320, 320)), ((23, 31), (180, 245)), ((9, 9), (4, 30))]
 )
 def test_float32_equals_materialised_to_rounding(small, large, align_corners):
-    pred, target = batch(small, large, classes=11, ignored=0.04, dtype=torch.float32)
+    pred, target = batch((2, *large), 11, outputs=small, ignored=0.04, dtype=torch.float32)
     check(outlying(11), pred, target, rtol=2e-6, align_corners=align_corners)
 
 
@@ -94,7 +85,7 @@ def small_pieces(monkeypatch):
 
 
 def test_strips_of_labels_and_groups_of_channels_add_up(small_pieces):
-    pred, target = batch((5, 6), (31, 17))
+    pred, target = batch((2, 31, 17), 3, outputs=(5, 6))
     check(outlying(3), pred, target, weight=torch.rand(target.shape))
 
 
@@ -109,7 +100,7 @@ def two_threads():
 def test_the_number_of_threads_is_left_as_it_was(two_threads):
     loss = outlying(3)
     for samples in (1, 2, 5):
-        pred, target = batch((5, 6), (31, 17), samples=samples)
+        pred, target = batch((samples, 31, 17), 3, outputs=(5, 6))
         check(loss, pred, target, weight=torch.rand(target.shape))
         with torch.inference_mode():
             value = loss.forward_upsampled(pred.detach().clone(), target.clone())
@@ -126,7 +117,7 @@ def test_threads_share_images_whose_outputs_fill_a_piece(two_threads, small_piec
     plain = upsampled._shared
     monkeypatch.setattr(upsampled, "_shared", lambda *args: shares.append(args[2]) or plain(*args))
     for samples in (1, 2, 3, 5):
-        pred, target = batch((5, 6), (31, 17), samples=samples)
+        pred, target = batch((samples, 31, 17), 3, outputs=(5, 6))
         check(outlying(3), pred, target, weight=torch.rand(target.shape))
     assert shares == [2] * 4
     target[-1, 0, 0] = 3  # another thread's image
@@ -146,7 +137,7 @@ def test_two_heads_keep_their_buffers(monkeypatch):
         return made[-1]
 
     monkeypatch.setattr(upsampled, "ImageLoss", make)
-    heads = [batch((5, 6), (31, 17)), batch((3, 4), (31, 17))]
+    heads = [batch((2, 31, 17), 3, outputs=(5, 6)), batch((2, 31, 17), 3, outputs=(3, 4))]
     for _ in range(3):
         for pred, target in heads:
             check(outlying(3), pred, target)
@@ -154,7 +145,7 @@ def test_two_heads_keep_their_buffers(monkeypatch):
 
 
 def test_callers_in_several_threads_do_not_meet_in_kept_buffers():
-    loss, batches = outlying(3), [batch((5, 6), (31, 17), samples=4, seed=seed) for seed in range(8)]
+    loss, batches = outlying(3), [batch((4, 31, 17), 3, outputs=(5, 6), seed=seed) for seed in range(8)]
     alone = [loss.forward_upsampled(*one) for one in batches]
     with ThreadPoolExecutor(4) as pool:
         together = [pool.submit(loss.forward_upsampled, *one) for _ in range(5) for one in batches]
@@ -165,23 +156,23 @@ def test_callers_in_several_threads_do_not_meet_in_kept_buffers():
 def test_training_follows_evaluation_in_inference_mode():
     upsampled._idle.cache_clear()
     upsampled.axis_taps.cache_clear()
-    pred, target = batch((5, 6), (31, 17))
+    pred, target = batch((2, 31, 17), 3, outputs=(5, 6))
     with torch.inference_mode():
         outlying(3).forward_upsampled(pred.detach().clone(), target.clone())
     check(outlying(3), pred, target)
 
 
 def test_the_label_maps_own_size_and_avg_factor():
-    pred, target = batch((6, 5), (6, 5))
+    pred, target = batch((2, 6, 5), 3, outputs=(6, 5))
     check(outlying(3), pred, target)
-    pred, target = batch((3, 5), (6, 10))
+    pred, target = batch((2, 6, 10), 3, outputs=(3, 5))
     check(outlying(3), pred, target, avg_factor=7)
     check(outlying(3), pred, target, avg_factor=torch.tensor(7.0))
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_gradcheck(weighted):
-    pred, target = batch((2, 3), (5, 7))
+    pred, target = batch((2, 5, 7), 3, outputs=(2, 3))
     weight = torch.rand(target.shape, dtype=torch.float64) if weighted else None
     loss = outlying(3)
     assert torch.autograd.gradcheck(lambda a: loss.forward_upsampled(a, target, weight=weight), (pred,))
@@ -217,7 +208,7 @@ def test_small_residuals_of_far_targets(alpha):
 
 
 def test_what_no_valid_pixel_sees_may_be_anything():
-    pred, target = batch((4, 4), (16, 16), ignored=0.0)
+    pred, target = batch((2, 16, 16), 3, outputs=(4, 4), ignored=0.0)
     target[0, :9] = IGNORE
     loss = outlying(3)
     value, grad = _value_and_grad(loss, pred, target)
@@ -241,7 +232,7 @@ def _value_and_grad(loss, pred, target):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_and_autocast(dtype):
-    pred, target = batch((4, 5), (16, 20), dtype=torch.float32)
+    pred, target = batch((2, 16, 20), 3, outputs=(4, 5), dtype=torch.float32)
     half = pred.detach().to(dtype).requires_grad_()
     loss = outlying(3, alpha=300.0)
     expected, expected_grad = _value_and_grad(loss, half.detach().float().requires_grad_(), target)
@@ -253,7 +244,7 @@ def test_half_precision_and_autocast(dtype):
 
 
 def test_any_layout_and_integer_type():
-    pred, target = batch((4, 5), (16, 20), classes=5)
+    pred, target = batch((2, 16, 20), 5, outputs=(4, 5))
     loss = outlying(5)
     expected, expected_grad = _value_and_grad(loss, pred, target)
     layouts = (
@@ -270,7 +261,7 @@ def test_any_layout_and_integer_type():
 
 
 def test_upsamples_where_it_must():
-    pred, target = batch((3, 4), (9, 8))
+    pred, target = batch((2, 9, 8), 3, outputs=(3, 4))
     loss = outlying(3)
     up = F.interpolate(pred, (9, 8), mode="bilinear", align_corners=True)
     positions = loss.forward_upsampled(pred, target, align_corners=True, reduction_override="none")
@@ -283,7 +274,7 @@ def test_upsamples_where_it_must():
 
 
 def test_no_image_and_no_valid_pixel():
-    pred, target = batch((3, 4), (9, 8), ignored=1.0)
+    pred, target = batch((2, 9, 8), 3, outputs=(3, 4), ignored=1.0)
     value, grad = _value_and_grad(outlying(3), pred, target)
     assert value == 0
     assert grad.eq(0).all()
@@ -293,7 +284,7 @@ def test_no_image_and_no_valid_pixel():
 
 
 def test_negative_weights_give_a_negative_loss():
-    pred, target = batch((3, 4), (9, 8))
+    pred, target = batch((2, 9, 8), 3, outputs=(3, 4))
     check(outlying(3), pred, target, weight=-torch.rand(target.shape))
 
 
@@ -301,7 +292,7 @@ def test_compiles_within_a_model():
     torch._dynamo.reset()
     loss, layer = outlying(3), torch.nn.Conv2d(2, 3, 1)
     image = torch.randn(2, 2, 4, 5, generator=torch.Generator().manual_seed(0))
-    _, target = batch((4, 5), (16, 20))
+    _, target = batch((2, 16, 20), 3, outputs=(4, 5))
 
     def step(image):
         return 2 * loss.forward_upsampled(layer(image).relu(), target)
@@ -312,7 +303,7 @@ def test_compiles_within_a_model():
 
 
 def test_wrong_arguments_are_named():
-    pred, target = batch((3, 4), (9, 8))
+    pred, target = batch((2, 9, 8), 3, outputs=(3, 4))
     loss = outlying(3)
     for kwargs, message in (
         (
@@ -339,7 +330,7 @@ def test_wrong_arguments_are_named():
 
 def test_nothing_of_the_labels_size_times_classes_is_allocated():
     """Memory by the profiler: the upsampled outputs alone would be 63 times the largest allocation."""
-    pred, target = batch((16, 16), (128, 128), classes=64, samples=1, dtype=torch.float32)
+    pred, target = batch((1, 128, 128), 64, outputs=(16, 16), dtype=torch.float32)
     loss = outlying(64)
     loss.forward_upsampled(pred, target).backward()
     with torch.profiler.profile(profile_memory=True) as profile:

@@ -9,8 +9,15 @@ import pytest
 from PIL import Image
 
 from mmseol.analysis.color_position import color_position_baseline
-from mmseol.camvid.layout import CLASSES, check_label, check_pair_headers, find_pairs, read_label
-from mmseol.camvid.toy import CAMVID_PIXELS, make_scene, make_toy, share_table
+from mmseol.camvid.layout import (
+    CAMVID_PIXELS,
+    CLASSES,
+    check_label,
+    check_pair_headers,
+    find_pairs,
+    read_label,
+)
+from mmseol.camvid.toy import make_scene, make_toy, share_table
 
 TOOL = Path(__file__).parents[1] / "tools/dataset_converters/make_toy_camvid.py"
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -12,7 +10,6 @@ pytest.importorskip("mmseg")
 import mmseg.models  # noqa: F401  (registers the parts)
 from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
-from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from mmseg.models.segmentors import BaseSegmentor, SegTTAModel
 from mmseg.registry import MODELS as HOST_MODELS
@@ -25,11 +22,7 @@ from mmseol.segmentation.tta import SegScoreTTAModel
 K, H, W = 3, 4, 6
 
 
-@pytest.fixture(autouse=True)
-def _scope() -> Iterator[None]:
-    torch.manual_seed(0)
-    with DefaultScope.overwrite_default_scope("mmseg"):
-        yield
+pytestmark = pytest.mark.usefixtures("mmseg_scope")
 
 
 class Echo(BaseModel):

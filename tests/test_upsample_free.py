@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.seg_heads import COUNTS, LOSSES, SIZE, K, build, features, samples, segmentor
 from helpers.tiny_runner import log_of
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmseg.models.losses import accuracy as host_accuracy
 from mmseg.registry import MODELS
-from test_hosts_seg import COUNTS, LOSSES, SIZE, K, build, features, samples, segmentor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -61,11 +59,7 @@ HEADS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _scope() -> Iterator[None]:
-    torch.manual_seed(0)
-    with DefaultScope.overwrite_default_scope("mmseg"):
-        yield
+pytestmark = pytest.mark.usefixtures("mmseg_scope")
 
 
 def gradients(module: nn.Module) -> dict[str, Tensor]:

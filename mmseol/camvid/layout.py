@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "CAMVID_PIXELS",
+    "CAMVID_VOID_PIXELS",
     "CLASSES",
     "HELP",
     "PALETTE",
@@ -67,6 +69,16 @@ VOID = 11
 
 SPLIT_SIZES: Mapping[str, int] = {"train": 367, "val": 101, "test": 233}
 """Images per split as the SegNet tutorial publishes them."""
+
+# fmt: off
+CAMVID_PIXELS = (
+    10682767, 14750079, 623349, 20076880, 2845085, 6166762, 743859, 714595, 3719877, 405385, 184967,
+)
+# fmt: on
+"""Labelled pixels per class of CamVid's 367 training images, counted from the SegNet tutorial's files."""
+
+CAMVID_VOID_PIXELS = 2503995
+"""Pixels of the same images that are labelled void."""
 
 HELP = (
     "Expected layout: ROOT/train/*.png with ROOT/trainannot/*.png of the same names, likewise val and "
