@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import subprocess
@@ -28,10 +29,12 @@ from mmseg.registry import TRANSFORMS
 from PIL import Image
 
 import mmseol.counting.label_maps as label_maps
+import mmseol.counting.wrappers as wrappers
 from mmseol.counting import count_dataset, count_label_maps, image_classes
 from mmseol.counting.cache import default_cache_dir, describe
 from mmseol.counting.counts import ClassCounts
 from mmseol.counting.decode import count_file, count_values
+from mmseol.counting.items import item_classes
 
 K = 4
 
@@ -369,7 +372,7 @@ def test_bad_arguments(root: Path) -> None:
     dataset = seg_dataset(root)
     with pytest.raises(ValueError, match="`num_classes` must be a whole number of at least 2, got 1"):
         count_dataset(dataset, 1)
-    with pytest.raises(ValueError, match="`workers` must be None or a whole number of at least 0, got -1"):
+    with pytest.raises(ValueError, match="`workers` must be a whole number of at least 0, got -1"):
         count_dataset(dataset, K, workers=-1)
     with pytest.raises(TypeError, match=r"must offer `get_data_info\(index\)`.*TensorDataset"):
         count_dataset(torch.utils.data.TensorDataset(torch.zeros(3)), K)
@@ -489,14 +492,63 @@ def test_default_cache_dir(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_describe_tells_settings_apart() -> None:
-    values = [1, 1.0, "1", True, None, [1], (1,), {"a": 1}, {"b": 1}, np.arange(2000), np.arange(2000) * 2]
+    values = [1, 1.0, "1", True, None, [1], {"a": 1}, {"b": 1}, np.arange(2000), np.arange(2000) * 2]
     texts = [describe(value) for value in values]
     assert len(set(texts)) == len(texts)
     assert describe(LoadAnnotations()) == describe(pickle.loads(pickle.dumps(LoadAnnotations())))
     assert describe(LoadAnnotations()) != describe(LoadAnnotations(imdecode_backend="cv2"))
-    for value in (lambda: 1, open, object()):
+    assert describe(LoadAnnotations()) != describe(OtherLoadAnnotations())
+    for value in (lambda: 1, open, object(), LoadAnnotations):
         with pytest.raises(TypeError):
             describe(value)
+
+
+def test_cache_notices_another_version(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = Counter(monkeypatch)
+    counter.during(seg_dataset(root), K)
+    for module in ("mmseg", "mmcv"):  # the loader is mmseg's and inherits from mmcv's
+        with monkeypatch.context() as patch:
+            patch.setattr(f"{module}.__version__", "99")
+            assert counter.during(seg_dataset(root), K)[0] == 12
+    with monkeypatch.context() as patch:
+        patch.setattr(label_maps, "__version__", "99")
+        assert counter.during(seg_dataset(root), K)[0] == 12
+    assert counter.during(seg_dataset(root), K)[0] == 0
+
+
+def test_cache_notices_changed_code_without_a_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_loader.py").write_text("class Load:\n    pass\n")
+    loader = importlib.import_module("own_loader").Load()
+    before = describe(loader)
+    assert describe(loader) == before
+    (tmp_path / "own_loader.py").write_text("class Load:\n    level = 2\n")
+    assert describe(loader) != before
+
+
+def test_settings_without_a_description_are_counted_each_time(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter = Counter(monkeypatch)
+    dataset = seg_dataset(root)
+    dataset.pipeline.transforms[1].hook = lambda: None
+    for _ in range(2):
+        assert counter.during(RepeatDataset(dataset, 2), K) == (12, slow_maps(dataset) * 2)
+    assert not default_cache_dir().exists()
+
+
+@pytest.mark.parametrize("count", [count_dataset, image_classes, lambda data, k: item_classes(data)])
+def test_a_nest_is_walked_once(count: Any, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    walks = []
+    original = wrappers._walk
+    monkeypatch.setattr(wrappers, "_walk", lambda data, *rest: walks.append(data) or original(data, *rest))
+    for plain in (seg_dataset(root), LabelDataset([0, 1, 2, 3])):
+        walks.clear()
+        nest = RepeatDataset(plain, 2)
+        count(nest, K)
+        assert walks == [nest, plain]
 
 
 # ------------------------------------------------------------------ ranks

@@ -1,13 +1,13 @@
-"""Counts kept on disk under a key made of everything that they follow from."""
+"""Keep counts on disk, under a key made of everything that they depend on."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import os
+import sys
 import warnings
-from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -20,61 +20,69 @@ __all__ = ["default_cache_dir", "describe", "read", "write"]
 
 
 def default_cache_dir() -> Path:
-    """Return ``$MMSEOL_CACHE``, or ``mmseol`` under ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    """Return ``$MMSEOL_CACHE``, or ``mmseol`` under ``$XDG_CACHE_HOME`` or ``~/.cache``.
+
+    >>> default_cache_dir().is_dir() or not default_cache_dir().exists()
+    True
+    """
     if os.environ.get("MMSEOL_CACHE"):
         return Path(os.environ["MMSEOL_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmseol"
 
 
 def describe(value: Any) -> str:
-    """Return a text that differs whenever settings or code of ``value`` do, alike in every process.
+    """Return settings as a text that is the same in every process and differs if a setting does.
+
+    An object, such as a transform, is described by its classes and its attributes. A class is described by
+    its name and the version of its package, or by its source file if the package has no version.
+
+    >>> describe({"label_map": {11: 255}, "size": np.int64(3)})
+    '{"label_map": {"11": 255}, "size": 3}'
 
     Raises:
-        TypeError: If that cannot be said of ``value`` (a lambda, an open file, a class typed into a shell).
+        TypeError: If there is no such text (a function, an open file, a class typed into a shell).
+        ValueError: If an object contains itself.
     """
-    if value is None or isinstance(value, (bool, int, float, str, bytes, PurePath, np.generic)):
-        return f"{type(value).__name__} {value!r}"
+    return json.dumps(value, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON can hold in place of ``value``."""
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, np.ndarray) and value.dtype != object:
-        return f"array {value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
-    if isinstance(value, Mapping):
-        inner = ", ".join(f"{describe(key)}: {describe(item)}" for key, item in value.items())
-        return f"{type(value).__name__} {{{inner}}}"
-    if isinstance(value, (list, tuple)):
-        return f"{type(value).__name__} [{', '.join(map(describe, value))}]"
-    if inspect.isclass(value) or (inspect.isfunction(value) and "<" not in value.__qualname__):
-        return f"{value.__module__}.{value.__qualname__} {_source_digest(value)}"
-    if inspect.isroutine(value) or not hasattr(value, "__dict__"):
-        raise TypeError(f"settings of type {type(value).__name__} have no lasting description")
-    code = [describe(base) for base in type(value).__mro__ if base.__module__ != "builtins"]
-    return f"object {code} {describe(vars(value))}"
+        return [str(value.dtype), value.shape, hashlib.sha256(value.tobytes()).hexdigest()]
+    if isinstance(value, PurePath):
+        return str(value)
+    if inspect.isclass(value) or inspect.isroutine(value) or not hasattr(value, "__dict__"):
+        raise TypeError(f"settings of type {type(value).__name__} cannot be described")
+    return [[_code(base) for base in type(value).__mro__ if base.__module__ != "builtins"], vars(value)]
 
 
-def _source_digest(code: Any) -> str:
-    """Return the digest of the file in which a class or function is written."""
-    if getattr(code, "__module__", None) in ("abc", "typing"):
-        return ""
-    path = inspect.getsourcefile(code)  # TypeError where there is none
-    if path is None or not os.path.isfile(path):
-        raise TypeError(f"{code!r} has no source file")
-    return _file_digest(path, os.stat(path).st_mtime_ns)
-
-
-@lru_cache
-def _file_digest(path: str, mtime: int) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+def _code(kind: type) -> str:
+    version = getattr(sys.modules.get(kind.__module__.partition(".")[0]), "__version__", None)
+    if version is None:
+        path = inspect.getsourcefile(kind)  # TypeError in a shell
+        if path is None or not os.path.isfile(path):
+            raise TypeError(f"{kind.__qualname__} has no source file")
+        version = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return f"{kind.__module__}.{kind.__qualname__} {version}"
 
 
 def read(path: Path, shape: tuple[int, int]) -> tuple[IntArray, IntArray] | None:
     """Return the counts, of the given shape (M, K), and sizes, (M,), in a cache file, or ``None``.
 
-    A file that is there but broken is reported by a warning.
+    The file holds plain arrays and is never unpickled. A warning names a file that is broken.
+
+    >>> read(Path("no such file.npz"), (367, 11)) is None
+    True
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             counts, sizes = file["counts"], file["sizes"]
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except Exception as error:  # whatever is wrong with the file, the answer is to count
+    except Exception as error:  # a broken file may raise anything, and counting again is always right
         warnings.warn(f"The cached counts in {path} cannot be read ({error}); counting anew.", stacklevel=2)
         return None
     if (
@@ -85,13 +93,20 @@ def read(path: Path, shape: tuple[int, int]) -> tuple[IntArray, IntArray] | None
         or (counts < 0).any()
         or (counts.sum(1) > sizes).any()
     ):
-        warnings.warn(f"The cached counts in {path} are not what was written; counting anew.", stacklevel=2)
+        warnings.warn(f"The cached counts in {path} were changed; counting anew.", stacklevel=2)
         return None
     return counts, sizes
 
 
 def write(path: Path, counts: IntArray, sizes: IntArray) -> None:
-    """Write a cache file, whole or not at all; a folder that takes no files costs a warning."""
+    """Write a cache file, whole or not at all. If the folder cannot be written, warn.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write(Path(folder) / "counts.npz", np.array([[3, 1]]), np.array([5]))
+    ...     read(Path(folder) / "counts.npz", (1, 2))
+    (array([[3, 1]]), array([5]))
+    """
     try:
         with replacing(path) as file:
             np.savez_compressed(file, counts=counts, sizes=sizes)

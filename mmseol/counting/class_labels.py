@@ -6,17 +6,21 @@ from typing import Any
 
 import numpy as np
 
-from mmseol.counting.distributed import LabelError
-from mmseol.counting.wrappers import Items
+from mmseol.counting.wrappers import Items, LabelError
 from mmseol.utils.arrays import IntArray
 
 __all__ = ["item_labels"]
 
 
 def item_labels(items: Items, num_classes: int, ignore_index: int | None) -> tuple[IntArray, IntArray]:
-    """Return every label and the position that has it, both (L,), in data set order.
+    """Return every label and the position of its item, both (L,), in data set order.
 
-    An item with several labels (multi-label) stands there once for each, one with ``ignore_index`` never.
+    An item with several labels (multi-label) enters once for each of them; ``ignore_index`` is left out.
+
+    >>> from mmseol.counting.wrappers import walk
+    >>> labels, positions = item_labels(walk(dataset), num_classes=2, ignore_index=0)
+    >>> labels, positions
+    (array([1, 1, 1]), array([7, 8, 9]))
 
     Raises:
         LabelError: If an item has no label, or one that is neither a class nor ``ignore_index``.

@@ -11,9 +11,9 @@ import numpy as np
 from mmengine import fileio
 from numpy.typing import NDArray
 
-__all__ = ["count_file", "count_values", "loads_in_threads"]
+__all__ = ["count_file", "count_values"]
 
-# What mmseg's LoadAnnotations is set to; where there is anything else, its label maps are counted as it
+# Settings of mmseg's LoadAnnotations that are known here. With any other its label maps are counted as it
 # loads them.
 _SETTINGS = {
     "with_bbox": False,
@@ -45,20 +45,11 @@ def count_file(loader: Any, info: Mapping[str, Any]) -> dict[int, int] | None:
             return None
         pixels = image.histogram()
     labels = _labels(bool(info["reduce_zero_label"]), tuple((info.get("label_map") or {}).items()))
-    found: dict[int, int] = {}
-    for label, number in zip(labels, pixels, strict=True):  # 256: not worth an array
+    counts: dict[int, int] = {}
+    for label, number in zip(labels, pixels, strict=True):  # of 256 values, a dict is as fast as an array
         if number:
-            found[label] = found.get(label, 0) + number
-    return found
-
-
-def loads_in_threads(loader: Any, info: Mapping[str, Any]) -> bool:
-    """Return whether several threads may count such label maps at once."""
-    return (
-        _is_stock(loader, info)
-        and loader.backend_args in (None, {}, {"backend": "local"})  # other clients may not bear it
-        and "://" not in str(info["seg_map_path"])
-    )
+            counts[label] = counts.get(label, 0) + number
+    return counts
 
 
 def _is_stock(loader: Any, info: Mapping[str, Any]) -> bool:

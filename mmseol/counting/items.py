@@ -1,4 +1,4 @@
-"""What data set wrappers and samplers ask of a data set: its classes, and those of its items."""
+"""Classes of a data set and of its items, for data set wrappers and samplers."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ import numpy as np
 
 from mmseol.counting import image_classes
 from mmseol.counting.class_labels import item_labels
-from mmseol.counting.wrappers import walk
+from mmseol.counting.wrappers import is_segmentation, walk
 from mmseol.utils.arrays import IntArray
 
-__all__ = ["class_names", "is_segmentation", "item_classes", "single_labels"]
+__all__ = ["class_names", "item_classes", "single_labels"]
 
 
 def class_names(dataset: Any) -> list[str]:
     """Return the names of the classes, (K,).
 
+    >>> class_names(dataset)
+    ['cat', 'dog']
+
     Raises:
-        ValueError: If the data set does not tell them.
+        ValueError: If the metainfo of the data set lacks them.
     """
     names = (getattr(dataset, "metainfo", None) or {}).get("classes")
     if names is None or isinstance(names, str):
@@ -29,16 +32,14 @@ def class_names(dataset: Any) -> list[str]:
     return [str(name) for name in names]
 
 
-def is_segmentation(dataset: Any) -> bool:
-    """Return whether the items of the data set have label maps."""
-    return "seg_map_path" in walk(dataset).info(0)
-
-
 def single_labels(dataset: Any, user: str) -> IntArray:
     """Return the class of each item of a classification data set, (N,), without calling its pipeline.
 
+    >>> single_labels(dataset, user="The sampler")
+    array([0, 0, 0, 0, 0, 0, 0, 1, 1, 1])
+
     Args:
-        user: Who asks, for errors.
+        user: Name of the caller for errors.
 
     Raises:
         TypeError: If the data set has no class labels, as in segmentation.
@@ -46,7 +47,7 @@ def single_labels(dataset: Any, user: str) -> IntArray:
     """
     items = walk(dataset)
     info = items.info(0)
-    leaf, _ = items.leaves[items.leaf[0]]
+    leaf, _ = items.at(0)
     if "gt_label" not in info and not callable(getattr(leaf, "get_gt_labels", None)):
         raise TypeError(
             f"{user} needs `gt_label`, one class per item, in `get_data_info` of {type(leaf).__name__}, got "
@@ -54,7 +55,7 @@ def single_labels(dataset: Any, user: str) -> IntArray:
             "segmentation take StratifiedHoldOut, StratifiedKFold, RepeatRareDataset or RareClassSampler."
         )
     labels, owners = item_labels(items, len(class_names(dataset)), None)
-    times = np.bincount(owners, minlength=len(items.leaf))
+    times = np.bincount(owners, minlength=len(items))
     if (times != 1).any():
         item = int(np.flatnonzero(times != 1)[0])
         raise ValueError(
@@ -67,10 +68,13 @@ def single_labels(dataset: Any, user: str) -> IntArray:
 def item_classes(dataset: Any, ignore_index: int = 255) -> list[IntArray]:
     """Return the classes in each item, ascending, for either task; label maps are counted once and cached.
 
+    >>> item_classes(dataset)[-1]
+    array([1])
+
     In distributed runs every rank has to call this.
 
     Args:
         ignore_index: Label of segmentation maps that is no class.
     """
-    ignored = ignore_index if is_segmentation(dataset) else None
-    return image_classes(dataset, len(class_names(dataset)), ignored)
+    items = walk(dataset)
+    return image_classes(items, len(class_names(dataset)), ignore_index if is_segmentation(items) else None)

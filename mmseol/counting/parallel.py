@@ -1,4 +1,4 @@
-"""Run jobs in order, in this process (in threads where they may) until worker processes pay."""
+"""Spread work over worker processes of this machine, and agree on its outcome over the ranks of a run."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from mmengine.dist import all_gather_object
 from rich.console import Console
 from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
-__all__ = ["default_workers", "run"]
+__all__ = ["agree", "check_alike", "default_workers", "run"]
 
 Job = Callable[[], Any]
-_PROBE = 8  # jobs that tell how long the others will take
-_WORTH = {"fork": 1.0}  # seconds of work that make up for starting workers ...
-_WORTH_IMPORT = 30.0  # ... where each imports the hosts anew
+Result = TypeVar("Result")
+_PROBE = 8  # jobs that are timed before workers are started
+_WORTH = {"fork": 1.0}  # seconds of work for which workers are started ...
+_WORTH_IMPORT = 30.0  # ... and where each of them imports the hosts anew
 
 
 class _Jobs(Dataset):
@@ -35,33 +36,37 @@ class _Jobs(Dataset):
 
 
 def default_workers() -> int:
-    """Return the number of cores for this process, shared with the other ranks of the node; at most 8."""
+    """Return the number of cores for this process, shared with the other ranks of the node; at most 8.
+
+    >>> 1 <= default_workers() <= 8
+    True
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
-def run(
-    jobs: Sequence[Job], workers: int | None, progress: bool, description: str, threads: bool = False
-) -> Iterator[Any]:
+def run(jobs: Sequence[Job], workers: int | None, progress: bool, description: str) -> Iterator[Any]:
     """Yield the result of each job, in order.
 
-    Workers are torch's data loader workers: what training itself is about to start, by the same start
-    method, so that a parent with an initialised GPU is no more of a risk than it will be then. Torch's
-    global random state stays untouched.
+    Workers are torch's data loader workers: training starts the same kind next, by the same start method.
+    The global random state of torch stays as it is. A daemonic process may not have children and works
+    alone.
+
+    >>> list(run([lambda: 1, lambda: 2], workers=None, progress=False, description="Adding"))
+    [1, 2]
 
     Args:
-        workers: Processes; 0 or 1 works in this one; ``None`` starts :func:`default_workers` once the
-            first jobs have shown that it pays.
-        threads: Whether the jobs may run in threads of this process, which ``None`` then takes while
-            processes do not pay.
+        workers: Processes; 0 or 1 works in this one; ``None`` starts :func:`default_workers` of them if the
+            first jobs are slow enough for that to be faster.
+        progress: Whether a terminal shows a bar.
     """
     console = Console(stderr=True)
     shown = progress and console.is_terminal  # a bar in a log file is a line of noise
-    results = _run(jobs, workers, threads)
+    results = _run(jobs, workers)
     yield from track(results, description, len(jobs), console=console, transient=True) if shown else results
 
 
-def _run(jobs: Sequence[Job], workers: int | None, threads: bool) -> Iterator[Any]:
+def _run(jobs: Sequence[Job], workers: int | None) -> Iterator[Any]:
     if workers is None:
         start = time.perf_counter()
         for job in jobs[:_PROBE]:
@@ -70,11 +75,8 @@ def _run(jobs: Sequence[Job], workers: int | None, threads: bool) -> Iterator[An
         expected = (time.perf_counter() - start) / max(done, 1) * len(jobs)
         worth = _WORTH.get(multiprocessing.get_start_method(), _WORTH_IMPORT)
         workers = default_workers() if expected > worth else 0
-        if threads and not workers and default_workers() > 1:
-            yield from _in_threads(jobs, default_workers())
-            return
     workers = min(workers, len(jobs))
-    if workers < 2 or multiprocessing.current_process().daemon:  # a daemon may not have children
+    if workers < 2 or multiprocessing.current_process().daemon:
         for job in jobs:
             yield job()
         return
@@ -83,7 +85,7 @@ def _run(jobs: Sequence[Job], workers: int | None, threads: bool) -> Iterator[An
         batches = iter(
             DataLoader(
                 _Jobs(jobs),
-                batch_size=_batch_size(jobs, workers),
+                batch_size=max(1, min(16, len(jobs) // (4 * workers))),
                 num_workers=workers,
                 collate_fn=list,
                 generator=torch.Generator(),
@@ -93,16 +95,41 @@ def _run(jobs: Sequence[Job], workers: int | None, threads: bool) -> Iterator[An
         yield from batch
 
 
-def _in_threads(jobs: Sequence[Job], threads: int) -> Iterator[Any]:
-    size = _batch_size(jobs, threads)
-    batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
-    pool = ThreadPoolExecutor(threads)
+def agree(work: Callable[[], Result]) -> Result:
+    """Return ``work()``. If it fails on some ranks, raise on all of them, so that none waits for another.
+
+    >>> agree(lambda: 3)
+    3
+
+    Raises:
+        Exception: The failure of this rank, if it is the first in data set order (``position`` of the
+            exception); else a ``ValueError`` with the message of the first.
+    """
+    result: Result
+    caught = None
     try:
-        for results in pool.map(lambda batch: [job() for job in batch], batches):
-            yield from results
-    finally:
-        pool.shutdown(cancel_futures=True)  # the caller may have stopped at an error
+        result = work()
+    except Exception as error:
+        caught = error
+    mine = None if caught is None else (getattr(caught, "position", -1), str(caught))
+    failures = [failure for failure in all_gather_object(mine) if failure is not None]
+    if not failures:
+        return result
+    if caught is not None and mine == min(failures):
+        raise caught
+    raise ValueError(min(failures)[1])
 
 
-def _batch_size(jobs: Sequence[Job], workers: int) -> int:
-    return max(1, min(16, len(jobs) // (4 * workers)))
+def check_alike(name: str, value: object) -> None:
+    """Raise on all ranks if ``value`` is not the same on all of them.
+
+    >>> check_alike("The number of images", 367)
+
+    Raises:
+        ValueError: If it is not.
+    """
+    values = all_gather_object(value)
+    if any(other != values[0] for other in values):
+        raise ValueError(
+            f"{name} must be the same on every rank, got {values}. Check the data on every node."
+        )

@@ -1,4 +1,4 @@
-"""Walk through the wrappers of a data set down to the data sets that hold the annotations."""
+"""Look through the wrappers of a data set for the data sets that hold the annotations."""
 
 from __future__ import annotations
 
@@ -10,46 +10,76 @@ import numpy as np
 
 from mmseol.utils.arrays import IntArray
 
-__all__ = ["Items", "annotation_loaders", "walk"]
+__all__ = ["Items", "LabelError", "annotation_loaders", "is_segmentation", "walk"]
 
 # Wrappers of the hosts that hold, in `dataset`, the same items in the same order (KFoldDataset: its fold).
 _TRANSPARENT = ("KFoldDataset", "MultiImageMixDataset")
 
 
+class LabelError(ValueError):
+    """The labels of an item are missing, broken or out of range.
+
+    >>> LabelError("The label map a.png holds the label 77.", position=3).position
+    3
+    """
+
+    def __init__(self, message: str, position: int) -> None:
+        super().__init__(message)
+        self.position = position
+
+
 @dataclass
 class Items:
-    """What each position of a data set refers to, in data set order and with repetitions.
+    """The annotated items that a data set refers to, in its order and with its repetitions.
 
     Attributes:
         leaves: Data sets that hold annotations, each with the transforms that may load its label maps.
         leaf: Number of the leaf, (N,).
-        index: Position within the leaf, (N,).
+        index: Index within the leaf, (N,).
     """
 
     leaves: list[tuple[Any, list[Any]]]
     leaf: IntArray
     index: IntArray
 
+    def __len__(self) -> int:
+        return len(self.leaf)
+
+    def at(self, position: int) -> tuple[Any, int]:
+        """Return the leaf that holds an item, and the item's index there."""
+        return self.leaves[self.leaf[position]][0], int(self.index[position])
+
     def info(self, position: int) -> dict[str, Any]:
-        """Return the annotation record at a position, as the pipeline would get it."""
-        dataset, _ = self.leaves[self.leaf[position]]
-        return dataset.get_data_info(int(self.index[position]))
+        """Return the annotation record of an item, as the pipeline would get it."""
+        dataset, index = self.at(position)
+        return dataset.get_data_info(index)
 
 
-def walk(dataset: Any) -> Items:
-    """Return what every position of ``dataset`` refers to.
+def walk(dataset: Any, whole_subsets: bool = False) -> Items:
+    """Return the annotated items that ``dataset`` refers to; of :class:`Items`, return these.
 
     mmengine's ``ConcatDataset``, ``RepeatDataset`` and ``ClassBalancedDataset``, torch's ``Subset`` and
     ``ConcatDataset``, mmpretrain's ``KFoldDataset`` and mmseg's ``MultiImageMixDataset`` are looked
-    through, however they are nested; anything else is asked by ``get_data_info``. Data sets with
+    through, however they are nested. Any other data set has to offer ``get_data_info``. Data sets with
     ``lazy_init`` are initialised.
 
+    >>> from mmengine.dataset import RepeatDataset
+    >>> items = walk(RepeatDataset(dataset, times=2))
+    >>> len(items), items.at(13)[1]
+    (20, 3)
+
+    Args:
+        whole_subsets: Whether the walk stops at subsets and mosaics, which choose or mix the samples that
+            they serve.
+
     Raises:
-        TypeError: If something in the nest offers no ``get_data_info``.
-        ValueError: If there is nothing in the data set.
+        TypeError: If a data set offers no ``get_data_info``.
+        ValueError: If the data set is empty.
     """
+    if isinstance(dataset, Items):
+        return dataset
     leaves: list[tuple[Any, list[Any]]] = []
-    pairs = _walk(dataset, leaves, [])
+    pairs = _walk(dataset, leaves, [], whole_subsets)
     if not len(pairs):
         raise ValueError(
             f"`dataset` must not be empty, got {_name(dataset)} of length 0. Check `data_root`, "
@@ -58,24 +88,32 @@ def walk(dataset: Any) -> Items:
     return Items(leaves, pairs[:, 0], pairs[:, 1])
 
 
-def _walk(dataset: Any, leaves: list[tuple[Any, list[Any]]], inherited: list[Any]) -> IntArray:
+def _walk(
+    dataset: Any, leaves: list[tuple[Any, list[Any]]], inherited: list[Any], whole_subsets: bool
+) -> IntArray:
     """Append the leaves below ``dataset`` to ``leaves`` and return (leaf, index) of each item, (N, 2)."""
     from mmengine.dataset import ClassBalancedDataset, RepeatDataset
     from torch.utils.data import ConcatDataset, Subset
 
+    def below(part: Any, loaders: list[Any] = inherited) -> IntArray:
+        return _walk(part, leaves, loaders, whole_subsets)
+
     if callable(getattr(dataset, "full_init", None)):
         dataset.full_init()
+    names = {base.__name__ for base in type(dataset).__mro__}
+    if whole_subsets and (isinstance(dataset, Subset) or "MultiImageMixDataset" in names):
+        return _leaf(dataset, leaves, inherited)
     if isinstance(dataset, ConcatDataset):
-        return np.concatenate([_walk(part, leaves, inherited) for part in dataset.datasets])
+        return np.concatenate([below(part) for part in dataset.datasets])
     if isinstance(dataset, Subset):
-        return _walk(dataset.dataset, leaves, inherited)[np.asarray(dataset.indices, dtype=np.int64)]
+        return below(dataset.dataset)[np.asarray(dataset.indices, dtype=np.int64)]
     if isinstance(dataset, RepeatDataset):
-        return np.tile(_walk(dataset.dataset, leaves, inherited), (dataset.times, 1))
+        return np.tile(below(dataset.dataset), (dataset.times, 1))
     if isinstance(dataset, ClassBalancedDataset):
-        return _walk(dataset.dataset, leaves, inherited)[np.asarray(dataset.repeat_indices, dtype=np.int64)]
-    if any(base.__name__ in _TRANSPARENT for base in type(dataset).__mro__):
+        return below(dataset.dataset)[np.asarray(dataset.repeat_indices, dtype=np.int64)]
+    if names.intersection(_TRANSPARENT):
         # A mosaic may leave the loading to the pipeline outside.
-        return _walk(dataset.dataset, leaves, _own_loaders(dataset) or inherited)
+        return below(dataset.dataset, _own_loaders(dataset) or inherited)
     return _leaf(dataset, leaves, inherited)
 
 
@@ -92,8 +130,43 @@ def _leaf(dataset: Any, leaves: list[tuple[Any, list[Any]]], inherited: list[Any
     return np.stack([np.full(length, number, dtype=np.int64), np.arange(length, dtype=np.int64)], axis=1)
 
 
+def is_segmentation(dataset: Any) -> bool:
+    """Return whether the items of a data set, or :class:`Items`, have label maps, as opposed to labels.
+
+    >>> is_segmentation(dataset)
+    False
+
+    Raises:
+        TypeError: If they have neither, or some have label maps and others labels.
+    """
+    items = walk(dataset)
+    kinds = set()
+    for number in np.unique(items.leaf):
+        leaf, loaders = items.leaves[number]
+        info = items.info(int(np.flatnonzero(items.leaf == number)[0]))
+        if "seg_map_path" in info or loaders:
+            kinds.add("label maps")
+        elif "gt_label" in info or callable(getattr(leaf, "get_gt_labels", None)):
+            kinds.add("labels")
+        else:
+            raise TypeError(
+                f"{type(leaf).__name__} must have `seg_map_path` (segmentation) or `gt_label` "
+                f"(classification) in its `get_data_info`, got the keys {sorted(info)}. Give the data set "
+                "its annotations (`data_prefix`, `ann_file`), or the loss its counts: class_counts=[...]."
+            )
+    if len(kinds) > 1:
+        raise TypeError(
+            "`dataset` must be of one kind, got segmentation and classification data sets together."
+        )
+    return kinds == {"label maps"}
+
+
 def annotation_loaders(dataset: Any) -> list[Any]:
-    """Return the annotation-loading transforms of a data set's pipeline, or of those that it wraps."""
+    """Return the annotation-loading transforms of a data set's pipeline, or of the data sets inside it.
+
+    >>> annotation_loaders(dataset)
+    []
+    """
     loaders = _own_loaders(dataset)
     if not loaders:
         inner = [getattr(dataset, "dataset", None), *(getattr(dataset, "datasets", None) or [])]
@@ -102,21 +175,19 @@ def annotation_loaders(dataset: Any) -> list[Any]:
 
 
 def _own_loaders(dataset: Any) -> list[Any]:
-    found = list(_transforms(getattr(dataset, "pipeline", None)))
-    named = [[base.__name__ for base in type(transform).__mro__] for transform in found]
-    usual = [t for t, names in zip(found, named, strict=True) if "LoadAnnotations" in names]
-    return (
-        usual
-        or [
-            transform
-            for transform, names in zip(found, named, strict=True)
-            if any(name.startswith("Load") and "Annotation" in name for name in names)
-        ]
-    )[:1]
+    transforms = list(_transforms(getattr(dataset, "pipeline", None)))
+    names = [[base.__name__ for base in type(transform).__mro__] for transform in transforms]
+    usual = [t for t, bases in zip(transforms, names, strict=True) if "LoadAnnotations" in bases]
+    others = [
+        transform
+        for transform, bases in zip(transforms, names, strict=True)
+        if any(base.startswith("Load") and "Annotation" in base for base in bases)
+    ]
+    return (usual or others)[:1]
 
 
 def _transforms(pipeline: Any) -> Iterator[Any]:
-    """Yield the transforms of a pipeline, those inside of RandomChoice, KeyMapper and the like included."""
+    """Yield the transforms of a pipeline, including those inside of RandomChoice, KeyMapper and the like."""
     if isinstance(pipeline, (list, tuple)):
         for part in pipeline:
             yield from _transforms(part)

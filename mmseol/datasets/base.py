@@ -1,4 +1,4 @@
-"""What the wrappers that keep a part of a data set share."""
+"""The base of the wrappers that keep a part of a data set."""
 
 from __future__ import annotations
 
@@ -8,17 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from mmengine.dataset import (
-    BaseDataset,
-    ClassBalancedDataset,
-    ConcatDataset,
-    RepeatDataset,
-    force_full_init,
-)
+from mmengine.dataset import BaseDataset, force_full_init
 from mmengine.registry import DATASETS
 from torch.utils.data import Subset
 
 from mmseol.counting.items import single_labels
+from mmseol.counting.wrappers import Items, walk
 from mmseol.utils.arrays import IntArray
 
 __all__ = ["SubsetDataset"]
@@ -28,18 +23,25 @@ class SubsetDataset(BaseDataset, Subset):
     """A part of another data set, chosen by :meth:`_select` when it is initialised.
 
     It is a ``BaseDataset``, which mmengine's wrappers accept without a config, and a ``Subset``, which
-    counting looks through. Annotations stay where they are: this holds only positions. An image that the
-    pipeline rejects is replaced by another of this part, never by one that was left out.
+    counting looks through. It holds positions only; the annotations stay in the wrapped data set. An image
+    that the pipeline rejects is replaced by another of this part, never by one that was left out.
+
+    >>> class EverySecond(SubsetDataset):
+    ...     def _select(self):
+    ...         return np.arange(0, len(self.dataset), 2)
+    >>> EverySecond(dataset).get_gt_labels()
+    array([0, 0, 0, 0, 1])
 
     Args:
         dataset: Data set, wrapper or the config of one, from any scope.
         lazy_init: Whether annotations are read later, by ``full_init``.
 
     Raises:
-        TypeError: If ``dataset`` is none of these.
+        TypeError: If ``dataset`` is neither.
     """
 
     dataset: Any
+    _items: Items
 
     def __init__(self, dataset: Any, lazy_init: bool = False) -> None:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
@@ -58,7 +60,7 @@ class SubsetDataset(BaseDataset, Subset):
 
     @abstractmethod
     def _select(self) -> IntArray:
-        """Return the positions in ``self.dataset``, which is initialised, that are kept."""
+        """Return the positions in ``self.dataset``, which is initialised, of the items to keep."""
 
     def full_init(self) -> None:
         """Read the annotations and choose the part."""
@@ -66,6 +68,7 @@ class SubsetDataset(BaseDataset, Subset):
             return
         if callable(getattr(self.dataset, "full_init", None)):
             self.dataset.full_init()
+        self._items = walk(self.dataset, whole_subsets=True)
         self._kept = np.asarray(self._select(), dtype=np.int64)
         self._fully_initialized = True
 
@@ -93,7 +96,7 @@ class SubsetDataset(BaseDataset, Subset):
 
     def prepare_data(self, idx: int) -> Any:
         """Return an item after the pipeline, or ``None`` where the pipeline rejects it."""
-        dataset, index = _owner(self.dataset, int(self.indices[idx]))
+        dataset, index = self._items.at(int(self.indices[idx]))
         prepare = getattr(dataset, "prepare_data", dataset.__getitem__)
         return prepare(index)
 
@@ -103,8 +106,8 @@ class SubsetDataset(BaseDataset, Subset):
         return {**info, "sample_idx": idx if idx >= 0 else len(self) + idx}
 
     def get_cat_ids(self, idx: int) -> list[int]:
-        """Return the classes of an item, where the wrapped data set tells them."""
-        dataset, index = _owner(self.dataset, int(self.indices[idx]))
+        """Return the classes of an item, if the wrapped data set offers them."""
+        dataset, index = self._items.at(int(self.indices[idx]))
         return list(dataset.get_cat_ids(index))
 
     def get_gt_labels(self) -> IntArray:
@@ -133,18 +136,3 @@ class SubsetDataset(BaseDataset, Subset):
             else "not initialised"
         )
         return f"{type(self).__name__}({type(self.dataset).__name__}, {size})"
-
-
-def _owner(dataset: Any, index: int) -> tuple[Any, int]:
-    """Return the data set below the hosts' wrappers that holds an item, and the item's position there."""
-    while True:
-        if isinstance(dataset, ConcatDataset):
-            part, index = dataset._get_ori_dataset_idx(index)
-            dataset = dataset.datasets[part]
-        elif isinstance(dataset, (RepeatDataset, ClassBalancedDataset)):
-            index = dataset._get_ori_dataset_idx(index)
-            dataset = dataset.dataset
-        elif type(dataset).__name__ == "KFoldDataset":  # mmpretrain's, whose inner data set is the fold
-            dataset = dataset.dataset
-        else:
-            return dataset, index

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmseol.counting import count_label_maps
-from mmseol.counting.items import class_names, is_segmentation
+from mmseol.counting.items import class_names
+from mmseol.counting.wrappers import is_segmentation, walk
 from mmseol.registry import DATA_SAMPLERS
 from mmseol.samplers.base import EpochSampler, draw_by_class
 from mmseol.utils.arrays import FloatArray, IntArray
@@ -49,13 +50,14 @@ class RareClassSampler(EpochSampler):
             raise ValueError(f"`temperature` must be a number above 0, got {temperature!r}.")
         if isinstance(min_pixels, bool) or not isinstance(min_pixels, int) or min_pixels < 1:
             raise ValueError(f"`min_pixels` must be a whole number of at least 1, got {min_pixels!r}.")
-        if not is_segmentation(dataset):
+        items = walk(dataset)
+        if not is_segmentation(items):
             raise TypeError(
                 f"RareClassSampler needs label maps (`seg_map_path`), got {type(dataset).__name__} without. "
                 "For classification take ClassAwareSampler."
             )
         super().__init__(dataset, len(dataset) if num_samples is None else num_samples, seed)
-        maps = count_label_maps(dataset, len(class_names(dataset)), ignore_index)
+        maps = count_label_maps(items, len(class_names(dataset)), ignore_index)
         pixels = maps.counts[maps.rows]  # (N, K)
         self.contains = pixels >= min_pixels
         self.by_class = [np.flatnonzero(column) for column in self.contains.T]

@@ -1,8 +1,7 @@
 """Time to count the classes of label maps against the time of only decoding them.
 
-Both sides read the same files, which the system has in memory, by the same decoder (mmseg's: Pillow) and
-hand them to the same workers: threads, as counting takes them by itself, and two processes. Counting
-includes the walk through the data set.
+Both sides read the same files, which the system has in memory, by the same decoder (mmseg's: Pillow), once
+in this process and once in two worker processes. Counting includes the walk through the data set.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ def _seconds(dataset: Any, folder: Path, repeats: int) -> dict[str, list[float]]
         count_label_maps(dataset, 11, workers=workers, cache=False, progress=False)
 
     def decode(workers: int | None) -> None:
-        for _ in work(jobs, workers, False, "", threads=True):
+        for _ in work(jobs, workers, False, ""):
             pass
 
     def known(name: str) -> None:
