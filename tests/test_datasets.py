@@ -439,7 +439,7 @@ class Unlabelled(LabelDataset):
             r"got 2 of class 0 \(a\), which has 2",
         ),
         (lambda: HoldOut(LabelDataset(BALANCED), 0), ValueError, "`per_class` must be"),
-        (lambda: HoldOut(LabelDataset(BALANCED), side="test"), ValueError, "`side` must be .* got 'test'"),
+        (lambda: HoldOut(LabelDataset(BALANCED), side="test"), ValueError, "`side` must be .*, got 'test'"),
         (
             lambda: HoldOut(Unlabelled(BALANCED)),
             TypeError,
@@ -463,11 +463,15 @@ class Unlabelled(LabelDataset):
             ValueError,
             "stand alone",
         ),
-        (lambda: StratifiedHoldOut(LabelDataset(BALANCED), 1.0), ValueError, "`fraction` must lie"),
-        (lambda: StratifiedKFold(LabelDataset(BALANCED), 5, 5), ValueError, "`fold` must lie"),
+        (lambda: StratifiedHoldOut(LabelDataset(BALANCED), 1.0), ValueError, "`fraction` must be"),
+        (
+            lambda: StratifiedKFold(LabelDataset(BALANCED), 5, 5),
+            ValueError,
+            "`fold` must be .* below 5",
+        ),
         (lambda: StratifiedKFold(LabelDataset(BALANCED), 0, 1), ValueError, "`num_folds` must be"),
         (lambda: StratifiedKFold(LabelDataset([0, 1, 2]), 0, 5), ValueError, "5 folds of 3 items"),
-        (lambda: RepeatRareDataset(LabelDataset(BALANCED), 0.0), ValueError, "`threshold` must lie"),
+        (lambda: RepeatRareDataset(LabelDataset(BALANCED), 0.0), ValueError, "`threshold` must be"),
     ],
 )
 def test_errors(make: Any, error: type[Exception], message: str) -> None:

@@ -167,7 +167,7 @@ def test_every_item_is_as_likely_as_the_others() -> None:
     [
         (dict(sizes=[2, 4]), "got 4 wanted of class 1, which has 3"),
         (dict(sizes=[2, 0]), "got 0 for class 1"),
-        (dict(sizes=[2, 1], protocol="cao"), "`protocol` must be None or 'cao2019', got 'cao'"),
+        (dict(sizes=[2, 1], protocol="cao"), "`protocol` must be one of 'cao2019', got 'cao'"),
     ],
 )
 def test_bad_cuts(arguments: dict, message: str) -> None:

@@ -220,7 +220,7 @@ def test_augmented_images_have_the_stock_distribution(name: str) -> None:
     np.random.seed(0)  # noqa: NPY002
     batch = InMemoryDataset(RepeatDataset(dataset, number)).__getitems__(range(0, number * N, N))
     seen = Counter()
-    for image, sample in zip(batch["inputs"], batch["data_samples"], strict=True):
+    for image, sample in zip(batch.inputs, batch.data_samples, strict=True):
         seen[image.numpy().tobytes()] += 1
         _, packed = expected[image.numpy().tobytes()]  # a KeyError is an image that stock cannot make
         assert image.shape == packed["inputs"].shape
@@ -238,13 +238,13 @@ def test_the_seed_decides_and_images_in_memory_stay() -> None:
     draws = []
     for seed in (1, 1, 2):
         np.random.seed(seed)  # noqa: NPY002
-        draws.append(held.__getitems__(range(N))["inputs"])
+        draws.append(held.__getitems__(range(N)).inputs)
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
     assert np.array_equal(held._images, before)
     # Small batches after large ones, and each item with its own draw.
-    assert held.__getitems__([1, 2])["inputs"].shape == (2, 3, 12, 12)
-    assert len({item.numpy().tobytes() for item in held.__getitems__([4] * 40)["inputs"]}) > 20
+    assert held.__getitems__([1, 2]).inputs.shape == (2, 3, 12, 12)
+    assert len({item.numpy().tobytes() for item in held.__getitems__([4] * 40).inputs}) > 20
 
 
 # ------------------------------------------------------------------ training

@@ -111,7 +111,7 @@ def test_an_image_of_void_counts_nothing() -> None:
     metric.process({}, [void.to_dict(), map_sample([[1, 1]], [[1, 1]]).to_dict()])
     assert metric.evaluate(2)["accuracy"] == 100
     metric.process({}, [void.to_dict()])
-    with pytest.raises(ValueError, match="at least one labelled position"):
+    with pytest.raises(ValueError, match="at least one labelled element"):
         metric.evaluate(1)
 
 
@@ -221,7 +221,7 @@ def process(metric: Any, *samples: Any) -> None:
     [
         (
             lambda: ClassBalanceMetric(num_classes=1),
-            "`num_classes` must be None or a whole number above 1, got 1",
+            "`num_classes` must be a whole number of at least 2, got 1",
         ),
         (lambda: ClassBalanceMetric(limits=(100, 20)), r"`limits` must be .*, got \(100, 20\)"),
         (lambda: ClassBalanceMetric(class_counts=[1, -1]), "`class_counts` must not be negative"),

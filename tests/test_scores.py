@@ -158,7 +158,7 @@ def test_a_group_of_classes_that_are_only_predicted_has_no_accuracy():
         (lambda: score_classes(np.ones((2, 3), int)), r"`confusion` must be whole numbers of shape \(K, K\)"),
         (lambda: score_classes(np.eye(2)), "whole numbers .* got float64"),
         (lambda: score_classes(np.array([[1, -1], [0, 1]])), "`confusion` must not be negative, got -1"),
-        (lambda: summarize(score_classes(np.zeros((2, 2), int))), "at least one labelled position"),
+        (lambda: summarize(score_classes(np.zeros((2, 2), int))), "at least one labelled element"),
         (
             lambda: summarize(score_classes(np.eye(2, dtype=int)), ["few"]),
             r"`groups` must be of shape \(2,\)",

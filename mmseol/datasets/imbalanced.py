@@ -26,7 +26,10 @@ class ImbalancedDataset(SubsetDataset):
     ``profile='long_tailed'`` keeps ``int(n_max * (1 / ratio) ** (i / (K - 1)))`` items of the i-th class
     (Cui et al., CVPR 2019), ``'step'`` keeps ``n_max`` of the first half of the classes and
     ``int(n_max / ratio)`` of the others (Buda et al., 2018; Cao et al., NeurIPS 2019). ``seed`` is that of
-    the subset and has nothing to do with the seed of training.
+    the subset and independent of the seed of training.
+
+    >>> ImbalancedDataset(dataset, ratio=3).get_gt_labels()
+    array([0, 0, 0, 0, 0, 0, 0, 1, 1])
 
     Args:
         dataset: Data set, wrapper or config. To hold validation images out before the cut, wrap them in
@@ -36,8 +39,8 @@ class ImbalancedDataset(SubsetDataset):
         counts: Items to keep of each class, in class order, or a file of them, instead of ``profile``.
         class_order: Its i-th entry is the class that gets the i-th size, largest first.
         protocol: ``None`` or ``'cao2019'``, as in :func:`mmseol.datasets.imbalance.kept_indices`.
-        indices_file: JSON file of the kept positions, which is written if it does not exist, else read: the
-            cut stays the same whatever the version of numpy.
+        indices_file: JSON file of the kept positions. It is written if it does not exist and read if it
+            does, so that the cut is the same with every version of numpy.
         n_max: Items of the largest class; ``None``: as many as there are.
 
     Raises:
@@ -77,7 +80,7 @@ class ImbalancedDataset(SubsetDataset):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the kept positions, to be noted beside results."""
+        """SHA-256 of the kept positions, for the record of a result."""
         return digest(self.indices)
 
     def _select(self) -> IntArray:

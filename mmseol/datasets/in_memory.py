@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from mmengine.dataset import default_collate
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mmseol.counting.wrappers import walk
 from mmseol.datasets.base import SubsetDataset
 from mmseol.datasets.batch_transforms import batch_transform, split_pipeline
 from mmseol.registry import DATASETS, FUNCTIONS
 from mmseol.utils.arrays import IntArray
+from mmseol.utils.checks import whole_number
 
 __all__ = ["InMemoryDataset", "whole_batch"]
 
 
-class _Batch(dict[str, Any]):
-    """A whole batch, which says so to a collate function that takes it for a list of samples."""
+@dataclass
+class _Batch:
+    """A whole batch, in place of the list of samples that data loaders collate."""
 
-    def __missing__(self, key: Any) -> NoReturn:
+    inputs: Tensor
+    data_samples: list[Any]
+
+    def __getitem__(self, index: int) -> NoReturn:
         raise TypeError(
             "InMemoryDataset yields whole batches: the data loader must be given "
             "collate_fn=dict(type='mmseol.whole_batch')."
@@ -31,8 +38,12 @@ class _Batch(dict[str, Any]):
 
 @FUNCTIONS.register_module()
 def whole_batch(batch: Any) -> Any:
-    """Collate for :class:`InMemoryDataset`: pass its batches on, and stack samples as the hosts do."""
-    return dict(batch) if isinstance(batch, Mapping) else default_collate(batch)
+    """Return a batch of :class:`InMemoryDataset` as a dict; collate a list of samples as the hosts do.
+
+    >>> whole_batch([{"inputs": torch.zeros(3, 2, 2)}] * 4)["inputs"].shape
+    torch.Size([4, 3, 2, 2])
+    """
+    return dict(vars(batch)) if isinstance(batch, _Batch) else default_collate(batch)
 
 
 @DATASETS.register_module()
@@ -44,7 +55,13 @@ class InMemoryDataset(SubsetDataset):
     ``ResizeEdge`` and ``CenterCrop`` may come first and run once per image; then ``RandomCrop`` and
     ``RandomFlip``, which run on the batch and draw from numpy's global state as they do for one image; last
     ``PackInputs``. It has to be the outermost wrapper, and the data loader needs
-    ``collate_fn=dict(type='mmseol.whole_batch')``; ``num_workers=0`` is fastest.
+    ``collate_fn=dict(type='mmseol.whole_batch')``; ``num_workers=0`` is fastest. ::
+
+        train_dataloader = dict(
+            num_workers=0,
+            collate_fn=dict(type="mmseol.whole_batch"),
+            dataset=dict(type="mmseol.InMemoryDataset", dataset=dict(type="CIFAR10", ...)),
+        )
 
     Args:
         dataset: Data set, wrapper or the config of one; wrappers are looked through, and an image that they
@@ -57,7 +74,7 @@ class InMemoryDataset(SubsetDataset):
     """
 
     def __init__(self, dataset: Any, max_bytes: int = 8 * 2**30, lazy_init: bool = False) -> None:
-        self.max_bytes = max_bytes
+        self.max_bytes = whole_number("max_bytes", max_bytes, at_least=1)
         super().__init__(dataset, lazy_init)
 
     def _select(self) -> IntArray:
@@ -103,7 +120,7 @@ class InMemoryDataset(SubsetDataset):
             self._samples.append(results["data_samples"])
 
     def __getitems__(self, indices: Sequence[int]) -> Any:
-        """Return a batch: ``inputs``, a tensor (B, C, H, W), and ``data_samples``, a list of B."""
+        """Return a batch for :func:`whole_batch`: inputs (B, C, H, W) and a list of B data samples."""
         rows = self._rows[self.indices[np.asarray(indices)]]
         images = self._images[rows]  # a copy, which augmentations may overwrite
         noted: dict[str, Sequence[Any]] = {}
@@ -116,7 +133,7 @@ class InMemoryDataset(SubsetDataset):
     def prepare_data(self, idx: int) -> dict[str, Any]:
         """Return one item, as the wrapped data set does."""
         batch = self.__getitems__([idx])
-        return {"inputs": batch["inputs"][0], "data_samples": batch["data_samples"][0]}
+        return {"inputs": batch.inputs[0], "data_samples": batch.data_samples[0]}
 
 
 def _check_memory(image: NDArray[Any], number: int, max_bytes: int) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mmseol.counting.items import class_names, item_classes
 from mmseol.registry import DATASETS
+from mmseol.utils.checks import number
 
 __all__ = ["RepeatRareDataset", "repeat_factors"]
 
@@ -19,8 +20,11 @@ def repeat_factors(
 ) -> NDArray[np.float64]:
     r"""Return :math:`r(I) = \max_{c \in I} \max(1, \sqrt{t / f_c})`, (N,), 1 for an item without classes.
 
-    :math:`f_c` is the share of the items that contain class c (Gupta, Dollar and Girshick, LVIS,
+    :math:`f_c` is the fraction of the items that contain class c (Gupta, Dollar and Girshick, LVIS,
     CVPR 2019, sec. 4).
+
+    >>> repeat_factors([np.array([0]), np.array([0, 1]), np.array([0]), np.array([0])], 2, threshold=1)
+    array([1., 2., 1., 1.])
     """
     frequency = np.bincount(np.concatenate(classes), minlength=num_classes) / len(classes)
     by_class = np.sqrt(np.maximum(1.0, threshold / np.maximum(frequency, 1 / len(classes))))
@@ -31,13 +35,16 @@ def repeat_factors(
 class RepeatRareDataset(ClassBalancedDataset):
     """mmengine's ``ClassBalancedDataset`` for data sets of both tasks, with label maps read once and cached.
 
-    An item is repeated :func:`repeat_factors` times on average: the whole part always, the fraction by a
-    seeded draw, as in LVIS; ``seed=None`` rounds up, as mmengine does, which doubles every image whose
-    factor is barely above 1. In distributed runs every rank has to initialise it.
+    An item is repeated :func:`repeat_factors` times on average: a seeded draw rounds the factor up or down,
+    as in LVIS. ``seed=None`` always rounds up, as mmengine does, which doubles every image whose factor is
+    barely above 1. In distributed runs every rank has to initialise it.
+
+    >>> len(dataset), len(RepeatRareDataset(dataset, threshold=1.0, seed=None))
+    (10, 20)
 
     Args:
         dataset: Data set, wrapper or config.
-        threshold: Share of the images below which a class is rare, t.
+        threshold: Fraction of the images below which a class is rare, t.
         ignore_index: Label of segmentation maps that is no class.
 
     Raises:
@@ -53,8 +60,7 @@ class RepeatRareDataset(ClassBalancedDataset):
         ignore_index: int = 255,
         lazy_init: bool = False,
     ) -> None:
-        if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 < threshold <= 1:
-            raise ValueError(f"`threshold` must lie in (0, 1], got {threshold!r}.")
+        number("threshold", threshold, above=0, at_most=1)
         self.seed, self.ignore_index = seed, ignore_index
         super().__init__(dataset, threshold, lazy_init)
 

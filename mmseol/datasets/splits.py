@@ -1,4 +1,4 @@
-"""Validation data taken from training data: two sides that share no item and together are everything."""
+"""Split training data into a training and a validation side that share no item."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mmseol.datasets.base import SubsetDataset
 from mmseol.datasets.stratify import held_out, stratified_parts
 from mmseol.registry import DATASETS
 from mmseol.utils.arrays import IntArray
+from mmseol.utils.checks import choice, number, whole_number
 
 __all__ = ["HoldOut", "StratifiedHoldOut", "StratifiedKFold"]
 
@@ -21,12 +22,10 @@ Side = Literal["train", "val"]
 
 
 class _Split(SubsetDataset):
-    """The items of one side, in their order: those of :meth:`_mask`, or the others."""
+    """The items of one side, in their order: those that :meth:`_mask` holds out, or the rest."""
 
     def __init__(self, dataset: Any, side: Side, seed: int, lazy_init: bool) -> None:
-        if side not in ("train", "val"):
-            raise ValueError(f"`side` must be 'train' or 'val', got {side!r}.")
-        self.side, self.seed = side, seed
+        self.side, self.seed = choice("side", side, ("train", "val")), seed
         super().__init__(dataset, lazy_init)
 
     @abstractmethod
@@ -44,10 +43,13 @@ class HoldOut(_Split):
     Kato & Hotta (arXiv 2107.02393, sec. 4.1) take 5 per class of CIFAR and 50 of Food-101. Both sides must
     be given the same training data and ``seed``; their pipelines may differ.
 
+    >>> HoldOut(dataset, per_class=2, side="val").get_gt_labels()
+    array([0, 0, 1, 1])
+
     Args:
         dataset: Data set, wrapper or config.
         per_class: Items of each class on side ``'val'``.
-        side: The side that this is.
+        side: ``'train'`` or ``'val'``.
 
     Raises:
         TypeError: If the data set has no class labels.
@@ -67,16 +69,19 @@ class HoldOut(_Split):
 
 @DATASETS.register_module()
 class StratifiedHoldOut(_Split):
-    """A share of the images for validation, spread alike over the classes; both tasks.
+    """A fraction of the images for validation, the same fraction of each class; both tasks.
 
     Segmentation images are split by the classes that they contain, by iterative stratification
     (:func:`mmseol.datasets.stratify.stratified_parts`), so that the held-out number is near, not exactly,
     ``fraction``. In distributed runs every rank has to initialise it.
 
+    >>> len(StratifiedHoldOut(dataset, fraction=0.3, side="val"))
+    3
+
     Args:
         dataset: Data set, wrapper or config.
-        fraction: Share of the images on side ``'val'``, in (0, 1).
-        side: The side that this is.
+        fraction: Fraction of the images on side ``'val'``, in (0, 1).
+        side: ``'train'`` or ``'val'``.
         ignore_index: Label of segmentation maps that is no class.
 
     Raises:
@@ -93,9 +98,7 @@ class StratifiedHoldOut(_Split):
         ignore_index: int = 255,
         lazy_init: bool = False,
     ) -> None:
-        if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
-            raise ValueError(f"`fraction` must lie in (0, 1), got {fraction!r}.")
-        self.fraction, self.ignore_index = fraction, ignore_index
+        self.fraction, self.ignore_index = number("fraction", fraction, above=0, below=1), ignore_index
         super().__init__(dataset, side, seed, lazy_init)
 
     def _mask(self) -> NDArray[np.bool_]:
@@ -105,15 +108,18 @@ class StratifiedHoldOut(_Split):
 
 @DATASETS.register_module()
 class StratifiedKFold(_Split):
-    """One of K folds for validation, the others for training, classes spread alike over folds; both tasks.
+    """One of K folds for validation, the others for training, with like classes in each fold; both tasks.
 
     Classes are spread as in :class:`StratifiedHoldOut`; in classification every class differs by at most
     one item between folds, as with scikit-learn's class of this name.
 
+    >>> StratifiedKFold(dataset, fold=0, num_folds=3, side="val").get_gt_labels()
+    array([0, 0, 0, 1])
+
     Args:
         dataset: Data set, wrapper or config.
         fold: The fold on side ``'val'``, in [0, num_folds).
-        side: The side that this is.
+        side: ``'train'`` or ``'val'``.
         ignore_index: Label of segmentation maps that is no class.
 
     Raises:
@@ -131,11 +137,9 @@ class StratifiedKFold(_Split):
         ignore_index: int = 255,
         lazy_init: bool = False,
     ) -> None:
-        if isinstance(num_folds, bool) or not isinstance(num_folds, int) or num_folds < 2:
-            raise ValueError(f"`num_folds` must be a whole number of at least 2, got {num_folds!r}.")
-        if isinstance(fold, bool) or not isinstance(fold, int) or not 0 <= fold < num_folds:
-            raise ValueError(f"`fold` must lie in [0, num_folds), got {fold!r} with {num_folds} folds.")
-        self.fold, self.num_folds, self.ignore_index = fold, num_folds, ignore_index
+        self.num_folds = whole_number("num_folds", num_folds, at_least=2)
+        self.fold = whole_number("fold", fold, at_least=0, below=num_folds)
+        self.ignore_index = ignore_index
         super().__init__(dataset, side, seed, lazy_init)
 
     def _mask(self) -> NDArray[np.bool_]:
@@ -149,7 +153,7 @@ class StratifiedKFold(_Split):
 
 
 def _parts(dataset: Any, shares: list[float], seed: int, ignore_index: int, val: int = 1) -> IntArray:
-    """Return the part of each item, (N,), and warn of classes that only one side will have."""
+    """Return the part of each item, (N,), and warn of classes that only one side has."""
     classes, names = item_classes(dataset, ignore_index), class_names(dataset)
     parts = stratified_parts(classes, len(names), shares, seed)
     owner = np.repeat(parts == val, [len(item) for item in classes])

@@ -1,4 +1,4 @@
-"""Split items into parts that are alike in their classes. Pure arrays."""
+"""Split items into parts with like shares of each class. Works on arrays alone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mmseol.utils.arrays import IntArray
+from mmseol.utils.checks import whole_number
 
 __all__ = ["held_out", "stratified_parts"]
 
@@ -21,6 +22,9 @@ def held_out(
 ) -> NDArray[np.bool_]:
     """Return a mask of the items held out, (N,): a seeded random ``per_class`` of each class.
 
+    >>> held_out([0, 0, 0, 1, 1], per_class=1, num_classes=2).sum().item()
+    2
+
     Args:
         labels: Class of each item, (N,).
         names: Class names for errors.
@@ -28,8 +32,7 @@ def held_out(
     Raises:
         ValueError: If ``per_class`` is below 1, or takes a class's last item.
     """
-    if isinstance(per_class, bool) or not isinstance(per_class, (int, np.integer)) or per_class < 1:
-        raise ValueError(f"`per_class` must be a whole number of at least 1, got {per_class!r}.")
+    whole_number("per_class", per_class, at_least=1)
     labels = np.asarray(labels, dtype=np.int64)
     rng = np.random.default_rng(seed)
     mask = np.zeros(len(labels), dtype=bool)
@@ -48,7 +51,10 @@ def held_out(
 def stratified_parts(
     classes: Sequence[ArrayLike], num_classes: int, shares: Sequence[float], seed: int = 0
 ) -> IntArray:
-    """Return the part that each item goes to, (N,), so that every class is spread as ``shares`` say.
+    """Return the part of each item, (N,), so that every class is divided over the parts as ``shares`` say.
+
+    >>> stratified_parts([[0], [0], [0, 1], [0, 1]], num_classes=2, shares=[0.5, 0.5])
+    array([0, 1, 0, 1])
 
     Iterative stratification (Sechidis, Tsoumakas and Vlahavas, ECML PKDD 2011, Algorithm 1): the rarest
     class among the items left is dealt out first, each item to the part that wants most of this class,

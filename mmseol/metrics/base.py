@@ -1,4 +1,4 @@
-"""What the metrics for imbalanced data share: classes, training counts, groups and the report."""
+"""The base of the metrics for imbalanced data: classes, training counts, groups and the report."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mmseol.counting.counts import check_counts, load_counts
 from mmseol.metrics.report import class_rows, evaluation, score_table, write_scores
 from mmseol.metrics.scores import groups_by_limits, groups_by_terciles, score_classes, summarize
+from mmseol.utils.checks import whole_number
 
 __all__ = ["BalanceMetric", "check_range"]
 
@@ -25,10 +26,10 @@ _NO_COUNTS = (
 
 
 class BalanceMetric(BaseMetric):
-    """What both metrics share: classes, training counts, groups and the report.
+    """The base of both metrics: classes, training counts, groups and the report.
 
-    A subclass appends one result per data sample in ``process``, because samples that a distributed sampler
-    repeats are dropped from the end of the results, and sums them in ``confusion``.
+    A subclass appends one result per data sample in ``process`` and sums them in ``confusion``: mmengine
+    drops the samples that a distributed sampler repeats from the end of the results.
     """
 
     def __init__(
@@ -42,8 +43,8 @@ class BalanceMetric(BaseMetric):
         collect_dir: str | None,
     ) -> None:
         super().__init__(collect_device, prefix, collect_dir)
-        if num_classes is not None and (type(num_classes) is not int or num_classes < 2):
-            raise ValueError(f"`num_classes` must be None or a whole number above 1, got {num_classes!r}.")
+        if num_classes is not None:
+            whole_number("num_classes", num_classes, at_least=2)
         if limits is not None and not (len(limits) == 2 and 0 < limits[0] <= limits[1]):
             raise ValueError(
                 f"`limits` must be None or two counts (few below, many above), the first above 0 and not "
@@ -55,15 +56,15 @@ class BalanceMetric(BaseMetric):
         self.given_counts = None if class_counts is None else load_counts(class_counts)
         self._counts = self.given_counts
         self.class_recall: NDArray[np.float64] | None = None
-        """Recall of each class in the last evaluation, within 0..1, NaN where the truth lacks it, (K,).
+        """Recall of each class in the last evaluation, 0 to 1, NaN if the truth lacks the class, (K,).
 
-        Known to the main process alone, as the results of all samples are.
+        ``None`` in all processes but the main one, which alone has the results of all samples.
         """
         self._warned = False
         self._check_lengths()
 
     def set_class_counts(self, counts: Any, totals: Any = None) -> None:
-        """Group the classes by these training counts, (K,), unless the constructor was given others."""
+        """Group the classes by these training counts, (K,), unless the constructor has set others."""
         if self.given_counts is None:
             self._counts = check_counts(counts)
             self._check_lengths()
@@ -143,7 +144,16 @@ class BalanceMetric(BaseMetric):
 
 
 def check_range(name: str, low: int, high: int, num_classes: int, where: str = "") -> None:
-    """Refuse labels whose least or greatest is no class."""
+    """Check that the least and the greatest label are classes.
+
+    >>> check_range("gt_label", 0, 4, num_classes=4)
+    Traceback (most recent call last):
+    ValueError: `gt_label` must be classes 0 to 3, got 4. Check the head's num_classes and the data set's \
+classes, `label_map`, `reduce_zero_label` and `ignore_index`.
+
+    Raises:
+        ValueError: If one is not.
+    """
     if low < 0 or high >= num_classes:
         wrong = low if low < 0 else high
         raise ValueError(

@@ -22,12 +22,19 @@ __all__ = ["ClassBalanceMetric"]
 class ClassBalanceMetric(BalanceMetric):
     """Classification scores that show the rare classes: F-measure, G-mean, worst class and others.
 
-    Keys, rules and absent classes as in :func:`mmseol.metrics.scores.summarize`; all in per cent.
+    Keys, formulas and absent classes are those of :func:`mmseol.metrics.scores.summarize`, in per cent.
     ``many/...``, ``medium/...`` and ``few/...`` group the classes by their training counts, which
-    ``ClassCountHook`` supplies where ``class_counts`` does not. Per class they are logged and written
+    ``ClassCountHook`` sets unless ``class_counts`` is given. The scores of each class are logged and written
     to ``class_scores_*.json`` and ``.csv``.
     Data samples hold one class in ``gt_label`` and one in ``pred_label`` (argmax of the outputs), as
-    mmpretrain's single-label heads give them.
+    mmpretrain's single-label heads return them.
+
+    >>> metric = ClassBalanceMetric(class_counts=[900, 10], num_classes=2)
+    >>> zero, one = torch.tensor([0]), torch.tensor([1])
+    >>> metric.process({}, [dict(gt_label=label, pred_label=zero) for label in (zero, zero, one)])
+    >>> scores = metric.evaluate(size=3)
+    >>> round(scores["accuracy"], 1), scores["balanced_accuracy"], scores["few/accuracy"]
+    (66.7, 50.0, 0.0)
 
     Args:
         class_counts: Training samples of each class: a sequence, or a .json or .npy file.
@@ -38,7 +45,7 @@ class ClassBalanceMetric(BalanceMetric):
         collect_device: As in mmengine's ``BaseMetric``; so are ``prefix`` and ``collect_dir``.
 
     Raises:
-        ValueError: If an argument, or a label, is none of the above.
+        ValueError: If an argument or a label is invalid.
     """
 
     def __init__(

@@ -29,7 +29,11 @@ def class_rows(
     counts: NDArray[Any] | None = None,
     groups: NDArray[Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return one record per class: counts, and scores in per cent, ``None`` where there is none.
+    """Return one record per class: counts, and scores in per cent or ``None``.
+
+    >>> from mmseol.metrics.scores import score_classes
+    >>> class_rows(["road", "car"], score_classes([[8, 2], [0, 5]]))[0]["recall"]
+    80.0
 
     Args:
         counts: Training samples or pixels of each class, (K,).
@@ -56,9 +60,19 @@ def _per_cent(value: float) -> float | None:
 
 
 def score_table(title: str, rows: list[dict[str, Any]]) -> str:
-    """Return one line per class; of more than 100 classes the 50 of the lowest F-measure."""
+    """Return one line per class; of more than 100 classes, the 50 of the lowest F-measure.
+
+    >>> print(score_table("Scores", [{"class": "road", "F1": 80.0}, {"class": "car", "F1": None}]))
+    Scores
+    ┏━━━━━━━┳━━━━━━━┓
+    ┃ class ┃    F1 ┃
+    ┡━━━━━━━╇━━━━━━━┩
+    │ road  │ 80.00 │
+    │ car   │     - │
+    └───────┴───────┘
+    """
     table = Table(title=title, title_justify="left", title_style="")
-    # Columns of which nothing is known are left out.
+    # Columns without any value are left out.
     headings = [heading for heading in rows[0] if any(row[heading] is not None for row in rows)]
     for heading in headings:
         table.add_column(heading, justify="left" if heading in ("class", "group") else "right")
@@ -82,15 +96,18 @@ def _cell(value: str | float | None) -> str:
 def evaluation() -> tuple[Path | None, dict[str, Any]]:
     """Return the log folder of the run that evaluates now, and its stage, epoch and iteration.
 
-    Epochs and iterations are those that training has finished, ``None`` where there was none. Outside of
-    a Runner's validation or test there is no folder.
+    Epochs and iterations are those that training has finished, ``None`` if none. Outside of a Runner's
+    validation or test there is no folder.
+
+    >>> evaluation()
+    (None, {'stage': None, 'epoch': None, 'iter': None})
     """
     hub = MessageHub.get_current_instance()
     stage = hub.get_info("loop_stage")
     if stage not in ("val", "test"):
         return None, {"stage": None, "epoch": None, "iter": None}
-    # The hub has the epoch and iteration that were begun last, counted from 0; an epoch of the only one
-    # that an iteration-based run has says nothing.
+    # The hub holds the epoch and iteration that were begun last, counted from 0. An iteration-based run has
+    # one epoch only, which is not reported.
     epoch = hub.get_info("epoch") if (hub.get_info("max_epochs") or 0) > 1 else None
     done = hub.get_info("iter")
     log_file = getattr(MMLogger.get_current_instance(), "log_file", None)
@@ -103,10 +120,16 @@ def evaluation() -> tuple[Path | None, dict[str, Any]]:
 
 
 def write_scores(folder: Path, progress: dict[str, Any], prefix: str | None, record: dict[str, Any]) -> Path:
-    """Write ``record`` as JSON and its ``classes`` as CSV under a name that is free; return the JSON's path.
+    """Write ``record`` as JSON and its ``classes`` as CSV under a new name; return the JSON's path.
 
-    The name tells metric prefix, stage, and, in validation, the epoch, or the iteration where there are
-    no epochs: ``class_scores_val_epoch_3.json``.
+    The name holds the metric's prefix, the stage, and, in validation, the epoch or, without epochs, the
+    iteration: ``class_scores_val_epoch_3.json``.
+
+    >>> import tempfile
+    >>> progress = {"stage": "val", "epoch": 3, "iter": 300}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_scores(Path(folder), progress, None, {"classes": [{"class": "road"}]}).name
+    'class_scores_val_epoch_3.json'
     """
     parts = ["class_scores", (prefix or "").replace("/", "_"), progress["stage"] or ""]
     unit = "epoch" if progress["epoch"] is not None else "iter"

@@ -1,9 +1,9 @@
-"""Confusion matrix -> scores per class, over all classes and by group of classes.
+"""Scores of each class, of all classes and of groups of classes, computed from a confusion matrix.
 
-Pure arrays. A class that is in the truth and never predicted, or predicted and not in the truth, scores 0;
-one that is in neither has no score and is left out of every mean. F-measure, precision and IoU run over
-the classes seen on either side, recall and what is made of it over those in the truth. This is
-scikit-learn with ``labels=`` those classes and ``zero_division=0``.
+Works on arrays alone. A class that is in the truth but never predicted, or predicted but not in the truth,
+scores 0; a class that is in neither has no score and is left out of every mean. Means of F-measure, precision
+and IoU run over the classes in the truth or predicted; those of recall over the classes in the truth. The
+results equal scikit-learn's with ``labels=`` those classes and ``zero_division=0``.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ GROUPS = ("many", "medium", "few")
 
 @dataclass(frozen=True)
 class ClassScores:
-    """What a confusion matrix says of each class; every array has shape (K,).
+    """Scores of each class; every array has shape (K,), and elements are samples or pixels.
 
     Attributes:
-        hits: Positions of the class that were predicted as such.
-        truth: Positions of the class.
-        predicted: Positions predicted as the class.
-        iou: Intersection over union, within 0..1; NaN for a class on neither side, as the next two.
-        f1: F-measure.
-        precision: Share of the predicted positions that are hits; 0 for a class never predicted.
-        recall: Share of the positions of the class that are hits; NaN for a class not in the truth.
+        hits: Elements of the class that were predicted as such.
+        truth: Elements of the class.
+        predicted: Elements predicted as the class.
+        iou: Intersection over union, 0 to 1; NaN for a class neither in the truth nor predicted.
+        f1: F-measure; NaN as ``iou``.
+        precision: Fraction of the predicted elements that are hits; 0 for a class that is never predicted,
+            NaN as ``iou``.
+        recall: Fraction of the elements of the class that are hits; NaN for a class not in the truth.
     """
 
     hits: IntArray
@@ -57,10 +58,14 @@ class ClassScores:
 
 
 def confusion_matrix(truth: ArrayLike, predicted: ArrayLike, num_classes: int) -> IntArray:
-    """Return positions by true class (row) and predicted class (column), (K, K).
+    """Return the number of elements by true class (row) and predicted class (column), (K, K).
+
+    >>> confusion_matrix(truth=[0, 0, 1], predicted=[0, 1, 1], num_classes=2)
+    array([[1, 1],
+           [0, 1]])
 
     Raises:
-        ValueError: If the labels differ in shape or one is no class.
+        ValueError: If the labels differ in shape or one is not a class.
     """
     rows, columns = (np.asarray(labels).astype(np.int64, casting="safe") for labels in (truth, predicted))
     if rows.shape != columns.shape:
@@ -78,6 +83,9 @@ def score_classes(confusion: ArrayLike) -> ClassScores:
 
     With hits :math:`h`, row sums :math:`t` and column sums :math:`p`: recall :math:`h/t`, precision
     :math:`h/p`, F-measure :math:`2h/(t+p)`, IoU :math:`h/(t+p-h)`.
+
+    >>> score_classes([[8, 2], [0, 5]]).recall
+    array([0.8, 1. ])
 
     Raises:
         ValueError: If the matrix is not square, not of whole numbers, or has a negative entry.
@@ -113,6 +121,9 @@ def groups_by_limits(counts: ArrayLike, limits: tuple[int, int] = (20, 100)) -> 
 
     Many-, medium- and few-shot as in Liu et al., CVPR 2019.
 
+    >>> groups_by_limits([500, 60, 5]).tolist()
+    ['many', 'medium', 'few']
+
     Args:
         counts: Training samples of each class, (K,).
     """
@@ -123,7 +134,10 @@ def groups_by_limits(counts: ArrayLike, limits: tuple[int, int] = (20, 100)) -> 
 def groups_by_terciles(counts: ArrayLike) -> NDArray[np.str_]:
     """Return the group of each class, (K,): classes by count, largest first, cut into three.
 
-    The parts are as equal as they can be, the first ones larger; equal counts keep class order.
+    The groups are as equal as possible, the first ones larger; equal counts keep class order.
+
+    >>> groups_by_terciles([500, 60, 5, 1000]).tolist()
+    ['many', 'medium', 'few', 'many']
 
     Args:
         counts: Training pixels of each class, (K,).
@@ -138,11 +152,15 @@ def groups_by_terciles(counts: ArrayLike) -> NDArray[np.str_]:
 def summarize(scores: ClassScores, groups: ArrayLike | None = None) -> dict[str, float]:
     """Return the scores over all classes and, as ``many/accuracy`` and so on, by group, in per cent.
 
-    ``accuracy`` is the share of hits; ``macro_f1``, ``macro_precision`` and ``mIoU`` are means over the
-    classes seen; ``balanced_accuracy`` (``macro_recall`` is the same), ``g_mean`` (geometric mean) and
-    ``worst_class`` (minimum) are made of the recalls of the classes in the truth. A group's ``accuracy``
-    is the mean recall of its classes, as in Liu et al., CVPR 2019: on balanced data the share of hits
-    among its samples. Groups without a score are left out.
+    ``accuracy`` is the fraction of hits; ``macro_f1``, ``macro_precision`` and ``mIoU`` are means over the
+    classes seen; ``balanced_accuracy`` (``macro_recall`` is the same), ``g_mean`` and ``worst_class`` are the
+    mean, geometric mean and minimum of the recalls of the classes in the truth. A group's ``accuracy`` is the
+    mean recall of its classes, as in Liu et al., CVPR 2019: on balanced data the fraction of hits among its
+    samples. Groups without a score are left out.
+
+    >>> scores = summarize(score_classes([[8, 2], [0, 5]]), groups=["many", "few"])
+    >>> scores["balanced_accuracy"], scores["worst_class"], scores["few/accuracy"]
+    (90.0, 80.0, 100.0)
 
     Args:
         groups: Group of each class, (K,).
@@ -152,13 +170,13 @@ def summarize(scores: ClassScores, groups: ArrayLike | None = None) -> dict[str,
     """
     if not scores.truth.any():
         raise ValueError(
-            "`scores` must be of at least one labelled position, got none. Check the data set's paths, "
+            "`scores` must be of at least one labelled element, got none. Check the data set's paths, "
             "`label_map`, `reduce_zero_label` and `ignore_index`."
         )
     recalls = scores.recall[scores.truth > 0]
     with np.errstate(divide="ignore"):
         g_mean = np.exp(np.log(recalls).mean())  # log 0 = -inf makes it 0
-    found = {
+    summary = {
         "accuracy": scores.hits.sum() / scores.truth.sum(),
         "macro_f1": np.nanmean(scores.f1),
         "macro_precision": np.nanmean(scores.precision),
@@ -169,18 +187,18 @@ def summarize(scores: ClassScores, groups: ArrayLike | None = None) -> dict[str,
         "worst_class": recalls.min(),
     }
     if groups is not None:
-        found |= _summarize_groups(scores, np.asarray(groups))
-    return {name: 100.0 * float(value) for name, value in found.items()}
+        summary |= _summarize_groups(scores, np.asarray(groups))
+    return {name: 100.0 * float(value) for name, value in summary.items()}
 
 
 def _summarize_groups(scores: ClassScores, groups: NDArray[np.str_]) -> dict[str, float]:
     if groups.shape != scores.truth.shape:
         raise ValueError(f"`groups` must be of shape {scores.truth.shape}, got {groups.shape}.")
-    found = {}
+    means = {}
     for group in GROUPS:
         for name, values in (("accuracy", scores.recall), ("macro_f1", scores.f1), ("mIoU", scores.iou)):
-            mine = values[groups == group]
-            mine = mine[~np.isnan(mine)]
-            if mine.size:
-                found[f"{group}/{name}"] = float(mine.mean())
-    return found
+            members = values[groups == group]
+            members = members[~np.isnan(members)]
+            if members.size:
+                means[f"{group}/{name}"] = float(members.mean())
+    return means

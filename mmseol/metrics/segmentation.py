@@ -26,8 +26,14 @@ class SegClassBalanceMetric(BalanceMetric):
     As :class:`ClassBalanceMetric`, but the groups are thirds of the classes by training pixels unless
     ``limits`` are given. Data samples hold label maps (1, H, W) in ``gt_sem_seg`` and ``pred_sem_seg``.
 
+    >>> metric = SegClassBalanceMetric(class_counts=[900, 10], num_classes=2)
+    >>> truth, predicted = torch.tensor([[[0, 0, 1, 255]]]), torch.tensor([[[0, 0, 0, 0]]])
+    >>> metric.process({}, [dict(gt_sem_seg=dict(data=truth), pred_sem_seg=dict(data=predicted))])
+    >>> round(metric.evaluate(size=1)["mIoU"], 1)
+    33.3
+
     Args:
-        ignore_index: Label of the pixels that do not count.
+        ignore_index: Label of the pixels that are not scored.
         class_counts: As in :class:`ClassBalanceMetric`; so are ``num_classes``, ``limits``, ``table_dir``
             and the arguments of mmengine's ``BaseMetric``.
         output_dir: Folder for the predicted label maps, as PNG under the images' names; with
@@ -36,7 +42,7 @@ class SegClassBalanceMetric(BalanceMetric):
         format_only: Only write the label maps, for data without truth.
 
     Raises:
-        ValueError: If an argument, or a label, is none of the above.
+        ValueError: If an argument or a label is invalid.
     """
 
     def __init__(
@@ -63,7 +69,7 @@ class SegClassBalanceMetric(BalanceMetric):
             )
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
-        """Keep the cells of each image's confusion matrix that are not 0, and write its label map."""
+        """Keep the nonzero cells of each image's confusion matrix, and write its label map."""
         for sample in data_samples:
             predicted = sample["pred_sem_seg"]["data"].squeeze(0)
             if not self.format_only:
@@ -74,7 +80,7 @@ class SegClassBalanceMetric(BalanceMetric):
     def _cells(
         self, sample: Mapping[str, Any], predicted: Tensor, num_classes: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return where ``truth * K + predicted`` occurs and how often, (M,) each; counted on the device."""
+        """Return the values of ``truth * K + predicted`` and their numbers of pixels, (M,) each."""
         path = sample.get("img_path", "an image")
         if "gt_sem_seg" not in sample:
             raise ValueError(
@@ -106,7 +112,7 @@ class SegClassBalanceMetric(BalanceMetric):
         return confusion.reshape(num_classes, num_classes)
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
-        """Return the scores in per cent, or nothing where label maps are only written."""
+        """Return the scores in per cent, or nothing with ``format_only``."""
         if self.format_only:
             self.log(f"Label maps are written to {self.output_dir}.")
             return {}

@@ -1,7 +1,8 @@
 """Samplers that show rare classes more often than the data has them.
 
-Every sampler draws the order of a whole epoch from its seed and the epoch, alike on every rank; a rank takes
-every world-size-th item, so that all have the same number. ``expected_counts`` tells what an epoch holds.
+Every sampler draws the order of a whole epoch from its seed and the epoch, the same on every rank. A rank
+takes every world-size-th item, so that all have the same number. ``expected_counts`` returns the expected
+number of items of each class in an epoch.
 """
 
 from mmseol.samplers.base import EpochSampler

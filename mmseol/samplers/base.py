@@ -12,22 +12,30 @@ from mmengine.dist import get_dist_info, sync_random_seed
 from torch.utils.data import Sampler
 
 from mmseol.utils.arrays import FloatArray, IntArray
+from mmseol.utils.checks import whole_number
 
 __all__ = ["EpochSampler", "cycle", "draw_by_class"]
 
 
 class EpochSampler(Sampler):
-    """What all samplers share: seed, epoch, rank and length.
+    """The base of the samplers: seed, epoch, rank and length. A subclass draws the order of an epoch.
+
+    >>> class Shuffle(EpochSampler):
+    ...     def _draw(self, rng):
+    ...         return rng.permutation(self.total_size)
+    ...     def expected_counts(self, epoch=None):
+    ...         return np.array([7.0, 3.0])
+    >>> sorted(Shuffle(dataset, draws=10, seed=0)) == list(range(10))
+    True
 
     Args:
-        dataset: The data set, initialised.
+        dataset: Data set, initialised.
         draws: Items of an epoch over all ranks; rounded up to a multiple of the ranks.
-        seed: Alike on every rank; ``None``: rank 0 draws one.
+        seed: The same on every rank; ``None``: rank 0 draws one.
     """
 
     def __init__(self, dataset: Any, draws: int, seed: int | None) -> None:
-        if isinstance(draws, bool) or not isinstance(draws, (int, np.integer)) or draws < 1:
-            raise ValueError(f"`num_samples` must be a whole number of at least 1, got {draws!r}.")
+        whole_number("num_samples", draws, at_least=1)
         self.dataset = dataset
         self.rank, self.world_size = get_dist_info()
         self.seed: int = sync_random_seed() if seed is None else seed
@@ -60,7 +68,11 @@ class EpochSampler(Sampler):
 
 
 def cycle(rng: np.random.Generator, positions: IntArray, number: int) -> IntArray:
-    """Return ``number`` of the positions, each as often as the others or once more."""
+    """Return ``number`` of the positions; how often each occurs differs by at most one.
+
+    >>> sorted(cycle(np.random.default_rng(0), np.array([4, 5]), 4).tolist())
+    [4, 4, 5, 5]
+    """
     rounds = math.ceil(number / len(positions)) if number else 0
     return np.concatenate([positions[:0], *(rng.permutation(positions) for _ in range(rounds))])[:number]
 
@@ -68,7 +80,12 @@ def cycle(rng: np.random.Generator, positions: IntArray, number: int) -> IntArra
 def draw_by_class(
     rng: np.random.Generator, by_class: Sequence[IntArray], probabilities: FloatArray, number: int
 ) -> IntArray:
-    """Draw a class ``number`` times, then one of its positions each time, running through all of them."""
+    """Draw a class ``number`` times, and each time the next one of its positions in a random order.
+
+    >>> by_class = [np.array([0, 1, 2]), np.array([3])]
+    >>> draw_by_class(np.random.default_rng(0), by_class, np.array([0.0, 1.0]), number=2)
+    array([3, 3])
+    """
     times = rng.multinomial(number, probabilities)
     drawn = [cycle(rng, positions, n) for positions, n in zip(by_class, times, strict=True)]
     return rng.permutation(np.concatenate(drawn))

@@ -11,6 +11,7 @@ from mmseol.counting.items import class_names, single_labels
 from mmseol.registry import DATA_SAMPLERS
 from mmseol.samplers.base import EpochSampler, cycle, draw_by_class
 from mmseol.utils.arrays import FloatArray, IntArray
+from mmseol.utils.checks import number, whole_number
 
 __all__ = ["ClassAwareSampler", "OverSampler", "ProgressivelyBalancedSampler", "UnderSampler"]
 
@@ -29,9 +30,14 @@ class ClassAwareSampler(EpochSampler):
     al., ECCV 2016), ``0.5`` is square-root sampling, ``1`` takes every image alike. Within an epoch the
     images of a class come up in turn. Classes without images are never drawn.
 
+    >>> ClassAwareSampler(dataset, seed=0).expected_counts()  # of seven cats and three dogs
+    array([5., 5.])
+
     Args:
+        dataset: Data set with one class per image; a config leaves it out.
         power: q, at least 0.
         num_samples: Items of an epoch over all ranks; ``None``: as many as the data set has.
+        seed: Seed of the draws, the same on every rank; ``None``: rank 0 draws one.
 
     Raises:
         TypeError: If the data set has no class labels.
@@ -41,10 +47,8 @@ class ClassAwareSampler(EpochSampler):
     def __init__(
         self, dataset: Any, power: float = 0.0, num_samples: int | None = None, seed: int | None = None
     ) -> None:
-        if isinstance(power, bool) or not isinstance(power, (int, float)) or not 0 <= power < np.inf:
-            raise ValueError(f"`power` must be a finite number of at least 0, got {power!r}.")
+        self.power = number("power", power, at_least=0)
         super().__init__(dataset, len(dataset) if num_samples is None else num_samples, seed)
-        self.power = power
         self.by_class = _positions(dataset, type(self).__name__)
         self.class_counts = np.array([len(positions) for positions in self.by_class])
 
@@ -67,14 +71,18 @@ def _power_law(counts: IntArray, power: float) -> FloatArray:
 
 @DATA_SAMPLERS.register_module()
 class ProgressivelyBalancedSampler(ClassAwareSampler):
-    r"""Go from every image alike to every class alike; classification.
+    r"""Draw every image alike at first, and every class alike at the end; classification.
 
     :math:`p_j^{PB}(t) = (1 - t/T) \, p_j^{IB} + (t/T) \, p_j^{CB}` (Kang et al., ICLR 2020, eq. 2), with
     epoch t of T; after T it stays class-balanced.
 
+    >>> sampler = ProgressivelyBalancedSampler(dataset, max_epochs=10, seed=0)
+    >>> sampler.expected_counts(epoch=0), sampler.expected_counts(epoch=10)
+    (array([7., 3.]), array([5., 5.]))
+
     Args:
+        dataset: As in :class:`ClassAwareSampler`; so are ``num_samples`` and ``seed``.
         max_epochs: T, the epochs of training, at least 1.
-        num_samples: As in :class:`ClassAwareSampler`.
 
     Raises:
         TypeError: If the data set has no class labels.
@@ -84,10 +92,8 @@ class ProgressivelyBalancedSampler(ClassAwareSampler):
     def __init__(
         self, dataset: Any, max_epochs: int, num_samples: int | None = None, seed: int | None = None
     ) -> None:
-        if isinstance(max_epochs, bool) or not isinstance(max_epochs, int) or max_epochs < 1:
-            raise ValueError(f"`max_epochs` must be a whole number of at least 1, got {max_epochs!r}.")
+        self.max_epochs = whole_number("max_epochs", max_epochs, at_least=1)
         super().__init__(dataset, 0.0, num_samples, seed)
-        self.max_epochs = max_epochs
 
     def probabilities(self, epoch: int | None = None) -> FloatArray:
         """Return the probability of each class in an epoch, (K,)."""
@@ -96,7 +102,7 @@ class ProgressivelyBalancedSampler(ClassAwareSampler):
 
 
 class _EqualSampler(EpochSampler):
-    """As many images of each class that has any, in a new order every epoch."""
+    """Draw the same number of images of each class that has any, in a new order every epoch."""
 
     def __init__(self, dataset: Any, seed: int | None = None) -> None:
         self.by_class = _positions(dataset, type(self).__name__)
@@ -116,14 +122,20 @@ class _EqualSampler(EpochSampler):
     def _draw(self, rng: np.random.Generator) -> IntArray:
         drawn = [cycle(rng, positions, self.per_class) for positions in self.by_class if len(positions)]
         order = rng.permutation(np.concatenate(drawn))
-        return np.resize(order, self.total_size)  # what the last round of ranks lacks comes from the front
+        return np.resize(order, self.total_size)  # repeats the first ones to fill the last round of ranks
 
 
 @DATA_SAMPLERS.register_module()
 class UnderSampler(_EqualSampler):
-    """Take as many images of each class as the rarest has, others every epoch; classification.
+    """Take as many images of each class as the rarest has, other ones every epoch; classification.
 
     Classes without images are left out.
+
+    >>> len(UnderSampler(dataset, seed=0))  # three cats and three dogs
+    6
+
+    Args:
+        dataset: As in :class:`ClassAwareSampler`; so is ``seed``.
 
     Raises:
         TypeError: If the data set has no class labels.
@@ -135,10 +147,16 @@ class UnderSampler(_EqualSampler):
 
 @DATA_SAMPLERS.register_module()
 class OverSampler(_EqualSampler):
-    """Take every image, those of rarer classes repeatedly until each class has as many as the largest.
+    """Take every image, and repeat those of rarer classes up to the size of the largest; classification.
 
-    For classification. An epoch is as long as a balanced data set of that size; within it, two images of
-    a class differ by at most one repetition. Classes without images are left out.
+    Within an epoch, the repetitions of two images of a class differ by at most one. Classes without images
+    are left out.
+
+    >>> len(OverSampler(dataset, seed=0))  # seven cats and three dogs, repeated to seven
+    14
+
+    Args:
+        dataset: As in :class:`ClassAwareSampler`; so is ``seed``.
 
     Raises:
         TypeError: If the data set has no class labels.

@@ -1,13 +1,15 @@
-"""A sampler that gives way to another."""
+"""A sampler that another one replaces during training."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
+from mmengine.dataset import DefaultSampler
 from torch.utils.data import Sampler
 
 from mmseol.registry import DATA_SAMPLERS
+from mmseol.utils.checks import whole_number
 
 __all__ = ["DeferredSampler"]
 
@@ -16,13 +18,19 @@ __all__ = ["DeferredSampler"]
 class DeferredSampler(Sampler):
     """Draw with one sampler first, and with another from epoch ``begin`` on (deferred re-sampling, DRS).
 
-    Cao et al., NeurIPS 2019 (LDAM), who compare it with deferred re-weighting, begin at epoch 160 of 200,
-    the first being 0. The epoch is the one that mmengine tells samplers (``DistSamplerSeedHook``), so that a
-    resumed run draws right; in an iteration-based run it counts passes over the data. ::
+    Cao et al., NeurIPS 2019 (LDAM), compare it with deferred re-weighting and begin at epoch 160 of 200,
+    counted from 0. mmengine sets the epoch of a sampler (``DistSamplerSeedHook``), also in a resumed run; in
+    an iteration-based run it counts passes over the data. ::
 
         sampler=dict(type="mmseol.DeferredSampler", begin=160, then=dict(type="mmseol.ClassAwareSampler"))
 
+    >>> sampler = DeferredSampler(dataset, begin=2, then=dict(type="mmseol.ClassAwareSampler"), seed=0)
+    >>> sampler.set_epoch(2)
+    >>> type(sampler.current).__name__
+    'ClassAwareSampler'
+
     Args:
+        dataset: Data set; a config leaves it out.
         begin: First epoch drawn by ``then``, counted from 0.
         then: Config of the sampler from ``begin`` on, ``mmseol.ClassAwareSampler`` or, in segmentation,
             ``mmseol.RareClassSampler``.
@@ -41,14 +49,11 @@ class DeferredSampler(Sampler):
         first: dict[str, Any] | None = None,
         seed: int | None = None,
     ) -> None:
-        if isinstance(begin, bool) or not isinstance(begin, int) or begin < 0:
-            raise ValueError(f"`begin` must be a whole number of at least 0, got {begin!r}.")
-        first = dict(type="DefaultSampler", shuffle=True) if first is None else first
+        whole_number("begin", begin, at_least=0)
         self.begin, self.epoch = begin, 0
-        self.first, self.then = (
-            DATA_SAMPLERS.build(config, default_args=dict(dataset=dataset, seed=seed))
-            for config in (first, then)
-        )
+        default = dict(dataset=dataset, seed=seed)
+        self.first = DATA_SAMPLERS.build(first, default_args=default) if first else DefaultSampler(**default)
+        self.then = DATA_SAMPLERS.build(then, default_args=default)
         if len(self.first) != len(self.then):
             raise ValueError(
                 f"`then` must draw as many items an epoch as `first` ({len(self.first)}), got "

@@ -13,24 +13,29 @@ from mmseol.counting.wrappers import is_segmentation, walk
 from mmseol.registry import DATA_SAMPLERS
 from mmseol.samplers.base import EpochSampler, draw_by_class
 from mmseol.utils.arrays import FloatArray, IntArray
+from mmseol.utils.checks import number, whole_number
 
 __all__ = ["RareClassSampler"]
 
 
 @DATA_SAMPLERS.register_module()
 class RareClassSampler(EpochSampler):
-    r"""Draw a class, rare ones first, then an image that contains it; segmentation.
+    r"""Draw a class, rare ones more often, then an image that contains it; segmentation.
 
-    :math:`P(c) = \mathrm{softmax}_c((1 - f_c) / T)` with :math:`f_c` the class's share of the labelled
+    :math:`P(c) = \mathrm{softmax}_c((1 - f_c) / T)` with :math:`f_c` the class's fraction of the labelled
     pixels (DAFormer, Hoyer, Dai and Van Gool, CVPR 2022, sec. 3.3), over the classes that some image
-    contains. In distributed runs every rank has to build it, as a Runner does.
+    contains. In distributed runs every rank has to build it, as a Runner does. ::
+
+        sampler=dict(type="mmseol.RareClassSampler", temperature=0.01)
 
     Args:
+        dataset: Data set with label maps; a config leaves it out.
         temperature: T, above 0; ``float('inf')`` draws every class alike.
         min_pixels: Pixels of the class that an image must have to count as containing it; 3000 in DAFormer's
             configs, whose images are large.
         ignore_index: Label that is no class.
         num_samples: Items of an epoch over all ranks; ``None``: as many as the data set has.
+        seed: Seed of the draws, the same on every rank; ``None``: rank 0 draws one.
 
     Raises:
         TypeError: If the data set has no label maps.
@@ -46,10 +51,9 @@ class RareClassSampler(EpochSampler):
         num_samples: int | None = None,
         seed: int | None = None,
     ) -> None:
-        if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or not temperature > 0:
-            raise ValueError(f"`temperature` must be a number above 0, got {temperature!r}.")
-        if isinstance(min_pixels, bool) or not isinstance(min_pixels, int) or min_pixels < 1:
-            raise ValueError(f"`min_pixels` must be a whole number of at least 1, got {min_pixels!r}.")
+        if temperature != float("inf"):
+            number("temperature", temperature, above=0)
+        whole_number("min_pixels", min_pixels, at_least=1)
         items = walk(dataset)
         if not is_segmentation(items):
             raise TypeError(

@@ -1,4 +1,4 @@
-"""A toy in CamVid's image: random road scenes with its classes, imbalance and layout on disk."""
+"""Make a toy data set: random road scenes with CamVid's classes, imbalance and layout on disk."""
 
 from __future__ import annotations
 
@@ -148,10 +148,14 @@ def make_scene(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return a random scene: RGB image (H, W, 3) and label map (H, W) of 0..10 and 11 for void.
 
-    Painted at twice the size; the image is averaged, the label map keeps every second pixel.
+    The scene is painted at twice the size; the image is averaged, the label map keeps every second pixel.
+
+    >>> image, labels = make_scene(np.random.default_rng(0), height=32, width=48)
+    >>> image.shape, labels.shape
+    ((32, 48, 3), (32, 48))
 
     Args:
-        rider: Whether a bicyclist takes part, CamVid's rarest class.
+        rider: Whether the scene has a bicyclist, CamVid's rarest class.
     """
     scene = Scene(rng, 2 * height, 2 * width)
     shape = (scene.height, scene.width)
@@ -183,13 +187,19 @@ def make_toy(
     Image i of a split depends on ``seed``, the split, i and ``size`` alone. Every second image has a
     bicyclist.
 
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     pixels = make_toy(f"{folder}/toy", num_train=1, num_val=1, num_test=0, size=(32, 48))
+    >>> pixels["train"].sum().item()
+    1536
+
     Args:
-        out: Folder to make; it appears when all is written.
+        out: Folder to make; it appears after all files are written.
         size: Height and width in pixels, each at least 32.
 
     Raises:
         ValueError: If a number is negative, all are zero, or ``size`` is too small.
-        FileExistsError: If ``out`` holds something already.
+        FileExistsError: If ``out`` is not empty.
     """
     from PIL import Image
 
@@ -216,7 +226,11 @@ def make_toy(
 
 
 def share_table(pixels: Mapping[str, NDArray[np.int64]]) -> str:
-    """Return a table of each class's share of the labelled pixels beside CamVid's, in per cent."""
+    """Return a table of each class's fraction of the labelled pixels beside CamVid's, in per cent.
+
+    >>> print(share_table({"train": np.ones(12)})[:40])
+    class                train  CamVid train
+    """
     columns = {split: counts for split, counts in pixels.items() if counts.any()}
     columns["CamVid train"] = np.append(CAMVID_PIXELS, CAMVID_VOID_PIXELS)
     lines = [f"{'class':<12}" + "".join(f"{name:>14}" for name in columns)]

@@ -43,7 +43,11 @@ PAINTS = np.array(
 
 
 def value_noise(rng: np.random.Generator, height: int, width: int, cells: int) -> Float:
-    """Return smooth noise of about ``cells`` bumps across, mean 0, within -1..1, (H, W)."""
+    """Return smooth noise of about ``cells`` bumps across, mean 0, between -1 and 1, (H, W).
+
+    >>> value_noise(np.random.default_rng(0), height=4, width=6, cells=3).shape
+    (4, 6)
+    """
     rows = max(2, round(cells * height / width))
     grid = rng.uniform(-1, 1, (rows + 1, cells + 1)).astype(np.float32)
     return np.asarray(cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.float32)
@@ -69,7 +73,11 @@ class Camera:
 
 
 class Scene:
-    """Canvas of an image and its label map; every ``draw`` method paints over what lies behind.
+    """Canvas of an image and its label map; whatever is painted covers things behind it.
+
+    >>> scene = Scene(np.random.default_rng(0), 32, 48)
+    >>> scene.image.shape, scene.label.shape
+    ((32, 48, 3), (32, 48))
 
     Attributes:
         image: RGB, 0..255, float32 of shape (H, W, 3).
@@ -100,7 +108,7 @@ class Scene:
     def put(
         self, mask: Mask, color: Color, name: str | None, z: float | Float = 0.0, grain: float = 4.0
     ) -> None:
-        """Paint ``color`` where ``mask`` is, hazy by ``z`` metres, and label it unless ``name`` is None."""
+        """Paint ``color`` inside ``mask``, in a haze of ``z`` metres, and label it if ``name`` is given."""
         if not mask.any():
             return
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
