@@ -49,13 +49,6 @@ CLASSES = (
 )
 """The 11 classes of SegNet (Badrinarayanan et al., TPAMI 2017), in the order of their labels."""
 
-# fmt: off
-CAMVID_PIXELS = (
-    10682767, 14750079, 623349, 20076880, 2845085, 6166762, 743859, 714595, 3719877, 405385, 184967,
-)
-# fmt: on
-"""Labelled pixels of each class in the 367 training images of the SegNet tutorial."""
-
 PALETTE = (
     (128, 128, 128),
     (128, 0, 0),
