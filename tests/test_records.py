@@ -14,6 +14,7 @@ from mmengine.config import Config
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
+from mmseol.analysis import records
 from mmseol.analysis.markdown import markdown
 from mmseol.analysis.records import iou_of_maps, iou_record, scores_record
 
@@ -54,6 +55,17 @@ def test_scores_record_shows_mean_and_spread():
     assert markdown(record).splitlines()[2] == "| a | 42.0 ± 2.8 | 30.0 ± 0.0 |"
     runs = {"a": runs["a"][:1]}
     assert markdown(scores_record("t", ["run"], runs)).splitlines()[2] == "| a | 40.0 | 30.0 |"
+
+
+def test_the_environment_names_the_gpus(monkeypatch):
+    cuda = records.torch.cuda
+    names = ["H200", "H200", "T4"]
+    monkeypatch.setattr(cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cuda, "device_count", lambda: len(names))
+    monkeypatch.setattr(cuda, "get_device_name", names.__getitem__)
+    assert records.environment()["device"] == "2 H200, T4"
+    monkeypatch.setattr(cuda, "is_available", lambda: False)
+    assert re.fullmatch(r"\d+ CPU cores, \w+", records.environment()["device"])
 
 
 def test_benchmarks_table_leaves_out_the_long_ones():

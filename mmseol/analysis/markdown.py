@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from mmseol.analysis.records import COSTS, SCORES, SEG_SCORES
 
-__all__ = ["markdown", "tuning_markdown"]
+__all__ = ["markdown", "markdown_table", "tuning_markdown"]
 
 _LONG = 10  # rows of a benchmark that are left out
 
@@ -46,16 +46,29 @@ def tuning_markdown(record: Mapping[str, Any]) -> str:
     """
     rows = record["tuning"]
     rates = sorted({row["lr"] for row in rows})
-    lines = [
-        f"| validation {rows[0]['metric']} by learning rate | " + " | ".join(f"{r:g}" for r in rates) + " |",
-        "|---|" + "---:|" * len(rates),
-    ]
+    lines = []
     for loss in dict.fromkeys(row["loss"] for row in rows):
         scores = {row["lr"]: row["score"] for row in rows if row["loss"] == loss}
         best = max(score for score in scores.values() if score is not None)
         cells = [_tuning_cell(scores[rate], best) if rate in scores else "" for rate in rates]
-        lines.append(f"| {loss} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append([loss, *cells])
+    metric = f"validation {rows[0]['metric']} by learning rate"
+    return markdown_table([metric, *(f"{rate:g}" for rate in rates)], lines)
+
+
+def markdown_table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], left: Collection[int] = (0,)
+) -> str:
+    """Return a table; its columns are flush right but those of ``left``.
+
+    >>> print(markdown_table(["loss", "mIoU"], [["ce", "40.0"]]))
+    | loss | mIoU |
+    |---|---:|
+    | ce | 40.0 |
+    """
+    rule = "|" + "".join("---|" if i in left else "---:|" for i in range(len(headings)))
+    first, *others = ("| " + " | ".join(cells) + " |" for cells in (headings, *rows))
+    return "\n".join([first, rule, *others])
 
 
 def _tuning_cell(score: float | None, best: float) -> str:
@@ -65,38 +78,33 @@ def _tuning_cell(score: float | None, best: float) -> str:
 
 
 def _benchmarks_markdown(tables: Sequence[Mapping[str, Any]]) -> str:
-    lines = ["| | sizes | time | extra memory |", "|---|---|---:|---:|"]
+    lines = []
     for table in tables:
         for row in table["rows"] if len(table["rows"]) < _LONG else []:
             cells = [f"{row[key]:.3f}" if key in row else "" for key in ("time_ratio", "memory_ratio")]
-            lines.append(f"| {table['title']}: {row['name']} | {row['sizes']} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            lines.append([f"{table['title']}: {row['name']}", row["sizes"], *cells])
+    return markdown_table(["step", "sizes", "time", "extra memory"], lines, left=(0, 1))
 
 
 def _situations_markdown(record: Mapping[str, Any]) -> str:
     def cell(value: Any) -> str:
         return f"{value:.3f}" if isinstance(value, float) else str(value)
 
-    lines = ["| case | correct | mmseol | built-in | component |", "|---|---:|---:|---:|---|"]
-    lines += [
-        f"| {row['situation']} | {cell(row['right'])} | {cell(row['ours'])} | {cell(row['host'])} | "
-        f"`{row['component']}` |"
+    rows = [
+        [row["situation"], *(cell(row[key]) for key in ("right", "ours", "host")), f"`{row['component']}`"]
         for row in record["situations"]
     ]
-    return "\n".join(lines)
+    return markdown_table(["case", "correct", "mmseol", "built-in", "component"], rows, left=(0, 4))
 
 
 def _scores_markdown(record: Mapping[str, Any]) -> str:
     known = {**SEG_SCORES, **SCORES, **{key: heading for key, (heading, _) in COSTS.items()}}
     keys = [key for key in known if any(key in row for row in record["scores"].values())]
-    lines = [
-        "| per cent | " + " | ".join(known[key] for key in keys) + " |",
-        "|---|" + "---:|" * len(keys),
+    rows = [
+        [name, *(_cell(key, row[key]) if key in row else "failed" for key in keys)]
+        for name, row in record["scores"].items()
     ]
-    for name, row in record["scores"].items():
-        cells = [_cell(key, row[key]) if key in row else "failed" for key in keys]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return markdown_table(["per cent", *(known[key] for key in keys)], rows)
 
 
 def _cell(key: str, values: Sequence[float]) -> str:
@@ -108,11 +116,12 @@ def _cell(key: str, values: Sequence[float]) -> str:
 
 def _iou_markdown(record: Mapping[str, Any]) -> str:
     classes = list(next(iter(record["iou"].values())))
-    lines = [
-        "| IoU in per cent | mean | " + " | ".join(classes) + " |",
-        "|---|" + "---:|" * (len(classes) + 1),
+    rows = [
+        [
+            name,
+            f"{record['mean_iou'][name]:.1f}",
+            *("" if row[k] is None else f"{row[k]:.1f}" for k in classes),
+        ]
+        for name, row in record["iou"].items()
     ]
-    for name, row in record["iou"].items():
-        cells = ["" if row[k] is None else f"{row[k]:.1f}" for k in classes]
-        lines.append(f"| {name} | {record['mean_iou'][name]:.1f} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return markdown_table(["IoU in per cent", "mean", *classes], rows)

@@ -6,12 +6,14 @@ import json
 import os
 import platform
 import subprocess
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mmseol.metrics.scores import confusion_matrix, score_classes
@@ -54,6 +56,8 @@ _PACKAGES = ("torch", "mmengine", "mmcv", "mmsegmentation", "mmpretrain", "sciki
 def environment() -> dict[str, Any]:
     """Return the versions, device and commit that every record names.
 
+    mmengine's ``collect_env`` takes seconds, imports OpenCV and does not know the hosts' versions.
+
     >>> sorted(environment())
     ['commit', 'device', 'python', 'versions']
     """
@@ -73,10 +77,17 @@ def environment() -> dict[str, Any]:
     ).stdout.strip()
     return {
         "commit": commit or None,
-        "device": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "device": _device(),
         "python": platform.python_version(),
         "versions": versions,
     }
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        names = Counter(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        return ", ".join(f"{number} {name}" if number > 1 else name for name, number in names.items())
+    return f"{os.cpu_count()} CPU cores, {platform.machine()}"
 
 
 def iou_of_maps(

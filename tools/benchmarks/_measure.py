@@ -50,11 +50,11 @@ def alternate(sides: Mapping[str, Step], repeats: int = 20, warmup: int = 2) -> 
     return seconds
 
 
-def extra_memory(case: str, small: Mapping[str, Any], **sizes: Any) -> int | None:
+def extra_memory(case: Callable[..., Step], small: Mapping[str, Any], **sizes: Any) -> int | None:
     """Return the bytes that a step takes at its peak above its inputs.
 
     Args:
-        case: ``'module:function'``; ``function(**sizes)`` makes the inputs and returns the step.
+        case: Function of a module; called with ``sizes``, it makes the inputs and returns the step.
         small: Sizes in place of these for a step before, which loads code and starts threads.
         sizes: Numbers, strings, lists.
 
@@ -68,16 +68,17 @@ def extra_memory(case: str, small: Mapping[str, Any], **sizes: Any) -> int | Non
         return _cuda_memory(case, small, sizes)
     if not _STATUS.exists():
         return None
-    request = {"case": case, "small": dict(small), "sizes": sizes, "threads": torch.get_num_threads()}
+    name = f"{case.__module__}:{case.__qualname__}"
+    request = {"case": name, "small": dict(small), "sizes": sizes, "threads": torch.get_num_threads()}
     child = subprocess.run(
-        [sys.executable, "-W", "ignore", __file__],
+        [sys.executable, "-W", "ignore", "-m", __name__],
         input=json.dumps(request),
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,
     )
     if child.returncode:
-        raise RuntimeError(f"{case} with {sizes} failed: {child.stderr.strip()[-2000:]}")
+        raise RuntimeError(f"{name} with {sizes} failed: {child.stderr.strip()[-2000:]}")
     return int(child.stdout.split()[-1])
 
 
@@ -116,9 +117,9 @@ def _build(case: str) -> Callable[..., Step]:
     return getattr(import_module(module), function)
 
 
-def _cuda_memory(case: str, small: Mapping[str, Any], sizes: Mapping[str, Any]) -> int:
-    _build(case)(**{**sizes, **small})()
-    step = _build(case)(**sizes)
+def _cuda_memory(case: Callable[..., Step], small: Mapping[str, Any], sizes: Mapping[str, Any]) -> int:
+    case(**{**sizes, **small})()
+    step = case(**sizes)
     gc.collect()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

@@ -10,10 +10,11 @@ from statistics import median, quantiles
 from typing import Any
 
 import torch
-from _measure import device
 
+from mmseol.analysis.markdown import markdown_table
 from mmseol.analysis.records import environment
 from mmseol.utils.files import replacing
+from tools.benchmarks._measure import device
 
 __all__ = ["markdown", "row", "table", "write"]
 
@@ -31,7 +32,7 @@ _HEADINGS = (
 
 _PREAMBLE = """# Benchmarks
 
-Written by `python tools/benchmarks/run.py`; `record.json` has the numbers. Steps took turns
+Written by `python -m tools.benchmarks.run`; `record.json` has the numbers. Steps took turns
 with the reference's: seconds are medians, the ratio is the median over the pairs, with its quartiles in
 brackets. Extra memory is the peak above the inputs, gradients included on both sides; copies are those of the
 outputs at label size, ours / the reference's. **Bold** is over the limit that we set ourselves.
@@ -89,7 +90,8 @@ def row(
 def table(name: str, title: str, rows: Sequence[Mapping[str, Any]], notes: str = "") -> dict[str, Any]:
     """Return the rows of one benchmark with what they were measured on."""
     where = environment()
-    where["device"] = torch.cuda.get_device_name() if device() == "cuda" else _cpu()
+    if device() == "cpu":
+        where["device"] = _cpu()  # the model tells more about times than the number of cores
     where["threads"] = torch.get_num_threads()
     return {"name": name, "title": title, "notes": notes, "environment": where, "rows": list(rows)}
 
@@ -117,12 +119,11 @@ def markdown(tables: Sequence[Mapping[str, Any]]) -> str:
             f"{where['device']}, {where['threads']} thread(s), torch {torch_version}, "
             f"Python {where['python']}, commit {where['commit']}.\n"
         )
-        parts.append("| " + " | ".join(_HEADINGS) + " |\n|---|---|" + "---:|" * (len(_HEADINGS) - 2))
-        parts += [_line(one) for one in made["rows"]]
+        parts.append(markdown_table(_HEADINGS, map(_cells, made["rows"]), left=(0, 1)))
     return "\n".join(parts) + "\n"
 
 
-def _line(one: Mapping[str, Any]) -> str:
+def _cells(one: Mapping[str, Any]) -> list[str]:
     def cell(key: str, form: str, unit: str = "") -> str:
         if key not in one:
             return ""
@@ -134,7 +135,7 @@ def _line(one: Mapping[str, Any]) -> str:
     copies = cell("copies", ".2f")
     if "reference_copies" in one:
         copies += f" / {one['reference_copies']:.2f}"
-    cells = [
+    return [
         one["name"] + (f" ({one['note']})" if one.get("note") else ""),
         one["sizes"],
         cell("seconds", ".4g", " s"),
@@ -145,7 +146,6 @@ def _line(one: Mapping[str, Any]) -> str:
         cell("memory_ratio", ".3f"),
         copies,
     ]
-    return "| " + " | ".join(cells) + " |"
 
 
 def _cpu() -> str:

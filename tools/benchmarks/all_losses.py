@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from _measure import Step, alternate, device, extra_memory, fill
-from _report import row, table
 from mmengine.config import Config, ConfigDict
 
 from mmseol.losses.base.class_loss import ClassLoss
 from mmseol.registry import MODELS
+from tools.benchmarks._measure import Step, alternate, device, extra_memory, fill
+from tools.benchmarks._report import row, table
 
 NAME = "all_losses"
 OUTPUTS = (16, 11, 320, 320)
@@ -77,12 +77,12 @@ def run(
     """Return the table of this benchmark, the losses of ``only`` or all."""
     n, k, h, w = outputs
     reference = step(REFERENCE, outputs)
-    reference_memory = extra_memory(f"{NAME}:step", SMALL, loss=REFERENCE, outputs=outputs)
+    reference_memory = extra_memory(step, SMALL, loss=REFERENCE, outputs=outputs)
     rows = []
     for loss in only or losses():
         try:
             seconds = alternate({"ours": step(loss, outputs), "reference": reference}, repeats, 1)
-            memory = extra_memory(f"{NAME}:step", SMALL, loss=loss, outputs=outputs)
+            memory = extra_memory(step, SMALL, loss=loss, outputs=outputs)
         except (RuntimeError, ValueError) as error:  # needs what a benchmark of outputs and labels has not
             rows.append(row(loss, f"({n}, {k}, {h}, {w})", note=f"not run: {str(error).splitlines()[0]}"))
             continue

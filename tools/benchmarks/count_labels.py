@@ -11,8 +11,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import mmcv
-from _measure import alternate
-from _report import row, table
 from mmengine import fileio
 from mmengine.registry import DefaultScope
 
@@ -20,6 +18,8 @@ from mmseol.camvid.toy import make_toy
 from mmseol.counting import count_label_maps
 from mmseol.counting.parallel import run as work
 from mmseol.segmentation import CamVidDataset
+from tools.benchmarks._measure import alternate
+from tools.benchmarks._report import row, table
 
 NAME = "count_labels"
 SIZE = (360, 480)

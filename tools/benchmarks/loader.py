@@ -9,8 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from _measure import alternate
-from _report import row, table
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.datasets import BaseDataset
@@ -18,6 +16,8 @@ from torch.utils.data import DataLoader
 
 from mmseol.classification import CIFAR10
 from mmseol.datasets import InMemoryDataset
+from tools.benchmarks._measure import alternate
+from tools.benchmarks._report import row, table
 
 NAME = "loader"
 PIPELINE = (

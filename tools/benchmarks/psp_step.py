@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from _measure import Step, alternate, device, extra_memory
-from _report import row, table
 from mmengine.config import ConfigDict
-from training_step import segmentor_step
+
+from tools.benchmarks._measure import Step, alternate, device, extra_memory
+from tools.benchmarks._report import row, table
+from tools.benchmarks.training_step import segmentor_step
 
 NAME = "psp_step"
 SIDES: dict[str, dict[str, Any]] = {
@@ -72,7 +73,7 @@ def run(
     sizes = {"batch": batch, "crop": crop, "classes": classes, "width": width}
     small = {"batch": 2, "crop": 64}
     seconds = alternate({side: step(side, **sizes) for side in SIDES}, repeats, 1)
-    memory = {side: extra_memory(f"{NAME}:step", small, side=side, **sizes) for side in SIDES}
+    memory = {side: extra_memory(step, small, side=side, **sizes) for side in SIDES}
     rows = [
         row(
             side,

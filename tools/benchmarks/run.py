@@ -1,7 +1,7 @@
 """Run the benchmarks and write one page and one record of them.
 
-python tools/benchmarks/run.py --out results/benchmarks
-python tools/benchmarks/run.py --only upsampled_loss same_size_loss
+python -m tools.benchmarks.run --out results/benchmarks
+python -m tools.benchmarks.run --only upsampled_loss same_size_loss
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import warnings
 from argparse import ArgumentParser
 from importlib import import_module
 
-from _report import markdown, write
+from tools.benchmarks._report import markdown, write
 
 # Modules beside this one with `run(repeats=...)`, which returns `report.table(...)`.
 BENCHMARKS = (
@@ -46,7 +46,7 @@ def main() -> None:
     for name in args.only:
         repeats = {} if args.repeats is None else {"repeats": args.repeats}
         root = {"data_root": roots[name]} if name in roots else {}
-        made = import_module(name).run(**repeats, **root)
+        made = import_module(f"tools.benchmarks.{name}").run(**repeats, **root)
         print(markdown([made]).partition("\n## ")[2], flush=True)
         if args.out:
             write(args.out, [made])

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from _measure import Step, alternate, bandwidth_note, device, extra_memory, fill
-from _report import row, table
 from torch.nn import functional as F
 
 from mmseol.losses import OutlyingMSELoss
+from tools.benchmarks._measure import Step, alternate, bandwidth_note, device, extra_memory, fill
+from tools.benchmarks._report import row, table
 
 NAME = "same_size_loss"
 SIZES = ({"outputs": (16, 11, 320, 320), "limits": {"time_ratio": 0.6, "copies": 1.1}},)
@@ -41,7 +41,7 @@ def run(repeats: int = 20, sizes: Sequence[dict[str, Any]] = SIZES) -> dict[str,
         n, k, h, w = size["outputs"]
         sides = ("ours", "reference")
         seconds = alternate({side: step(side, size["outputs"]) for side in sides}, repeats)
-        memory = [extra_memory(f"{NAME}:step", SMALL, side=side, outputs=size["outputs"]) for side in sides]
+        memory = [extra_memory(step, SMALL, side=side, outputs=size["outputs"]) for side in sides]
         traffic = 8 * n * k * h * w + 8 * n * h * w  # outputs in, gradient out, int64 labels in
         rows.append(
             row(

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _measure import Step, alternate, device, extra_memory, fill
-from _report import row, table
 from mmengine.config import Config, ConfigDict
 from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
@@ -18,6 +16,8 @@ from mmseg.utils import register_all_modules
 
 from mmseol.camvid.layout import CAMVID_PIXELS
 from mmseol.segmentation import upsample_free
+from tools.benchmarks._measure import Step, alternate, device, extra_memory, fill
+from tools.benchmarks._report import row, table
 
 NAME = "training_step"
 CONFIG = Path(__file__).parents[2] / "configs" / "camvid" / "fastfcn_r18.py"
@@ -63,7 +63,7 @@ def segmentor_step(model_cfg: Any, accuracy: Any, batch: int, crop: int) -> Step
 def run(repeats: int = 20, batch: int = 4, crop: int = 320) -> dict[str, Any]:
     """Return the table of this benchmark."""
     seconds = alternate({side: step(side, batch, crop) for side in SIDES}, repeats)
-    memory = {side: extra_memory(f"{NAME}:step", SMALL, side=side, batch=batch, crop=crop) for side in SIDES}
+    memory = {side: extra_memory(step, SMALL, side=side, batch=batch, crop=crop) for side in SIDES}
     rows = [
         row(
             side,

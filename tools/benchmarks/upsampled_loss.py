@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from _measure import Step, alternate, bandwidth_note, device, extra_memory, fill
-from _report import row, table
 from torch.nn import functional as F
 
 from mmseol.losses import OutlyingMSELoss
+from tools.benchmarks._measure import Step, alternate, bandwidth_note, device, extra_memory, fill
+from tools.benchmarks._report import row, table
 
 NAME = "upsampled_loss"
 SIZES = (
@@ -45,7 +45,7 @@ def run(repeats: int = 20, sizes: Sequence[dict[str, Any]] = SIZES) -> dict[str,
         (n, k, h, w), label = size["outputs"], size["label"]
         given = {"outputs": size["outputs"], "label": label}
         seconds = alternate({side: step(side, **given) for side in ("ours", "reference")}, repeats)
-        memory = [extra_memory(f"{NAME}:step", SMALL, side=side, **given) for side in ("ours", "reference")]
+        memory = [extra_memory(step, SMALL, side=side, **given) for side in ("ours", "reference")]
         traffic = 8 * n * k * h * w + 8 * n * label * label  # outputs in, gradient out, int64 labels in
         rows.append(
             row(
