@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 
 from mmseol.counting.counts import ClassCounts, outlying_values
 from mmseol.hooks import ClassCountHook
+from mmseol.hooks.class_count import resolve_counts
 from mmseol.hooks.class_table import class_table
 from mmseol.registry import HOOKS
 
@@ -82,9 +83,9 @@ def test_a_loss_without_the_hook_that_feeds_it_is_named(
     net = TinyModel([{"type": f"mmseol.{loss}"}], [outlying()])
     runner = tiny_runner(tmp_path, net, custom_hooks=[dict(type="mmseol.ClassCountHook"), *hooks])
     runner.train()
-    message = "decode_head.losses.0 needs mmseol.ClassDifficultyHook to be what its name says"
+    message = "decode_head.losses.0 works as described only with mmseol.ClassDifficultyHook"
     assert (message in log_of(runner)) == named
-    assert ("to be what its name says" in log_of(runner)) == named
+    assert ("works as described only with" in log_of(runner)) == named
 
 
 def test_losses_that_need_no_counts_are_told_too_if_there_are_any(
@@ -102,7 +103,7 @@ def test_losses_that_need_no_counts_are_told_too_if_there_are_any(
     monkeypatch.setattr(TinyDataset, "prepare_data", one_point)
     net, log = train("uncountable")
     assert net.decode_head.losses[0].counted is False
-    assert "No loss depends on the class counts of the data, which failed" in log
+    assert "The training data cannot be counted; no loss of this run depends on it." in log
     with pytest.raises(TypeError, match="`gt_label`"):
         tiny_runner(tmp_path / "needed", model()).train()
 
@@ -178,7 +179,7 @@ def test_fine_tuning_counts_the_new_data(tmp_path: Path) -> None:
     )
     runner.train()
     assert told(net) == [np.bincount(OTHER).tolist()] * 2
-    assert log_of(runner).count("give way to this run's data") == 2
+    assert log_of(runner).count("replace those of the loaded checkpoint") == 2
 
 
 class LookAtCopy(Hook):
@@ -261,8 +262,42 @@ def test_named_weights_get_their_column_and_use_global_frequency(tmp_path: Path)
     assert "class weight (" not in log  # both heads have the same
 
 
+GIVEN, KNOWN, DATA = [9, 1], [8, 2], [7, 3]
+
+
+@pytest.mark.parametrize("names", [None, ["sky", "pole"]])
+@pytest.mark.parametrize(
+    ("given", "known", "resumed", "chosen", "message"),
+    [
+        (None, None, False, DATA, None),
+        (None, None, True, DATA, None),  # a checkpoint of a loss without counts
+        (None, KNOWN, False, DATA, "replace those of the loaded checkpoint. Classes that differ: {0} 8"),
+        (None, KNOWN, True, KNOWN, "and keeps them. Start a new run"),
+        (GIVEN, None, False, GIVEN, "though the data differs. Classes that differ: {0} 9 (data: 7)"),
+        (GIVEN, None, True, GIVEN, "though the data differs. Classes that differ: {0} 9 (data: 7)"),
+        (GIVEN, KNOWN, False, GIVEN, "of the config are used"),
+        (GIVEN, KNOWN, True, KNOWN, "{0} 8 (data: 7), {1} 2 (data: 3)."),
+        (DATA, KNOWN, False, DATA, None),
+        (DATA, KNOWN, True, KNOWN, "and keeps them"),
+        (GIVEN, DATA, True, DATA, None),
+        (None, DATA, False, DATA, None),
+        (None, [1, 2, 3], True, [1, 2, 3], "They have 3 classes, the data has 2."),
+    ],
+)
+def test_which_counts_are_used(
+    given: Any, known: Any, resumed: bool, chosen: list[int], message: str | None, names: list[str] | None
+) -> None:
+    arrays = [None if counts is None else np.array(counts) for counts in (given, known, DATA)]
+    counts, said = resolve_counts(*arrays, resumed, names)
+    assert counts.tolist() == chosen
+    if message is None:
+        assert said is None
+    else:
+        assert message.format(*(names or ["0", "1"])) in said
+
+
 def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match="`count` must be 'samples' or 'images', got 'pixels'"):
+    with pytest.raises(ValueError, match="`count` must be one of 'samples', 'images', got 'pixels'"):
         HOOKS.build({"type": "mmseol.ClassCountHook", "count": "pixels"})
 
 

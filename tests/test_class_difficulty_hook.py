@@ -116,7 +116,7 @@ def test_a_resumed_run_goes_on_as_one_that_was_not_interrupted(
         runner = runner_of(folder, resumed, interval, epochs=4, load_from=checkpoint, resume=True)
         runner.train()
         due = epoch % interval == 0
-        assert log_of(runner).count("that the checkpoint was saved before") == due
+        assert log_of(runner).count("was saved before a scheduled validation") == due
         assert resumed.weights == whole.weights[4 * epoch :]
         assert told(resumed) == told(whole)
         for name, value in whole.state_dict().items():
@@ -132,7 +132,7 @@ def test_a_checkpoint_saved_after_its_validation_is_not_validated_again(tmp_path
     assert state["decode_head.losses.0.class_difficulty"].tolist() == told(net)[0]
     runner = runner_of(tmp_path / "b", model(), epochs=2, load_from=str(best), resume=True)
     runner.train()
-    assert "that the checkpoint was saved before" not in log_of(runner)
+    assert "was saved before a scheduled validation" not in log_of(runner)
 
 
 def test_fine_tuning_starts_at_difficulty_one(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ class Silent(BaseMetric):
 
 def test_runs_without_scores_per_class_end_at_the_door(tmp_path: Path) -> None:
     net = model()
-    with pytest.raises(RuntimeError, match=r"no metric of the validation gives it. Add.*ClassBalanceMetric"):
+    with pytest.raises(RuntimeError, match=r"no metric of the validation computes it.*ClassBalanceMetric"):
         runner_of(tmp_path / "a", net, metric=[Silent()]).train()
     without = dict(val_dataloader=None, val_cfg=None, val_evaluator=None)
     with pytest.raises(RuntimeError, match="needs a validation, and the run has none"):

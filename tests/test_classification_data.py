@@ -80,7 +80,7 @@ def test_digits_are_split_alike_everywhere():
     assert sum(int(item["img"].sum()) for item in test) == 143138640
     block = test[0]["img"][..., 0].reshape(8, 4, 8, 4)
     assert (block == block[:, :1, :, :1]).all()  # enlarged by repetition
-    with pytest.raises(ValueError, match="`split` must be 'train' or 'test', got 'val'"):
+    with pytest.raises(ValueError, match="`split` must be one of 'train', 'test', got 'val'"):
         DigitsDataset(split="val")
 
 

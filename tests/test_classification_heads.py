@@ -102,7 +102,7 @@ def test_nearest_is_the_nearest_target_by_a_slow_loop() -> None:
 
 
 def test_wrong_arguments() -> None:
-    with pytest.raises(ValueError, match="`decision` must be 'argmax' or 'nearest', got 'softmax'"):
+    with pytest.raises(ValueError, match="`decision` must be one of 'argmax', 'nearest', got 'softmax'"):
         head(decision="softmax")
     with pytest.raises(ValueError, match=r"needs a loss with target values.*got CrossEntropyLoss"):
         head(loss=dict(type="mmseol.CrossEntropyLoss"), decision="nearest")

@@ -204,16 +204,18 @@ def test_a_head_without_such_a_classifier_is_named() -> None:
     class Head(BaseModel):
         def __init__(self) -> None:
             super().__init__()
-            self.layers = nn.ModuleDict({"head": nn.Linear(3, 4)})
+            self.layers = nn.ModuleDict({"scores": nn.Linear(3, 4)})
             self.loss_module = InfluenceBalancedLoss(class_counts=[4, 3, 2, 1])
 
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             raise NotImplementedError
 
     model = nn.ModuleDict({"head": Head()})
-    with pytest.raises(ValueError, match=r"the loss head\.loss_module, got 'conv_seg', 'fc'.*classifier="):
+    with pytest.raises(ValueError, match=r"the loss head\.loss_module, got None.*classifier="):
         feed_features(model)
-    (handle,) = feed_features(model, ClassifierFeatureHook("layers.head").classifier)
-    model["head"].layers["head"](torch.ones(2, 3))
+    with pytest.raises(ValueError, match=r"got 'conv_seg', 'fc'.*classifier="):
+        feed_features(model, ("conv_seg", "fc"))
+    (handle,) = feed_features(model, ClassifierFeatureHook("layers.scores").classifier)
+    model["head"].layers["scores"](torch.ones(2, 3))
     assert model["head"].loss_module._norm.tolist() == [3, 3]
     handle.remove()

@@ -186,15 +186,17 @@ def test_heads_of_mmpretrain(kind: str) -> None:
 
 @pytest.mark.usefixtures("_cls")
 def test_classifiers_by_name() -> None:
-    head = cls_head("VisionTransformerClsHead", classifier="layers.head")
+    head = cls_head("VisionTransformerClsHead")
     head.init_weights()
     assert isinstance(head.layers.head, CosineLinear)
     token = torch.randn(2, 6)
     assert head(([None, token],)).abs().max() <= 1
-    with pytest.raises(
-        ValueError, match=r"`head` must have a classifier.*num_classes=5.*'layers.head'.*name it"
-    ):
-        cls_head("VisionTransformerClsHead")
+    named = cls_head("VisionTransformerClsHead", classifier="layers.head")
+    assert isinstance(named.layers.head, CosineLinear)
+    unknown = nn.Module()
+    unknown.num_classes, unknown.scores = K, nn.Linear(6, K)
+    with pytest.raises(ValueError, match=r"`head` must have a classifier.*num_classes=5.*'scores'.*name it"):
+        cosine_classifier_head(unknown)
     with pytest.raises(ValueError, match="`classifier` must name layers of LinearClsHead, got 'head'"):
         cls_head("LinearClsHead", classifier="head")
     with pytest.raises(ValueError, match=r"must be linear or a convolution.*LinearClsHead.loss_module"):

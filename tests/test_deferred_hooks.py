@@ -60,7 +60,7 @@ def test_weights_are_one_until_the_epoch_begins(tmp_path: Path, loss: dict[str, 
     assert len(watch.seen) == 4 * 4 * 2
     for epoch, _, weight in watch.seen:
         np.testing.assert_allclose(weight, np.ones(4) if epoch < 2 else effective_number(0.9999), rtol=1e-9)
-    assert log_of(runner).count("weighted by class from now on") == 2
+    assert log_of(runner).count("class weights from now on") == 2
 
 
 def test_weights_are_right_wherever_a_run_resumes(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no loss with `set_class_weight`"):
         runner.train()
     runner = tiny_runner(tmp_path / "b", TinyModel([CE], []), custom_hooks=[DRW])
-    with pytest.raises(RuntimeError, match=r"decode_head\.losses\.0 was never told.*ClassCountHook"):
+    with pytest.raises(RuntimeError, match=r"decode_head\.losses\.0 does not know them.*ClassCountHook"):
         runner.train()
     runner = tiny_runner(
         tmp_path / "c", TinyModel([CE], []), custom_hooks=[{"type": "mmseol.AlphaRampHook"}, COUNT]
@@ -116,8 +116,12 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     [
         (DeferredReweightHook, {"begin": -1}, "`begin` must be a whole number of at least 0, got -1"),
         (DeferredReweightHook, {"begin": 1.5}, "`begin` .* got 1.5"),
-        (DeferredReweightHook, {"weight": "none"}, "`class_weight` must be one of .*, got 'none'"),
-        (DeferredReweightHook, {"beta": 1.0}, r"`beta` must lie in \[0, 1\), got 1.0"),
+        (DeferredReweightHook, {"weight": "none"}, "`weight` must be one of .*, got 'none'"),
+        (
+            DeferredReweightHook,
+            {"beta": 1.0},
+            r"`beta` must be a .* of at least 0 and below 1, got 1.0",
+        ),
         (AlphaRampHook, {"start": 0}, "`start` must be a finite number above 0, got 0"),
         (AlphaRampHook, {"end": float("nan")}, "`end` must be a finite number above 0, got nan"),
         (AlphaRampHook, {"begin": 3, "until": 3}, r"`until` must be above `begin` \(3\), got 3"),

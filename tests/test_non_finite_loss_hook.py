@@ -106,7 +106,7 @@ def test_losses_are_not_read_every_iteration(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("interval", [0, -1, True, 2.0])
 def test_bad_interval(interval: Any) -> None:
-    with pytest.raises(ValueError, match=r"`interval` must be None or a whole number above 0, got"):
+    with pytest.raises(ValueError, match=r"`interval` must be a whole number of at least 1, got"):
         NonFiniteLossHook(interval)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,8 @@ from scipy.special import log_softmax
 from torch import nn
 
 from mmseol import experiment
+from mmseol.classifiers import logit_adjustment, tau_normalized
 from mmseol.classifiers.checkpoints import adjust_checkpoint
-from mmseol.classifiers.posthoc import find_classifier, logit_adjustment, tau_normalized
 from mmseol.registry import MODELS
 
 ROOT = Path(__file__).parents[1]
@@ -82,19 +84,6 @@ def test_wrong_tau_and_empty_class() -> None:
     with pytest.warns(UserWarning, match="3"):
         adjustment = logit_adjustment(COUNTS, 1.0)
     np.testing.assert_allclose(adjustment[3], -np.log(1 / 131))
-
-
-def test_find_classifier() -> None:
-    segmentor = ["backbone.fc.weight", "decode_head.conv_seg.weight", "auxiliary_head.conv_seg.weight"]
-    assert find_classifier(segmentor) == "decode_head.conv_seg"
-    cascade = ["decode_head.0.conv_seg.weight", "decode_head.1.conv_seg.weight"]
-    assert find_classifier(cascade) == "decode_head.1.conv_seg"
-    assert find_classifier(["backbone.fc.weight", "head.fc.weight", "head.fc.bias"]) == "head.fc"
-    assert find_classifier(["head.layers.head.weight"], "head.layers.head") == "head.layers.head"
-    with pytest.raises(ValueError, match=r"`classifier` .* got None. Layers of heads here: head.layers.head"):
-        find_classifier(["head.layers.head.weight", "backbone.fc.weight"])
-    with pytest.raises(ValueError, match=r"got 'head\.fc'"):
-        find_classifier(["head.layers.head.weight"], "head.fc")
 
 
 def write(path: Path, prefix: str = "head.fc", counts: Any = COUNTS, bias: bool = True) -> dict[str, Any]:
@@ -331,6 +320,21 @@ def test_two_processes_agree(stage_one: Path, tmp_path: Path, kind: str) -> None
     one, two = run_ranks(_train_rank, str(tmp_path), str(stage_one), kind)
     assert one == two
     assert not np.allclose(one, state_of(stage_one)["head.fc.weight"].flatten())
+
+
+@pytest.mark.parametrize("kind", ["ClassifierRetraining", "LearnableWeightScaling"])
+def test_models_can_be_copied_and_pickled(kind: str) -> None:
+    """Pickling failed when the class that is made at run time had the name of the host's class."""
+    model = staged(kind)
+    model.load_state_dict(model.state_dict())
+    inputs = dict(inputs=list(torch.randn(5, 3)), label=[])
+    expected = model.eval()(**inputs)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert type(other) is type(model)
+        torch.testing.assert_close(other(**inputs), expected)
+        other.train()
+        assert not other.backbone[1].training
+        assert other.state_dict().keys() == model.state_dict().keys()
 
 
 def test_argument_makes_the_config_of_the_second_stage(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_counts_come_from_a_file_of_a_run(tmp_path: Path) -> None:
         (dict(crop_size=0), "`crop_size` must be"),
         (dict(crop_size=(4, 4, 4)), "`crop_size` must be"),
         (dict(crop_size=4, power=-1), "`power` must be"),
-        (dict(crop_size=4, prob=1.5), "`prob` must lie in"),
+        (dict(crop_size=4, prob=1.5), "`prob` must be a finite number of at least 0 and at most 1, got 1.5"),
         (dict(crop_size=4, class_counts=[1]), "`class_counts` must be"),
     ],
 )

@@ -12,6 +12,7 @@ import torch
 from helpers.seg_heads import COUNTS, LOSSES, SIZE, K, build, features, samples, segmentor
 from helpers.tiny_runner import log_of
 from mmengine.config import Config, ConfigDict
+from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 from mmseg.models.losses import accuracy as host_accuracy
 from mmseg.registry import MODELS
@@ -20,7 +21,8 @@ from torch.nn import functional as F
 
 from mmseol import experiment
 from mmseol.losses import OneHotMSELoss, OutlyingMSELoss
-from mmseol.segmentation import upsample_free
+from mmseol.segmentation import restore_upsampling, upsample_free
+from mmseol.segmentation.jpu_head import JPUFCNHead
 from mmseol.segmentation.upsample_free import upsampled_accuracy
 
 
@@ -146,6 +148,17 @@ def test_outputs_of_label_size_or_larger_take_the_hosts_path(size: int) -> None:
     assert head.loss_decode.seen is None
 
 
+@pytest.mark.parametrize("kind", HEADS)
+def test_heads_are_restored(kind: str) -> None:
+    head = build(kind, OUTLYING, **HEADS[kind])
+    cls, attributes = type(head), set(vars(head))
+    upsample_free(head)
+    assert type(head) is not cls
+    restore_upsampling(head)
+    assert type(head) is cls
+    assert set(vars(head)) == attributes
+
+
 def test_copies_and_pickles_go_on() -> None:
     x, labels = features(), samples()
     head = build("PSPHead", OUTLYING)
@@ -177,7 +190,7 @@ def test_accuracy_of_void_alone_and_of_ties() -> None:
     outputs = torch.zeros(1, K, 2, 2)
     assert upsampled_accuracy(outputs, labels, ignore_index=255) == 100
     assert upsampled_accuracy(outputs, labels * 0, ignore_index=255) < 1e-4
-    with pytest.raises(ValueError, match=r"`accuracy` must be one of exact, off, got 'low'"):
+    with pytest.raises(ValueError, match=r"`accuracy` must be one of 'exact', 'off', got 'low'"):
         upsample_free(nn.Identity(), "low")  # type: ignore[arg-type]
 
 
@@ -210,8 +223,8 @@ def test_compiled_model() -> None:
     assert all(grad.isfinite().all() for grad in gradients(model).values())
 
 
-def train(folder: Path, toy: Path, hooks: list[dict]) -> tuple[dict[str, Tensor], str]:
-    """Return what two iterations of the quickstart config log, and the run's log file."""
+def train(folder: Path, toy: Path, hooks: list[dict]) -> tuple[dict[str, Tensor], Runner]:
+    """Return the log of two iterations of the quickstart config, and the runner."""
     cfg = Config.fromfile(Path(__file__).parents[1] / "configs" / "quickstart" / "toy_camvid.py")
     experiment.set_data_root(cfg, str(toy))
     experiment.set_seed(cfg, 1)
@@ -228,19 +241,24 @@ def train(folder: Path, toy: Path, hooks: list[dict]) -> tuple[dict[str, Tensor]
     cfg.default_hooks.logger.interval = 1
     cfg.log_processor = dict(by_epoch=False, window_size=1)
     cfg.custom_hooks = [dict(type="mmseol.ClassCountHook"), dict(type="EMAHook"), *hooks]
-    cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
+    cfg.train_cfg.val_interval = 2
     runner = Runner.from_cfg(cfg)
     runner.train()
     history = runner.message_hub.log_scalars
     keys = ("loss", "decode.acc_seg", "aux.acc_seg")
-    return {key: torch.tensor(history[f"train/{key}"].data[0]) for key in keys}, log_of(runner)
+    return {key: torch.tensor(history[f"train/{key}"].data[0]) for key in keys}, runner
 
 
 def test_training_by_config_alone(tmp_path: Path, toy: Path) -> None:
     """Two iterations with and without the hook, with an averaged model beside."""
     stock, _ = train(tmp_path / "stock", toy, [])
-    ours, log = train(tmp_path / "ours", toy, [dict(type="mmseol.UpsampleFreeLossHook")])
+    ours, runner = train(tmp_path / "ours", toy, [dict(type="mmseol.UpsampleFreeLossHook")])
+    log = log_of(runner)
     assert stock["loss"].shape == (2,)
     torch.testing.assert_close(ours, stock, rtol=1e-4, atol=0.02)
     assert "Loss of decode_head without upsampled outputs." in log
     assert "Loss of auxiliary_head of upsampled outputs: CrossEntropyLoss has no `forward_upsampled`." in log
+    (hook,) = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
+    for model in (runner.model, hook.ema_model.module):  # validated once; the classes are the host's again
+        assert type(model.decode_head) is JPUFCNHead
+    assert "mIoU" in str(runner.val_loop.run())

@@ -1,4 +1,4 @@
-"""What needs mmpretrain: heads, hooks, batch augments, backbones and data sets for classification."""
+"""Heads, hooks, batch augments, backbones and data sets for classification; imports mmpretrain."""
 
 from mmseol.classification.batch_augments import (
     RICAP,

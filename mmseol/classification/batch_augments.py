@@ -1,23 +1,23 @@
-"""Batch augments that mmpretrain lacks; every label is the exact share of its image in the mixture.
+"""Batch augments that mmpretrain lacks. Each label score is the exact fraction of its image in the mixture.
 
 mmpretrain's registry of batch augments has no parent, so a config names them by path::
 
     model = dict(train_cfg=dict(augments=[dict(type="mmseol.classification.RICAP", beta=0.3)], probs=[0.5]))
 
 Each is called as ``augment(inputs, scores)`` with normalised images (N, C, H, W) and label scores (N, K),
-and returns new ones. One draw serves the whole batch, and partners come from a permutation of it, as in
-the host's Mixup and CutMix.
+and returns new ones. Random numbers are drawn once per batch, and each image is mixed with another one of the
+batch, as in the host's Mixup and CutMix.
 """
 
 # ruff: noqa: NPY002  (mmpretrain's augments draw from numpy's global generator, which the run's seed sets)
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
+
+from mmseol.utils.checks import number
 
 __all__ = ["RICAP", "MixedConcat", "Random2x2", "SamplePairing", "VHBCPlus", "VHMixup"]
 
@@ -25,12 +25,17 @@ __all__ = ["RICAP", "MixedConcat", "Random2x2", "SamplePairing", "VHBCPlus", "VH
 class SamplePairing:
     """Average two images and keep the label of the first (Inoue, arXiv 1801.02929).
 
-    The paper trains without it at first, then switches it off for two epochs of ten, and off again for the
-    last epochs: ``probs=[0.8]`` in the config and ``SwitchRecipeHook`` of mmpretrain for begin and end.
+    The paper uses it in 8 of 10 epochs, and neither in the first nor in the last epochs of training. Use
+    ``probs=[0.8]`` in the config and mmpretrain's ``SwitchRecipeHook`` for the begin and the end.
+
+    >>> images, scores = torch.rand(4, 3, 8, 8), torch.eye(4)
+    >>> mixed, labels = SamplePairing()(images, scores)
+    >>> bool((labels == scores).all())
+    True
     """
 
     def __call__(self, inputs: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the averages and the labels of the first images."""
+        """Return the averaged images and the label scores of the first images."""
         scores = _checked(scores)
         return (inputs + inputs[torch.randperm(len(inputs))]) / 2, scores
 
@@ -39,8 +44,13 @@ class RICAP:
     r"""Patch four images together at a random point (Takahashi et al., ACML 2018, arXiv 1811.09030).
 
     The point is :math:`(\mathrm{round}(\beta_1 W), \mathrm{round}(\beta_2 H))`, :math:`\beta_i \sim
-    \mathrm{Beta}(b, b)`; each patch is cropped at a random place of its image, and the label is the
-    sum of the four labels by area.
+    \mathrm{Beta}(b, b)`; each patch is cropped at a random place of its image. The label scores are the
+    mean of the four labels, weighted by area.
+
+    >>> images, scores = torch.rand(4, 3, 8, 8), torch.eye(4)
+    >>> mixed, labels = RICAP()(images, scores)
+    >>> mixed.shape, bool(labels.sum(1).isclose(torch.ones(4)).all())
+    (torch.Size([4, 3, 8, 8]), True)
 
     Args:
         beta: :math:`b`, above 0; the paper's 0.3.
@@ -50,10 +60,10 @@ class RICAP:
     """
 
     def __init__(self, beta: float = 0.3) -> None:
-        self.beta = _positive("beta", beta)
+        self.beta = number("beta", beta, above=0)
 
     def __call__(self, inputs: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the patchworks and their labels."""
+        """Return the patched images and their label scores."""
         scores = _checked(scores)
         height, width = inputs.shape[-2:]
         split = (
@@ -82,7 +92,7 @@ class _MixedExample:
     """
 
     def __init__(self, alpha: float = 1.0) -> None:
-        self.alpha = _positive("alpha", alpha)
+        self.alpha = number("alpha", alpha, above=0)
 
     def draw(self) -> float:
         """Return one :math:`\\lambda`."""
@@ -97,7 +107,7 @@ class _MixedExample:
         return weights * first + (1 - weights) * second
 
     def __call__(self, inputs: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mixtures and their labels, which are mixed by the mean weight."""
+        """Return the mixtures and their label scores, which are mixed by the mean weight."""
         scores = _checked(scores)
         index = torch.randperm(len(inputs))
         weights = self.weights(*inputs.shape[-2:])
@@ -107,11 +117,16 @@ class _MixedExample:
 
 
 class VHMixup(_MixedExample):
-    r"""VH-Mixup: a vertical and a horizontal concatenation of two images, mixed; the best of its paper.
+    r"""VH-Mixup: mix a vertical and a horizontal concatenation of two images; the best of its paper.
 
     With :math:`h = \mathrm{round}(\lambda_1 H)`, :math:`w = \mathrm{round}(\lambda_2 W)` the weight of the
     first image is 1 above and left of :math:`(h, w)`, :math:`\lambda_3` above and right, :math:`1 -
     \lambda_3` below and left, 0 below and right.
+
+    >>> images, scores = torch.rand(4, 3, 8, 8), torch.eye(4)
+    >>> mixed, labels = VHMixup()(images, scores)
+    >>> mixed.shape, bool(labels.sum(1).isclose(torch.ones(4)).all())
+    (torch.Size([4, 3, 8, 8]), True)
 
     Args:
         alpha: Every :math:`\lambda` is drawn from Beta(alpha, alpha); the paper's 1.
@@ -127,6 +142,11 @@ class VHMixup(_MixedExample):
 class MixedConcat(_MixedExample):
     r"""Mixed concatenation: the first image above left and below right of a random point, else the second.
 
+    >>> images, scores = torch.rand(4, 3, 8, 8), torch.eye(4)
+    >>> mixed, labels = MixedConcat()(images, scores)
+    >>> mixed.shape, bool(labels.sum(1).isclose(torch.ones(4)).all())
+    (torch.Size([4, 3, 8, 8]), True)
+
     Args:
         alpha: Every :math:`\lambda` is drawn from Beta(alpha, alpha); the paper's 1.
     """
@@ -138,7 +158,12 @@ class MixedConcat(_MixedExample):
 
 
 class Random2x2(_MixedExample):
-    r"""Random 2x2: a random point cuts four cells, and each comes from either image with even odds.
+    r"""Random 2x2: a random point divides the image into four cells; each is from either image with p = 0.5.
+
+    >>> images, scores = torch.rand(4, 3, 8, 8), torch.eye(4)
+    >>> mixed, labels = Random2x2()(images, scores)
+    >>> mixed.shape, bool(labels.sum(1).isclose(torch.ones(4)).all())
+    (torch.Size([4, 3, 8, 8]), True)
 
     Args:
         alpha: Every :math:`\lambda` is drawn from Beta(alpha, alpha); the paper's 1.
@@ -152,12 +177,17 @@ class Random2x2(_MixedExample):
 
 
 class VHBCPlus(VHMixup):
-    r"""VH-BC+: VH-Mixup that allows for how strong the images are (Tokozume et al., CVPR 2018).
+    r"""VH-BC+: VH-Mixup with weights that depend on the images' contrast (Tokozume et al., CVPR 2018).
 
-    Each image is centred to zero mean; where both have a share :math:`\lambda`, the weight is
+    Each image is centred to zero mean. Where the first has weight :math:`\lambda` in VH-Mixup, its weight is
     :math:`p = (1 + \frac{\sigma_1}{\sigma_2} \frac{1 - \lambda}{\lambda})^{-1}` and the mixture is divided
-    by :math:`\sqrt{p^2 + (1 - p)^2}`. Labels as in :class:`VHMixup`. Images are centred in mixtures alone,
-    not at test time.
+    by :math:`\sqrt{p^2 + (1 - p)^2}`. Labels are as in :class:`VHMixup`. Images are centred only when
+    they are mixed, not at test time.
+
+    >>> images, scores = torch.rand(4, 3, 8, 8), torch.eye(4)
+    >>> mixed, labels = VHBCPlus()(images, scores)
+    >>> mixed.shape, bool(labels.sum(1).isclose(torch.ones(4)).all())
+    (torch.Size([4, 3, 8, 8]), True)
 
     Args:
         alpha: Every :math:`\lambda` is drawn from Beta(alpha, alpha); the paper's 1.
@@ -187,9 +217,3 @@ def _checked(scores: Tensor) -> Tensor:
             "classes: data_preprocessor=dict(num_classes=...)."
         )
     return scores.float()
-
-
-def _positive(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-        raise ValueError(f"`{name}` must be a finite number above 0, got {value!r}.")
-    return float(value)

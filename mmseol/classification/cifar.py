@@ -19,18 +19,21 @@ _IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
 
 @DATASETS.register_module()
 class CIFAR10(HostCIFAR10):
-    """CIFAR-10, read from whichever layout ``data_root`` has, and never downloaded.
+    """CIFAR-10 in either of two layouts of ``data_root``; never downloaded.
 
-    - the original archive's ``cifar-10-batches-py/``, as mmpretrain's own class of this name;
-    - ``{train,test}/<class>/*.png``, 32x32; the folders are named as the classes and may hold any part of the
-      data, in the order of the files' names.
+    - ``cifar-10-batches-py/`` of the original archive, as in mmpretrain's class of this name;
+    - ``{train,test}/<class>/*.png``, 32x32; folders have the names of the classes and may hold a part of the
+      data, which is read in the order of the files' names.
 
     Images are kept in memory as uint8 RGB (32, 32, 3).
+
+    >>> CIFAR10(data_root="nowhere", lazy_init=True).metainfo["classes"][:2]
+    ('airplane', 'automobile')
 
     Args:
         data_root: The folder.
         split: ``'train'`` or ``'test'``.
-        **kwargs: Further arguments of mmpretrain's class.
+        **kwargs: Further arguments of mmpretrain's ``CIFAR10``.
 
     Raises:
         FileNotFoundError: If ``data_root`` has neither layout.
@@ -74,7 +77,11 @@ class CIFAR10(HostCIFAR10):
 
 @DATASETS.register_module()
 class CIFAR100(CIFAR10):
-    """CIFAR-100, as :class:`CIFAR10`; the original archive's folder is ``cifar-100-python/``."""
+    """CIFAR-100, as :class:`CIFAR10`; the folder of the original archive is ``cifar-100-python/``.
+
+    >>> len(CIFAR100(data_root="nowhere", lazy_init=True).metainfo["classes"])
+    100
+    """
 
     base_folder = HostCIFAR100.base_folder
     url = HostCIFAR100.url

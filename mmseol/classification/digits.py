@@ -1,4 +1,4 @@
-"""The handwritten digits that scikit-learn ships: a real data set that needs no download."""
+"""Handwritten digits from scikit-learn, a real data set that needs no download."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from mmpretrain.datasets import BaseDataset
 
 from mmseol.registry import DATASETS
+from mmseol.utils.checks import choice
 
 __all__ = ["DigitsDataset"]
 
@@ -18,12 +19,15 @@ _TEST_SHARE = 1 / 3
 class DigitsDataset(BaseDataset):
     """1,797 digits of 8x8 (UCI's optical recognition test set), enlarged to 32x32, 10 classes.
 
-    A third, 599, is the test split: drawn by class with seed 0, the same on every machine. Images are kept in
-    memory as uint8 (32, 32, 3), white on black, so the pipeline needs no loading.
+    The test split is a third, 599 images, drawn by class with seed 0, the same on every machine. Images are
+    kept in memory as uint8 (32, 32, 3), white on black, so that the pipeline needs no loading.
+
+    >>> len(DigitsDataset(split="test"))
+    599
 
     Args:
         split: ``'train'`` or ``'test'``.
-        data_root: Not used; the data come with scikit-learn.
+        data_root: Not used.
         **kwargs: Further arguments of mmpretrain's ``BaseDataset``.
 
     Raises:
@@ -34,9 +38,7 @@ class DigitsDataset(BaseDataset):
     METAINFO = {"classes": tuple("0123456789")}  # noqa: RUF012
 
     def __init__(self, split: Literal["train", "test"] = "train", data_root: str = "", **kwargs: Any) -> None:
-        if split not in ("train", "test"):
-            raise ValueError(f"`split` must be 'train' or 'test', got {split!r}.")
-        self.split = split
+        self.split = choice("split", split, ("train", "test"))
         super().__init__(ann_file="", data_root="", **kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:

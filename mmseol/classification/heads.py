@@ -1,4 +1,4 @@
-"""Classification heads whose scores can be read, ranked and averaged, whatever loss the outputs come from."""
+"""Classification heads whose scores are calibrated, and test-time augmentation that averages them."""
 
 from __future__ import annotations
 
@@ -11,21 +11,26 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from mmseol.registry import MODELS
+from mmseol.utils.checks import choice, number
 
 __all__ = ["CalibratedHeadMixin", "CalibratedLinearClsHead", "ClsScoreTTAModel", "calibrated_scores"]
 
 Decision = Literal["argmax", "nearest"]
 
-_RANK_SHARE = 1e-8  # of a score that its rank decides: below the rounding of float32, far above underflow
+_RANK_SHARE = 1e-8  # fraction of a score from its rank: below float32's rounding, far above underflow
 
 
 def calibrated_scores(evidence: Tensor, temperature: float | Tensor) -> Tensor:
     r"""Return :math:`p = (1 - \epsilon)\,\mathrm{softmax}(z / T) + \epsilon\, r`, strictly ordered as ``z``.
 
-    A softmax of outputs that lie tens apart underflows to equal zeros, and top-5 picks among those as it
-    likes. :math:`r_k` falls linearly with the rank of :math:`z_k` and sums to 1; :math:`\epsilon = 10^{-8}`
-    shows in no score that is read, and keeps every rank in float64 as in float32. Equal evidence ranks in
+    A softmax of outputs that differ by tens underflows to equal zeros, whose order in a top-5 is arbitrary.
+    :math:`r_k` falls linearly with the rank of :math:`z_k` and sums to 1; :math:`\epsilon = 10^{-8}` is too
+    small to change a displayed score and keeps every rank in float64 and float32. Equal evidence ranks in
     class order.
+
+    >>> scores = calibrated_scores(torch.tensor([[200.0, 1.0, 9.0]]), temperature=1.0)
+    >>> scores.argsort(descending=True).tolist()
+    [[0, 2, 1]]
 
     Args:
         evidence: :math:`z`, (N, K).
@@ -45,30 +50,34 @@ def calibrated_scores(evidence: Tensor, temperature: float | Tensor) -> Tensor:
 
 
 class CalibratedHeadMixin:
-    r"""Scores of a classification head: softmax of evidence over a temperature that validation data fit.
+    r"""Mixin for classification heads: scores are a softmax with a temperature fitted on validation data.
 
-    The host's ``pred_score`` is a softmax of the raw outputs :math:`a`. Trained on outlying labels they are
-    no logits: scores are 0 or 1, top-5 is decided among underflowed zeros, and test-time augmentation votes.
-    Here :math:`p = \mathrm{softmax}(z / T)` in float64 (see :func:`calibrated_scores`), where
+    The host's ``pred_score`` is a softmax of the raw outputs :math:`a`. Outputs trained on outlying labels
+    are not logits: scores are 0 or 1, top-5 depends on underflowed zeros, and test-time augmentation votes.
+    This mixin computes :math:`p = \mathrm{softmax}(z / T)` in float64 (see :func:`calibrated_scores`), where
 
     - ``decision='argmax'`` (the paper's): :math:`z = a`;
     - ``decision='nearest'``: :math:`z_k = v_k a_k - v_k^2 / 2`, so that :math:`\arg\max_k z_k = \arg\min_k
       \lVert a - v_k e_k \rVert^2` and :math:`p_k \propto \exp(-\lVert a - v_k e_k \rVert^2 / 2 T)`: the
       posterior of equally likely classes, Gaussian around their targets with variance :math:`T`.
 
-    :math:`T` is a buffer: 1, or what the loss names (``score_temperature``: LDAM's outputs are cosines, of
-    which a plain softmax is flat), until ``mmseol.TemperatureHook`` fits it. It changes neither decision nor
-    ranking. At 1 and with ``'argmax'`` the score is the host's to :math:`10^{-8}`, and so is it with
-    other losses. Put the mixin before any head with ``_get_predictions``::
+    :math:`T` is a buffer. It starts at the loss's ``score_temperature`` if it has one (LDAM's outputs are
+    cosines, whose plain softmax is flat), else at 1, and ``mmseol.TemperatureHook`` fits it. It changes
+    neither the decision nor the ranking. With :math:`T = 1` and ``'argmax'``, scores differ from the
+    host's by at most :math:`10^{-8}`. Put the mixin before any head with ``_get_predictions``:
 
-        class CalibratedViTHead(CalibratedHeadMixin, VisionTransformerClsHead): ...
+    >>> from mmpretrain.models import VisionTransformerClsHead
+    >>> class CalibratedViTHead(CalibratedHeadMixin, VisionTransformerClsHead):
+    ...     pass
+    >>> CalibratedViTHead(num_classes=4, in_channels=8).temperature
+    tensor(1., dtype=torch.float64)
 
     Args:
-        decision: Which class is predicted, ``'argmax'`` or ``'nearest'``.
+        decision: Decision rule, ``'argmax'`` or ``'nearest'``.
         **kwargs: Arguments of the head.
 
     Raises:
-        ValueError: If ``decision`` is neither, or ``'nearest'`` meets a loss without target values.
+        ValueError: If ``decision`` is neither, or it is ``'nearest'`` and the loss has no target values.
     """
 
     temperature: Tensor
@@ -76,8 +85,7 @@ class CalibratedHeadMixin:
 
     def __init__(self, *args: Any, decision: Decision = "argmax", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if decision not in get_args(Decision):
-            raise ValueError(f"`decision` must be 'argmax' or 'nearest', got {decision!r}.")
+        choice("decision", decision, get_args(Decision))
         if decision == "nearest" and not hasattr(self.loss_module, "target_values"):
             raise ValueError(
                 "`decision='nearest'` needs a loss with target values (mmseol.OutlyingMSELoss), got "
@@ -90,20 +98,18 @@ class CalibratedHeadMixin:
         )
 
     def set_temperature(self, temperature: float) -> None:
-        """Use this temperature from now on.
+        """Set the temperature.
 
         Raises:
             ValueError: If it is not a finite number above 0.
         """
-        if not 0 < temperature < float("inf"):
-            raise ValueError(f"`temperature` must be a finite number above 0, got {temperature!r}.")
-        self.temperature.fill_(temperature)
+        self.temperature.fill_(number("temperature", temperature, above=0))
 
     def evidence(self, cls_score: Tensor) -> Tensor:
-        """Return what is ranked, :math:`z`, float64 (N, K), for raw outputs (N, K).
+        """Return the evidence :math:`z`, float64 (N, K), for raw outputs (N, K).
 
         Raises:
-            RuntimeError: If ``decision='nearest'`` and the loss was never told the class counts.
+            RuntimeError: If ``decision='nearest'`` and the loss does not know the class counts.
         """
         outputs = cls_score.detach().double()
         if self.decision == "argmax":
@@ -137,21 +143,40 @@ class CalibratedHeadMixin:
 class CalibratedLinearClsHead(CalibratedHeadMixin, LinearClsHead):
     """mmpretrain's linear head with the scores of :class:`CalibratedHeadMixin`.
 
+    >>> head = CalibratedLinearClsHead(num_classes=4, in_channels=8)
+    >>> (sample,) = head.predict((torch.ones(1, 8),))
+    >>> round(sample.pred_score.sum().item(), 6)
+    1.0
+
     Args:
         num_classes: Number of classes.
-        in_channels: Length of the features.
+        in_channels: Number of features.
         decision: As in :class:`CalibratedHeadMixin`.
-        **kwargs: Arguments of ``LinearClsHead``.
+        **kwargs: Further arguments of ``LinearClsHead``.
     """
+
+    def __init__(
+        self, num_classes: int, in_channels: int, decision: Decision = "argmax", **kwargs: Any
+    ) -> None:
+        super().__init__(num_classes=num_classes, in_channels=in_channels, decision=decision, **kwargs)
 
 
 @MODELS.register_module()
 class ClsScoreTTAModel(AverageClsScoreTTA):
     """Average the scores over the augmented views, and predict their argmax.
 
-    mmpretrain's ``AverageClsScoreTTA`` averages the scores and leaves the label that of the first view, which
-    metrics that read labels then score. Scores have to be comparable between views, as those of
+    mmpretrain's ``AverageClsScoreTTA`` averages the scores but keeps the label of the first view, which some
+    metrics read. Scores must be comparable between views, as those of
     :class:`mmseol.classification.CalibratedHeadMixin` are.
+
+    >>> from mmengine.model import BaseModel
+    >>> class Net(BaseModel):
+    ...     def forward(self, inputs, data_samples=None, mode="tensor"):
+    ...         return inputs
+    >>> model = ClsScoreTTAModel(module=Net())
+    >>> views = [DataSample().set_pred_score(torch.tensor(s)) for s in ([0.6, 0.4], [0.1, 0.9])]
+    >>> model.merge_preds([views])[0].pred_label
+    tensor([1])
     """
 
     def _merge_single_sample(self, data_samples: list[DataSample]) -> Any:

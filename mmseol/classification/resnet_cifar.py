@@ -1,4 +1,4 @@
-"""The ResNets of He et al. for CIFAR: three stages of 16, 32 and 64 channels, depth 6n + 2."""
+"""ResNets of He et al. for CIFAR: three stages of 16, 32 and 64 channels, depth 6n + 2."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ __all__ = ["PadShortcut", "SmallResNet"]
 
 
 class PadShortcut(nn.Module):
-    """Shortcut without parameters ("option A"): every ``stride``-th pixel, zero channels on both sides.
+    """Shortcut without parameters ("option A"): take every ``stride``-th pixel, add channels of zeros.
+
+    >>> import torch
+    >>> PadShortcut(2, 4, stride=2)(torch.ones(1, 2, 4, 4)).sum(dim=(2, 3))
+    tensor([[0., 4., 4., 0.]])
 
     Args:
         in_channels: Channels of the input.
@@ -38,13 +42,18 @@ class PadShortcut(nn.Module):
 class SmallResNet(ResNet_CIFAR):
     """ResNet-8, 14, 20, 32, 44, 56 or 110 for 32x32 images (He et al., CVPR 2016, sec. 4.2).
 
-    A 3x3 stem and three stages of n basic blocks with 16, 32 and 64 channels, depth 6n + 2, shortcuts by
-    zero padding. ResNet-32 with a linear classifier of 10 classes has 464,154 parameters; it is what the
-    literature on long-tailed CIFAR trains. The output is a tuple of one map, (N, 4 * base_channels, 8, 8)
+    A 3x3 stem and three stages of n basic blocks with 16, 32 and 64 channels, depth 6n + 2, and
+    :class:`PadShortcut`. ResNet-32 with a linear classifier of 10 classes has 464,154 parameters; the
+    literature on long-tailed CIFAR uses it. The output is a tuple of one map, (N, 4 * base_channels, 8, 8)
     for images of 32x32.
 
+    >>> import torch
+    >>> (features,) = SmallResNet(depth=8)(torch.zeros(2, 3, 32, 32))
+    >>> features.shape
+    torch.Size([2, 64, 8, 8])
+
     Args:
-        depth: One of those above.
+        depth: Number of layers, one of the above.
         base_channels: Channels of the stem and the first stage.
         **kwargs: Further arguments of mmpretrain's ``ResNet_CIFAR``.
 

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from mmseol.classification.heads import CalibratedHeadMixin
 from mmseol.registry import HOOKS
+from mmseol.utils.modules import averaged_copies
 
 __all__ = ["TemperatureHook", "fit_temperature"]
 
-_LOG_BOUNDS = (-7.0, 14.0)  # separable data push T to 0, hopeless data to infinity
+_LOG_BOUNDS = (-7.0, 14.0)  # separable data give T = 0, random scores give infinity
 
 
 def fit_temperature(evidence: Any, labels: Any) -> float:
@@ -25,12 +26,16 @@ def fit_temperature(evidence: Any, labels: Any) -> float:
 
     Guo et al., "On Calibration of Modern Neural Networks", ICML 2017; :math:`\log T` within [-7, 14].
 
+    >>> evidence = np.log([[0.75, 0.25]] * 4)
+    >>> round(fit_temperature(10 * evidence, [0, 0, 0, 1]), 3)
+    10.0
+
     Args:
         evidence: :math:`z`, (N, K).
-        labels: Classes y, integers (N,).
+        labels: Classes :math:`y`, integers (N,).
 
     Raises:
-        ValueError: If there is no sample, shapes do not fit or the evidence is not finite.
+        ValueError: If there is no sample, shapes do not fit, or the evidence is not finite.
     """
     evidence, labels = np.asarray(evidence, dtype=np.float64), np.asarray(labels)
     if evidence.ndim != 2 or labels.shape != evidence.shape[:1] or not len(labels):
@@ -52,10 +57,12 @@ def fit_temperature(evidence: Any, labels: Any) -> float:
 class TemperatureHook(Hook):
     """Fit the temperature of the model's calibrated heads after every validation, and keep it in the model.
 
-    Scores of that validation itself still use the temperature before; decisions and rankings never depend on
-    it. The best checkpoint (``save_best``), which is written after the fit, holds its own; a periodic
-    checkpoint, written before validation, that of the validation before. Without a calibrated head the
-    hook does nothing.
+    The scores of that validation still use the previous temperature; decisions and rankings never depend on
+    it. The best checkpoint (``save_best``) is written after the fit and holds the fitted temperature; a
+    periodic checkpoint is written before the validation and holds the previous one. Without a calibrated
+    head the hook does nothing.
+
+    >>> hook = TemperatureHook()
     """
 
     priority = "HIGH"  # before EMAHook swaps the weights back and CheckpointHook saves the best
@@ -67,7 +74,7 @@ class TemperatureHook(Hook):
         self._labels: list[Tensor] = []
 
     def before_val_epoch(self, runner: Any) -> None:
-        """Start to collect what the heads return."""
+        """Start to collect the heads' outputs."""
         self._stop()
         self._heads = _calibrated(runner.model)
         self._evidence = [[] for _ in self._heads]
@@ -84,7 +91,7 @@ class TemperatureHook(Hook):
             self._labels += [sample.gt_label.cpu() for sample in outputs or ()]
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
-        """Fit on the samples of all ranks, and set on each."""
+        """Fit on the samples of all ranks, and set the temperature on each."""
         heads, collected, labels = self._heads, self._evidence, self._labels
         self._stop()
         for head, kept in zip(heads, collected, strict=True):
@@ -95,8 +102,9 @@ class TemperatureHook(Hook):
             evidence, truth = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
             temperature = fit_temperature(evidence, truth)
             head.set_temperature(temperature)
-            for copy in _averaged(runner):
-                copy.set_temperature(temperature)
+            for copy in averaged_copies(runner):
+                for averaged in _calibrated(copy):
+                    averaged.set_temperature(temperature)
             runner.logger.info(
                 f"Temperature of the scores, fitted on {len(truth)} samples: {temperature:.4g}"
             )
@@ -116,8 +124,3 @@ def _keep(kept: list[Tensor]) -> Any:
 
 def _calibrated(model: nn.Module) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, CalibratedHeadMixin)]
-
-
-def _averaged(runner: Any) -> list[Any]:
-    copies = [getattr(hook, "ema_model", None) for hook in runner.hooks]
-    return [head for copy in copies if isinstance(copy, nn.Module) for head in _calibrated(copy)]

@@ -1,4 +1,4 @@
-"""Checkpoints with an adjusted classifier."""
+"""Write checkpoints with an adjusted classifier."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from mmseol.classifiers.posthoc import find_classifier, logit_adjustment, tau_normalized
+from mmseol.classifiers.find import find_classifier
+from mmseol.classifiers.posthoc import logit_adjustment, tau_normalized
+from mmseol.utils.checks import choice
 from mmseol.utils.files import replacing
 
 __all__ = ["Method", "adjust_checkpoint"]
@@ -27,33 +29,40 @@ def adjust_checkpoint(
     counts: ArrayLike | None = None,
     keep_bias: bool = False,
 ) -> None:
-    """Write a checkpoint with an adjusted classifier; whoever tests it needs nothing of ours.
+    """Write a checkpoint with an adjusted classifier, which can be tested without this package.
 
-    The new file holds the weights and what else tests read, not the state of the optimiser; averaged
-    weights are the ones that are kept, as in any test.
+    The new file holds the weights and the meta data, not the state of the optimiser. If the run averaged its
+    weights, these are the averaged ones, as in a test of the checkpoint.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> state = {"head.fc.weight": torch.tensor([[3.0, 4.0], [0.0, 0.5]])}
+    >>> torch.save({"meta": {}, "state_dict": state}, folder / "a.pth")
+    >>> adjust_checkpoint(folder / "a.pth", folder / "b.pth", "tau_norm", tau=1.0)
+    >>> torch.load(folder / "b.pth", weights_only=True)["state_dict"]["head.fc.weight"].norm(dim=1)
+    tensor([1., 1.])
 
     Args:
         source: Checkpoint of a finished run.
-        out: File to write, whole or not at all; must not exist.
-        method: ``'tau_norm'``, see :func:`~mmseol.classifiers.tau_normalized`: the bias becomes 0, as in
-            the authors' code; or ``'logit_adjustment'``, see :func:`~mmseol.classifiers.logit_adjustment`,
-            which is meant for outputs of a softmax and goes into the bias.
-        tau: Strength; choose it on validation data.
+        out: File to write; must not exist.
+        method: ``'tau_norm'``, see :func:`~mmseol.classifiers.tau_normalized`, sets the bias to 0, as the
+            authors' code does; ``'logit_adjustment'``, see :func:`~mmseol.classifiers.logit_adjustment`,
+            changes the bias and is meant for logits of a softmax.
+        tau: Strength of the adjustment; choose it on validation data.
         classifier: As in :func:`~mmseol.classifiers.find_classifier`.
-        counts: Training samples of each class, (K,); ``None``: those that a loss left in the checkpoint.
+        counts: Training samples of each class, (K,); ``None``: those of a loss in the checkpoint.
         keep_bias: Whether ``'tau_norm'`` keeps the bias.
 
     Raises:
-        ValueError: If an argument does not fit, or the checkpoint is adjusted already.
+        ValueError: If an argument is invalid, or the checkpoint is adjusted already.
         FileExistsError: If ``out`` exists.
     """
-    if method not in get_args(Method):
-        raise ValueError(f"`method` must be one of {', '.join(get_args(Method))}, got {method!r}.")
+    choice("method", method, get_args(Method))
     if Path(out).exists():
         raise FileExistsError(f"`out` must be a new file, got {str(out)!r}.")
     from mmengine.runner import CheckpointLoader  # not at the top: it imports OpenCV
 
-    checkpoint = CheckpointLoader.load_checkpoint(str(source), map_location="cpu")
+    checkpoint = CheckpointLoader.load_checkpoint(str(source), "cpu", logger="silent")
     if not isinstance(checkpoint.get("state_dict"), Mapping):
         raise ValueError(f"`source` must be a checkpoint with a 'state_dict', got {str(source)!r}.")
     state, meta = dict(checkpoint["state_dict"]), dict(checkpoint.get("meta") or {})
@@ -92,7 +101,7 @@ def _stored_counts(state: Mapping[str, Tensor], layer: str) -> Any:
     stored = [state[name].numpy() for name in names if state[name].any()]
     if not stored:
         raise ValueError(
-            "`counts` must be given, got None: no loss left its class counts in the checkpoint. Give the "
+            "`counts` must be given, got None: no loss in the checkpoint has class counts. Give the "
             "class_counts.json of the training run's work directory."
         )
     return stored[0]

@@ -1,8 +1,7 @@
-"""Classifiers whose outputs are cosines, and a builder that gives them to any head of either host."""
+"""Layers whose outputs are cosines, and a builder that makes them the classifier of a host's head."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmseol.classifiers.find import class_layers
 from mmseol.registry import MODELS
 
 __all__ = ["CosineConv1d", "CosineConv2d", "CosineLinear", "cosine_classifier_head"]
@@ -18,36 +18,47 @@ _EPS = 1e-12  # of torch's F.normalize
 
 
 def _cosine(linear: Callable[[Tensor, Tensor, None], Tensor], x: Tensor, weight: Tensor, dim: int) -> Tensor:
-    r"""Return :math:`\hat w_k^\top \hat x`, for which the outputs are divided by the features' length.
+    r"""Return :math:`\hat w_k^\top \hat x`.
 
-    Dividing K outputs is cheaper than dividing the features. Features of length 0 have cosine 0 and no
-    gradient.
+    The K outputs are divided by the norm of the features, which is cheaper than dividing the features.
+    Features of norm 0 have cosine 0 and no gradient.
     """
     with torch.autocast(x.device.type, enabled=False):
         half = (torch.float16, torch.bfloat16)
         x, weight = (t.float() if t.dtype in half else t for t in (x, weight))
-        length = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
-        length = length.masked_fill(length < _EPS, torch.inf)
-        return linear(x, F.normalize(weight, dim=1), None) / length
+        norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
+        norm = norm.masked_fill(norm < _EPS, torch.inf)
+        return linear(x, F.normalize(weight, dim=1), None) / norm
 
 
 class CosineLinear(nn.Linear):
-    r"""Linear classifier :math:`\cos(w_k, x)`: weights and features are of unit length, without a bias.
+    r"""Linear classifier :math:`\cos(w_k, x)`: weights and features are divided by their norms; no bias.
 
     ``NormedLinear`` of Cao et al., NeurIPS 2019. Features (\*, in_features) give cosines (\*, out_features),
-    computed in float32 also under autocast. The weights start at unit length, as there, whatever the
-    host's ``init_cfg``: their length decides no output, but the size of the first steps.
+    computed in float32 also under autocast. The weights start with norm 1, as in the authors' code, whatever
+    the host's ``init_cfg`` is: their norm does not change the outputs, but the size of the first steps.
+
+    >>> layer = CosineLinear(2, 3)
+    >>> layer.weight.data = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    >>> layer(torch.tensor([[3.0, 4.0]])).detach()
+    tensor([[ 0.6000,  0.8000, -0.6000]])
     """
 
-    def __init__(self, in_features: int, out_features: int, **kwargs: Any) -> None:
-        super().__init__(in_features, out_features, bias=False, **kwargs)
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias=False, device=device, dtype=dtype)
 
     def init_weights(self) -> None:
-        """Bring the weights to unit length; the hosts call this after their own initialisation."""
-        _to_unit_length(self.weight)
+        """Divide the weights by their norm; the hosts call this after their own initialisation."""
+        _normalize(self.weight)
 
     def reset_parameters(self) -> None:
-        """Draw directions, of unit length."""
+        """Draw random weights of norm 1."""
         super().reset_parameters()
         self.init_weights()
 
@@ -57,20 +68,28 @@ class CosineLinear(nn.Linear):
 
 
 class _CosineConv:
-    """What the convolutions of kernel 1 share; mixed into one of torch's."""
+    """Cosines as outputs of a convolution of kernel 1; a mixin for torch's classes."""
 
     weight: Tensor
     _conv_forward: Any
 
-    def __init__(self, in_channels: int, out_channels: int, **kwargs: Any) -> None:
-        super().__init__(in_channels, out_channels, kernel_size=1, bias=False, **kwargs)  # type: ignore[call-arg]
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(  # type: ignore[call-arg]
+            in_channels, out_channels, kernel_size=1, bias=False, device=device, dtype=dtype
+        )
 
     def init_weights(self) -> None:
-        """Bring the weights to unit length; the hosts call this after their own initialisation."""
-        _to_unit_length(self.weight)
+        """Divide the weights by their norm; the hosts call this after their own initialisation."""
+        _normalize(self.weight)
 
     def reset_parameters(self) -> None:
-        """Draw directions, of unit length."""
+        """Draw random weights of norm 1."""
         super().reset_parameters()  # type: ignore[misc]
         self.init_weights()
 
@@ -80,14 +99,22 @@ class _CosineConv:
 
 
 class CosineConv1d(_CosineConv, nn.Conv1d):
-    """:class:`CosineLinear` at every point: (N, in_channels, P) to (N, out_channels, P)."""
+    """:class:`CosineLinear` at every point: (N, in_channels, P) to (N, out_channels, P).
+
+    >>> CosineConv1d(8, 3)(torch.ones(2, 8, 5)).shape
+    torch.Size([2, 3, 5])
+    """
 
 
 class CosineConv2d(_CosineConv, nn.Conv2d):
-    """:class:`CosineLinear` at every pixel: (N, in_channels, H, W) to (N, out_channels, H, W)."""
+    """:class:`CosineLinear` at every pixel: (N, in_channels, H, W) to (N, out_channels, H, W).
+
+    >>> CosineConv2d(8, 3)(torch.ones(2, 8, 5, 6)).shape
+    torch.Size([2, 3, 5, 6])
+    """
 
 
-def _to_unit_length(weight: Tensor) -> None:
+def _normalize(weight: Tensor) -> None:
     with torch.no_grad():
         weight.copy_(F.normalize(weight, dim=1))
 
@@ -96,19 +123,23 @@ def _to_unit_length(weight: Tensor) -> None:
 def cosine_classifier_head(
     head: Mapping[str, Any] | nn.Module, classifier: str | Sequence[str] | None = None
 ) -> nn.Module:
-    """Build a head of either host with a classifier of cosines, as :class:`~mmseol.losses.LDAMLoss` needs.
+    """Build a head of either host with a cosine classifier, as :class:`~mmseol.losses.LDAMLoss` needs.
 
-    ``dict(type='mmseol.CosineClassifierHead', head=dict(type='FCNHead', ...))`` is that ``FCNHead``: its
-    class, its methods and the keys of its checkpoints stay (``conv_seg.weight``, ``fc.weight``); the bias
-    goes. Argmax needs no other change. mmpretrain's plain heads take a softmax of the outputs for their
-    scores, which is flat for cosines: ``mmseol.CalibratedLinearClsHead`` starts at the temperature of the
-    loss instead.
+    ``dict(type='mmseol.CosineClassifierHead', head=dict(type='FCNHead', ...))`` builds that ``FCNHead`` and
+    replaces its classifier. Its class, its methods and the keys of its checkpoints stay
+    (``conv_seg.weight``, ``fc.weight``); the bias is removed. Prediction by argmax needs no other change.
+    The scores of mmpretrain's heads are a softmax of the outputs, which is flat for cosines; use
+    ``mmseol.CalibratedLinearClsHead``, which starts at the temperature of the loss.
+
+    >>> head = nn.Module()
+    >>> head.num_classes, head.fc = 4, nn.Linear(8, 4)
+    >>> cosine_classifier_head(head).fc
+    CosineLinear(in_features=8, out_features=4, bias=False)
 
     Args:
         head: Config of the head, or the head.
-        classifier: Dotted names of the layers to replace, for heads that call them by other names, as
-            ``'layers.head'`` in ``VisionTransformerClsHead``. ``None`` takes those with one output per class
-            that are named ``fc`` (mmpretrain) or end in ``conv_seg``, ``cls_seg`` or ``fc_seg`` (mmseg).
+        classifier: Dotted names of the layers to replace; ``None``: all that
+            :func:`~mmseol.classifiers.class_layers` finds.
 
     Raises:
         TypeError: If ``head`` is neither.
@@ -134,27 +165,24 @@ def cosine_classifier_head(
 def _classifiers(head: nn.Module) -> list[str]:
     """Return the names of the layers that score the classes."""
     classes = getattr(head, "num_classes", None)
-    names = [
-        name
-        for name, layer in head.named_children()
-        if re.fullmatch(r"fc|(\w+_)?(conv|cls|fc)_seg", name)
-        and classes in (getattr(layer, "out_features", None), getattr(layer, "out_channels", None))
-    ]
+    names = class_layers(head)
     if not names or classes is None:
         layers = [
             name for name, m in head.named_modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d))
         ]
         raise ValueError(
-            f"`head` must have a classifier of num_classes={classes} outputs named fc or conv_seg, got "
-            f"{type(head).__name__} without one. If one of {layers} is it, name it: "
-            "dict(type='mmseol.CosineClassifierHead', classifier=..., head=...)."
+            f"`head` must have a classifier of num_classes={classes} outputs with a name that the hosts use, "
+            f"such as fc or conv_seg, got {type(head).__name__} without one. If one of {layers} is it, name "
+            "it: dict(type='mmseol.CosineClassifierHead', classifier=..., head=...)."
         )
     return names
 
 
 def _with_cosines(layer: nn.Module, name: str) -> nn.Module:
-    """Return the layer that takes its place, with the same weights, type, device and mode."""
-    like = {"device": layer.weight.device, "dtype": layer.weight.dtype} if hasattr(layer, "weight") else {}
+    """Return a cosine layer with the weights, type, device and training mode of ``layer``."""
+    like: dict[str, Any] = (
+        {"device": layer.weight.device, "dtype": layer.weight.dtype} if hasattr(layer, "weight") else {}
+    )
     cosine: nn.Module
     if isinstance(layer, nn.Linear):
         cosine = CosineLinear(layer.in_features, layer.out_features, **like)

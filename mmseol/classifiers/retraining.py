@@ -1,7 +1,8 @@
-"""Train the classifier of a finished model anew, or scale it, on features that stay."""
+"""Train a new classifier, or scales for the old one, on the fixed features of a finished model."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,103 +10,130 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-from mmseol.classifiers.posthoc import find_classifier
+from mmseol.classifiers.find import find_classifier
 from mmseol.registry import MODELS
+from mmseol.utils.modules import insert_class
 
-__all__ = ["ClassifierRetraining", "LearnableWeightScaling"]
+__all__ = ["classifier_retraining", "learnable_weight_scaling"]
 
 
-@MODELS.register_module()
-def ClassifierRetraining(model: dict[str, Any], classifier: str | None = None, **kwargs: Any) -> nn.Module:
-    """Return the host's model, set up to train a new classifier on features that stay (cRT).
+@MODELS.register_module(name="ClassifierRetraining")
+def classifier_retraining(
+    model: Mapping[str, Any],
+    classifier: str | None = None,
+    data_preprocessor: Mapping[str, Any] | nn.Module | None = None,
+) -> nn.Module:
+    """Build the host's model for training a new classifier on fixed features (cRT).
 
     Kang et al., "Decoupling Representation and Classifier for Long-Tailed Recognition", ICLR 2020, sec.
-    4.1: the classifier starts anew and is trained for a few epochs with class-balanced sampling; all other
-    parameters stay. Normalisation uses its running statistics and leaves them, and there is no dropout, so
-    that the features are those of the finished model (the authors' code lets the statistics move). The
-    features come from ``load_from``; checkpoints load into the plain model. ::
+    4.1: the classifier is initialised anew and trained for a few epochs with class-balanced sampling; all
+    other parameters stay. Normalisation layers use their running statistics and do not update them, and
+    dropout and DropPath are off, so that the features are those of the finished model (the authors' code
+    updates the statistics). ``load_from`` names the finished model; checkpoints load into the plain model. ::
 
         model = dict(type="mmseol.ClassifierRetraining", model=dict(type="ImageClassifier", ...))
         load_from = "work_dirs/stage_1/epoch_200.pth"
 
-    ``tools/train.py --retrain-classifier crt CHECKPOINT`` writes that config.
+    ``tools/train.py --retrain-classifier crt CHECKPOINT`` writes that config. The model's class becomes a
+    subclass of its class (:func:`~mmseol.utils.modules.insert_class`), for good.
+
+    >>> class Model(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.backbone, self.head = nn.Linear(2, 8), nn.ModuleDict({"fc": nn.Linear(8, 4)})
+    >>> model = classifier_retraining(dict(type=Model))
+    >>> [name for name, value in model.named_parameters() if value.requires_grad]
+    ['head.fc.weight', 'head.fc.bias']
 
     Args:
         model: Config of the model of the first stage.
-        classifier: Name of the layer that classifies; ``None``: ``head.fc`` or ``decode_head.conv_seg``.
-        kwargs: What the runner adds to a model's config.
+        classifier: Name of the layer that classifies; ``None``: as
+            :func:`~mmseol.classifiers.find_classifier` finds it.
+        data_preprocessor: Config of the preprocessor, if ``model`` has none; the runner passes it.
 
     Raises:
         ValueError: If there is no such layer.
     """
-    built = MODELS.build({**kwargs, **model})
-    name = find_classifier((name for name, _ in built.named_parameters()), classifier)
+    built, name = _build(model, classifier, data_preprocessor)
     for parameter, value in built.named_parameters():
         value.requires_grad_(parameter.startswith(f"{name}."))
-    return _mixed(built, _NewClassifier, name)
+    return _fix_features(built, _NewClassifier, name)
 
 
-@MODELS.register_module()
-def LearnableWeightScaling(model: dict[str, Any], classifier: str | None = None, **kwargs: Any) -> nn.Module:
-    r"""Return the host's model, set up to learn nothing but one scale for each class (LWS).
+@MODELS.register_module(name="LearnableWeightScaling")
+def learnable_weight_scaling(
+    model: Mapping[str, Any],
+    classifier: str | None = None,
+    data_preprocessor: Mapping[str, Any] | nn.Module | None = None,
+) -> nn.Module:
+    r"""Build the host's model for training one scale per class and nothing else (LWS).
 
     Kang et al., ICLR 2020, sec. 4.3: :math:`f_k = s_k (w_k x + b_k)`, where :math:`s_k` starts at 1 and is
     trained for a few epochs with class-balanced sampling. (The paper has no bias; the authors' code scales
-    it too.) All else is as in :func:`ClassifierRetraining`. Checkpoints hold the scaled weights and load
-    into the plain model; to be resumed, they hold scales and plain weights as well.
+    it too.) Features stay as in :func:`classifier_retraining`. Checkpoints hold the scaled weights and load
+    into the plain model; for resuming they also hold the scales and the unscaled weights. The classes of
+    the model and of its classifier become subclasses of their classes, for good.
+
+    >>> class Model(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.backbone, self.head = nn.Linear(2, 8), nn.ModuleDict({"fc": nn.Linear(8, 4)})
+    >>> model = learnable_weight_scaling(dict(type=Model))
+    >>> [name for name, value in model.named_parameters() if value.requires_grad]
+    ['head.fc.class_scale']
 
     Args:
-        model: As in :func:`ClassifierRetraining`; so is ``classifier``.
-        kwargs: What the runner adds to a model's config.
+        model: As in :func:`classifier_retraining`; so are ``classifier`` and ``data_preprocessor``.
 
     Raises:
         ValueError: If there is no such layer, or it is neither ``nn.Linear`` nor ``nn.Conv2d``.
     """
-    built = MODELS.build({**kwargs, **model})
-    name = find_classifier((name for name, _ in built.named_parameters()), classifier)
-    layer = built.get_submodule(name)
-    kinds = {nn.Linear: _ScaledLinear, nn.Conv2d: _ScaledConv2d}
-    if type(layer) not in kinds:
+    built, name = _build(model, classifier, data_preprocessor)
+    layer: Any = built.get_submodule(name)
+    if type(layer) not in (nn.Linear, nn.Conv2d):
         raise ValueError(
             f"`classifier` must be nn.Linear or nn.Conv2d, got {type(layer).__name__} at {name}."
         )
-    layer.__class__ = kinds[type(layer)]
+    insert_class(layer, _Scaled)
     layer.class_scale = nn.Parameter(torch.ones(len(layer.weight)))
     for value in built.parameters():
         value.requires_grad_(value is layer.class_scale)
-    return _mixed(built, _FixedFeatures, name)
+    return _fix_features(built, _FixedFeatures, name)
 
 
-def _mixed(model: nn.Module, mixin: type[_FixedFeatures], classifier: str) -> nn.Module:
-    """Put a mixin before the class of a model, in place: hosts look for attributes that a wrapper hides."""
-    cls = type(model)
-    names = {"classifier": classifier, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
-    model.__class__ = type(cls.__name__, (mixin, cls), names)
-    assert isinstance(model, _FixedFeatures)
-    model.prepare()
+def _build(model: Mapping[str, Any], classifier: str | None, preprocessor: Any) -> tuple[nn.Module, str]:
+    defaults = {} if preprocessor is None else {"data_preprocessor": preprocessor}
+    built = MODELS.build({**defaults, **model})
+    return built, find_classifier((name for name, _ in built.named_parameters()), classifier)
+
+
+def _fix_features(model: Any, mixin: type[_FixedFeatures], classifier: str) -> nn.Module:
+    # Not a wrapper: hosts look for attributes of the model itself.
+    insert_class(model, mixin)
+    model.prepare(classifier)
     return model
 
 
 class _FixedFeatures(nn.Module):
-    """Mixin of models whose features stay as a checkpoint has them."""
+    """Mixin for models whose features stay as a checkpoint has them."""
 
-    classifier: str
+    _classifier_name: str
     _has_loaded: bool
 
-    def prepare(self) -> None:
-        """Set up what the model did not have."""
-        self._has_loaded = False
+    def prepare(self, classifier: str) -> None:
+        """Set the attributes that the model's own constructor did not set."""
+        self._classifier_name, self._has_loaded = classifier, False
 
     def train(self, mode: bool = True) -> Any:
-        """Train, with layers that train differently as in a test."""
+        """Set the training mode, except in layers that would change the features."""
         super().train(mode)
         for module in self.modules():
-            if isinstance(module, (_NormBase, _DropoutNd)) or hasattr(module, "drop_prob"):
+            if isinstance(module, (_NormBase, _DropoutNd)) or hasattr(module, "drop_prob"):  # DropPath
                 module.eval()
         return self
 
     def forward(self, *args: Any, mode: str = "tensor", **kwargs: Any) -> Any:
-        """Refuse to train on features that nobody trained."""
+        """Compute as the model does; refuse to train on features without a checkpoint."""
         if mode == "loss" and not self._has_loaded:
             raise RuntimeError(
                 "The features must come from a finished run, and no checkpoint was loaded. Give one: "
@@ -119,38 +147,36 @@ class _FixedFeatures(nn.Module):
 
 
 class _NewClassifier(_FixedFeatures):
-    """Mixin that leaves out the classifier of a checkpoint of the first stage.
+    """Mixin for models that do not load the classifier of a first-stage checkpoint.
 
-    A buffer tells the checkpoints of the second stage, so that these are resumed and tested with theirs.
+    The buffer ``new_classifier`` marks checkpoints of the second stage, whose classifier is loaded.
     """
 
     new_classifier: Tensor
 
-    def prepare(self) -> None:
-        """Add the mark of the second stage."""
-        super().prepare()
+    def prepare(self, classifier: str) -> None:
+        """Set the attributes, and the mark of the second stage."""
+        super().prepare(classifier)
         self.register_buffer("new_classifier", torch.ones((), dtype=torch.int64))
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         if f"{prefix}new_classifier" not in state_dict:
-            for key in [key for key in state_dict if key.startswith(f"{prefix}{self.classifier}.")]:
+            for key in [key for key in state_dict if key.startswith(f"{prefix}{self._classifier_name}.")]:
                 del state_dict[key]
             state_dict[f"{prefix}new_classifier"] = self.new_classifier
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class _Scaled(nn.Module):
-    """Mixin of layers with a scale for each class; their state holds the scaled weights, as a plain layer."""
+    """Mixin for layers with one scale per class; their state holds the scaled weights."""
 
     class_scale: nn.Parameter
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the scaled outputs."""
         outputs = super().forward(x)
-        return outputs * self._like(self.class_scale, outputs)
-
-    def _like(self, scale: Tensor, outputs: Tensor) -> Tensor:
-        return scale if isinstance(self, nn.Linear) else scale.view(-1, 1, 1)
+        scale = self.class_scale
+        return outputs * (scale if isinstance(self, nn.Linear) else scale.view(-1, 1, 1))
 
     def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -168,11 +194,3 @@ class _Scaled(nn.Module):
             if plain is not None:
                 state_dict[f"{prefix}{name}"] = plain
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-class _ScaledLinear(_Scaled, nn.Linear):
-    """Linear layer with a scale for each class."""
-
-
-class _ScaledConv2d(_Scaled, nn.Conv2d):
-    """Convolution with a scale for each class."""

@@ -1,4 +1,4 @@
-"""Hooks for any mmengine Runner; they find losses by their methods, not by their classes."""
+"""Hooks for any mmengine Runner. They find losses by their methods, not by their classes."""
 
 from mmseol.hooks.alpha_ramp import AlphaRampHook
 from mmseol.hooks.class_count import ClassCountHook

@@ -1,4 +1,4 @@
-"""Move the targets of outlying labels outwards over training."""
+"""Increase the target values of outlying labels over training."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 from mmengine.hooks import Hook
 from torch import nn
 
-from mmseol.hooks.run_parts import averaged_losses, check_step, losses_with, progress, unwrap
+from mmseol.hooks.run_parts import averaged_losses, losses_with, progress
 from mmseol.registry import HOOKS
+from mmseol.utils.checks import number, whole_number
+from mmseol.utils.modules import unwrap
 
 __all__ = ["AlphaRampHook"]
 
@@ -19,23 +21,28 @@ class AlphaRampHook(Hook):
 
     .. math:: \alpha(t) = \alpha_0 + (\alpha_1 - \alpha_0) \, \mathrm{clip}((t - b) / (e - b), 0, 1)
 
-    with epoch or iteration t, ``begin`` b and ``until`` e; from e on it is ``end``. Far targets give
-    large first losses; a ramp starts near the origin. Not part of arXiv 2107.02393. It works on every loss
-    with a method ``set_alpha``. Alpha follows from the epoch or iteration alone, so that a resumed run has
-    the right one; a test uses the loss's own.
+    with epoch or iteration t, ``begin`` b and ``until`` e, :math:`\alpha_0` ``start`` and :math:`\alpha_1`
+    ``end``. Large target values give large first losses; the ramp starts with small ones. It is not part of
+    arXiv 2107.02393. The hook works on every loss with a method ``set_alpha``. Alpha depends on the epoch or
+    iteration alone, so that a resumed run has the right one; a test uses the ``alpha`` of the loss's config.
+
+    >>> hook = AlphaRampHook(start=1.0, end=6.0, until=20)
+    >>> AlphaRampHook(start=0)
+    Traceback (most recent call last):
+    ValueError: `start` must be a finite number above 0, got 0.
 
     Args:
         start: Alpha until ``begin``, above 0.
-        end: Alpha from ``until`` on, above 0; ``None``: each loss's own.
-        begin: Where the ramp begins, counted from 0.
-        until: Where it ends, above ``begin``.
-        by_epoch: Whether these count epochs, or iterations.
+        end: Alpha from ``until`` on, above 0; ``None``: the ``alpha`` of each loss.
+        begin: Epoch or iteration where the ramp begins, counted from 0.
+        until: Epoch or iteration where it ends, above ``begin``.
+        by_epoch: Whether these count epochs (``True``) or iterations.
 
     Raises:
         ValueError: If an argument is out of its range, or no loss has an alpha.
     """
 
-    priority = "HIGH"  # behind ClassCountHook, whose counts the targets follow from
+    priority = "HIGH"  # after ClassCountHook: the targets depend on its counts
 
     def __init__(
         self,
@@ -45,19 +52,17 @@ class AlphaRampHook(Hook):
         until: int = 10,
         by_epoch: bool = True,
     ) -> None:
-        for name, value in (("start", start), ("end", end)):
-            if value is not None and (
-                isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf")
-            ):
-                raise ValueError(f"`{name}` must be a finite number above 0, got {value!r}.")
-        self.begin, self.until = check_step("begin", begin), check_step("until", until)
+        self.start = number("start", start, above=0)
+        self.end = None if end is None else number("end", end, above=0)
+        self.begin = whole_number("begin", begin, at_least=0)
+        self.until = whole_number("until", until, at_least=0)
         if until <= begin:
             raise ValueError(f"`until` must be above `begin` ({begin}), got {until}.")
-        self.start, self.end, self.by_epoch = start, end, by_epoch
+        self.by_epoch = by_epoch
         self._ends: list[float] = []
 
     def before_train(self, runner: Any) -> None:
-        """Take down where each loss's ramp ends, and set the alpha that comes first."""
+        """Store the last alpha of each loss, and set the first one."""
         losses = losses_with(unwrap(runner.model), "set_alpha")
         if not losses:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Count the training data's classes and tell the losses and the metrics."""
+"""Count the classes of the training data for the losses and the metrics."""
 
 from __future__ import annotations
 
@@ -24,40 +24,46 @@ from mmseol.hooks.run_parts import (
     missing_hooks,
     train_dataset,
     train_sampler,
-    unwrap,
 )
 from mmseol.registry import HOOKS
 from mmseol.utils.arrays import IntArray
+from mmseol.utils.checks import choice, whole_number
+from mmseol.utils.modules import unwrap
 
-__all__ = ["ClassCountHook"]
+__all__ = ["ClassCountHook", "resolve_counts"]
 
 
 @HOOKS.register_module()
 class ClassCountHook(Hook):
-    """Count the classes of the training data when training starts, and tell every loss.
+    """Count the classes of the training data when training starts, and set them in every loss.
 
-    A loss is any module of the model with a method ``set_class_counts(counts, totals)``. Metrics with such
-    a method, as :class:`mmseol.metrics.ClassBalanceMetric`, are told before each validation and test what
-    the losses know, from the data or from the checkpoint. A run with neither counts nothing, and neither
-    does one that only tests. Where no loss depends on the counts (by its ``needs_counts``, or because the
-    config gives them), training data that cannot be counted are only warned of; labels that are no class
-    always stop the run.
-    Counts that the config gave a loss (``class_counts=``) stay, and so do those of a resumed run; where
-    they disagree with the data, the log says so. What was counted is shown in the log and written to
-    ``class_counts.json`` in the work directory, which losses take as ``class_counts``.
+    A loss is any module of the model with a method ``set_class_counts(counts, totals)``. Metrics with this
+    method, such as :class:`mmseol.metrics.ClassBalanceMetric`, get the counts of the losses before each
+    validation and test. A run without such losses and metrics counts nothing, nor does a run that only tests.
 
-    Buffers for the counts are made before the run, ahead of ``EMAHook``, whose copy must have them too;
-    they are filled after a checkpoint is loaded.
+    If training data cannot be counted and no loss depends on them (its ``needs_counts`` is false, or the
+    config gives the counts), the hook warns; otherwise it stops the run. A label that is no class always
+    stops the run. Counts in the config (``class_counts=``) or in a resumed checkpoint take precedence over
+    the data (:func:`resolve_counts`); the log reports where they differ. The counts are logged as a table and
+    written to ``class_counts.json`` in the work directory, a file that losses accept as ``class_counts``.
+
+    The buffers for the counts are allocated before the run, ahead of ``EMAHook``, whose copy needs them too.
+    They are filled after a checkpoint is loaded.
+
+    >>> hook = ClassCountHook(count="images")
+    >>> ClassCountHook(count="pixels")
+    Traceback (most recent call last):
+    ValueError: `count` must be one of 'samples', 'images', got 'pixels'.
 
     Args:
-        count: What losses and metrics are told: ``'samples'`` (pixels in segmentation), or ``'images'``
-            that contain the class.
-        num_classes: ``None``: as the head that owns the loss.
-        ignore_index: Label that is not counted; ``None``: as the head that owns the loss, else 255 in
-            segmentation and nothing in classification.
+        count: Unit of the counts: ``'samples'`` (pixels in segmentation), or ``'images'`` that contain the
+            class.
+        num_classes: Number of classes; ``None``: that of the head that owns the loss.
+        ignore_index: Label that is not counted; ``None``: that of the head that owns the loss, else 255 in
+            segmentation and none in classification.
         workers: As in :func:`mmseol.counting.count_dataset`; so are ``cache`` and ``cache_dir``.
-        cache: Whether counts of label maps are kept on disk.
-        cache_dir: Where; ``None``: ``~/.cache/mmseol``.
+        cache: Whether to keep counts of label maps on disk.
+        cache_dir: Folder for them; ``None``: ``~/.cache/mmseol``.
 
     Raises:
         ValueError: If heads, data set and ``num_classes`` disagree on the number of classes, or a label
@@ -76,16 +82,16 @@ class ClassCountHook(Hook):
         cache: bool = True,
         cache_dir: str | Path | None = None,
     ) -> None:
-        if count not in ("samples", "images"):
-            raise ValueError(f"`count` must be 'samples' or 'images', got {count!r}.")
-        self.count = count
-        self.num_classes = num_classes
+        self.count = choice("count", count, ("samples", "images"))
+        self.num_classes = (
+            None if num_classes is None else whole_number("num_classes", num_classes, at_least=2)
+        )
         self.ignore_index = ignore_index
         self._counted: IntArray | None = None
         self.counting: dict[str, Any] = {"workers": workers, "cache": cache, "cache_dir": cache_dir}
 
     def before_run(self, runner: Any) -> None:
-        """Make room for the counts before the model is copied or a checkpoint is loaded."""
+        """Allocate the buffers before the model is copied or a checkpoint is loaded."""
         model = unwrap(runner.model)
         losses = counting_losses(model)
         if not losses or not isinstance(runner._train_loop, BaseLoop):
@@ -96,7 +102,7 @@ class ClassCountHook(Hook):
                 loss.allocate_class_counts(num_classes)
 
     def before_train(self, runner: Any) -> None:
-        """Count, and tell every loss what it does not know by then."""
+        """Count, and set the counts of every loss."""
         model = unwrap(runner.model)
         losses = counting_losses(model)
         if not losses and all(_given(metric) is not None for metric in counting_metrics(runner._val_loop)):
@@ -110,14 +116,17 @@ class ClassCountHook(Hook):
         resumed = runner.iter > 0  # a checkpoint that is only loaded leaves 0
         for name, missing in missing_hooks(runner, losses):
             runner.logger.warning(
-                f"{name} needs {missing} to be what its name says, and the run has none. Add "
+                f"{name} works as described only with {missing}, and the run has none. Add "
                 f"dict(type='{missing}') to custom_hooks."
             )
         for name, loss in losses:
-            self._tell(runner, name, loss, counts, names, resumed)
+            message = self._set_counts(loss, counts, resumed, names)
+            if message is not None:
+                replaced = _given(loss) is None and not resumed  # by the data: what fine-tuning expects
+                getattr(runner.logger, "info" if replaced else "warning")(f"{name}: {message}")
         for loss in averaged_losses(runner):
-            self._tell(None, "", loss, counts, names, resumed)
-        self._tell_metrics(runner, runner._val_loop)  # a wrong number of classes shows before the first epoch
+            self._set_counts(loss, counts, resumed, names)
+        self._set_metrics(runner, runner._val_loop)  # raises before the first epoch if K is wrong
         if is_main_process():
             size, seconds = len(train_dataset(runner)), time.perf_counter() - start
             title = f"Training data: {size} images, counted in {seconds:.1f} s"
@@ -128,14 +137,14 @@ class ClassCountHook(Hook):
                 counts.save(path)
 
     def before_val_epoch(self, runner: Any) -> None:
-        """Tell the validation's metrics what the losses know."""
-        self._tell_metrics(runner, runner._val_loop)
+        """Set the counts of the validation's metrics."""
+        self._set_metrics(runner, runner._val_loop)
 
     def before_test_epoch(self, runner: Any) -> None:
-        """Tell the test's metrics what the losses know."""
-        self._tell_metrics(runner, runner._test_loop)
+        """Set the counts of the test's metrics."""
+        self._set_metrics(runner, runner._test_loop)
 
-    def _tell_metrics(self, runner: Any, loop: Any) -> None:
+    def _set_metrics(self, runner: Any, loop: Any) -> None:
         known = [_known(loss) for _, loss in counting_losses(unwrap(runner.model))]
         counts = next((counts for counts in known if counts is not None), self._counted)
         for metric in counting_metrics(loop) if counts is not None else ():
@@ -144,7 +153,7 @@ class ClassCountHook(Hook):
     def _count(
         self, runner: Any, model: nn.Module, losses: list[tuple[str, Any]]
     ) -> tuple[ClassCounts | None, list[str]]:
-        """Return the counts, or ``None`` if there are none and no loss depends on them; and class names."""
+        """Return the counts, or ``None`` if counting fails and no loss depends on it, and the class names."""
         dataset = train_dataset(runner)
         dependent = [
             name for name, loss in losses if getattr(loss, "needs_counts", True) and _given(loss) is None
@@ -163,7 +172,7 @@ class ClassCountHook(Hook):
         runner.logger.info("Counting the classes of the training data.")
         try:
             if callable(getattr(dataset, "full_init", None)):
-                dataset.full_init()  # only then some data sets know their classes
+                dataset.full_init()  # some data sets do not know their classes before
             names = _class_names(dataset)
             num_classes = self._resolve_num_classes(model, losses, names)
             counts = count_dataset(dataset, num_classes, ignore_index, **self.counting)
@@ -172,7 +181,9 @@ class ClassCountHook(Hook):
         except (TypeError, ValueError) as error:
             if dependent:
                 raise
-            runner.logger.warning(f"No loss depends on the class counts of the data, which failed: {error}")
+            runner.logger.warning(
+                f"The training data cannot be counted; no loss of this run depends on it. {error}"
+            )
             return None, []
         return counts, names if len(names) == num_classes else [str(c) for c in range(num_classes)]
 
@@ -181,45 +192,69 @@ class ClassCountHook(Hook):
     ) -> int:
         if self.num_classes is not None:
             return self.num_classes
-        told = from_heads(model, losses, "num_classes")
+        stated = from_heads(model, losses, "num_classes")
         if names:
-            told["the data set's metainfo"] = len(names)
-        num_classes = _one("num_classes", told)
+            stated["the data set's metainfo"] = len(names)
+        num_classes = _one("num_classes", stated)
         if num_classes is None:
             raise ValueError(
-                "`num_classes` must be given to ClassCountHook, got None: neither a head that owns a loss "
-                "nor the data set's metainfo tells the number of classes."
+                "`num_classes` must be given to ClassCountHook, got None: no head that owns a loss has the "
+                "attribute `num_classes`, and the data set's metainfo has no `classes`."
             )
         return num_classes
 
-    def _tell(
-        self, runner: Any, name: str, loss: Any, counts: ClassCounts, names: Sequence[str], resumed: bool
-    ) -> None:
-        """Tell one loss its counts unless it has better ones; without ``runner`` in silence."""
-        data = getattr(counts, self.count)
-        given, known = _given(loss), _known(loss)
-
-        def say(level: str, text: str, other: IntArray) -> None:
-            if runner is not None and not np.array_equal(other, data):
-                getattr(runner.logger, level)(f"{name}: {text} {_difference(names, other, data)}")
-
-        if resumed and known is not None:
-            say(
-                "warning",
-                "the resumed checkpoint was trained with class counts that differ from this run's data, and "
-                "keeps them. Start a new run (load_from without resume) if the data was changed on purpose.",
-                known,
-            )
-        elif given is not None:
-            say("warning", "class_counts of the config are used, though the data differs.", given)
-            if known is None or not np.array_equal(known, given):
-                loss.set_class_counts(given)  # a loaded checkpoint brought others
-        else:
-            if known is not None:
-                say("info", "the loaded checkpoint's class counts give way to this run's data.", known)
+    def _set_counts(self, loss: Any, counts: ClassCounts, resumed: bool, names: Sequence[str]) -> str | None:
+        """Set the counts of one loss; return what the log should say."""
+        data, known = getattr(counts, self.count), _known(loss)
+        chosen, message = resolve_counts(_given(loss), known, data, resumed, names)
+        if chosen is data:
             # Without void, totals are images: every class would fill all of its images.
             pixels = self.count == "samples" and not np.array_equal(counts.totals, counts.images)
             loss.set_class_counts(data, counts.totals if pixels else None)
+        elif known is None or not np.array_equal(known, chosen):
+            loss.set_class_counts(chosen)
+        return message
+
+
+def resolve_counts(
+    given: IntArray | None,
+    known: IntArray | None,
+    data: IntArray,
+    resumed: bool,
+    names: Sequence[str] | None = None,
+) -> tuple[IntArray, str | None]:
+    """Return the class counts that a loss trains with, and a message if the counts disagree.
+
+    The counts of a resumed checkpoint come first, then those of the config, then those of the data.
+
+    >>> counts, message = resolve_counts(np.array([7, 3]), None, np.array([8, 3]), resumed=False)
+    >>> counts.tolist()
+    [7, 3]
+    >>> print(message)
+    class_counts of the config are used, though the data differs. Classes that differ: 0 7 (data: 8).
+
+    Args:
+        given: Counts of the config, (K,), or ``None``.
+        known: Counts of the checkpoint, (K,), or ``None``.
+        data: Counts of the training data, (K,).
+        resumed: Whether the run goes on with the checkpoint (``True``) or only loads its weights.
+        names: Class names for the message.
+    """
+    if resumed and known is not None:
+        counts = other = known
+        text = (
+            "the resumed checkpoint was trained with class counts that differ from this run's data, and "
+            "keeps them. Start a new run (load_from without resume) if the data was changed on purpose."
+        )
+    elif given is not None:
+        counts = other = given
+        text = "class_counts of the config are used, though the data differs."
+    else:
+        counts, other = data, data if known is None else known
+        text = "the class counts of this run's data replace those of the loaded checkpoint."
+    if np.array_equal(other, data):
+        return counts, None
+    return counts, f"{text} {_difference(names or [str(c) for c in range(data.size)], other, data)}"
 
 
 def _class_names(dataset: Any) -> list[str]:
@@ -238,14 +273,14 @@ def _known(loss: Any) -> IntArray | None:
     return counts if counts is not None and counts.any() else None
 
 
-def _one(attribute: str, told: dict[str, int]) -> int | None:
-    if len(set(told.values())) > 1:
+def _one(attribute: str, stated: dict[str, int]) -> int | None:
+    if len(set(stated.values())) > 1:
         raise ValueError(
             f"`{attribute}` must be the same for all losses that share class counts, got "
-            f"{', '.join(f'{value} from {owner}' for owner, value in told.items())}. Correct the config, or "
-            f"say it to the hook: dict(type='mmseol.ClassCountHook', {attribute}=...)."
+            f"{', '.join(f'{value} from {owner}' for owner, value in stated.items())}. Correct the config "
+            f"or give it to the hook: dict(type='mmseol.ClassCountHook', {attribute}=...)."
         )
-    return next(iter(told.values()), None)
+    return next(iter(stated.values()), None)
 
 
 def _difference(names: Sequence[str], other: IntArray, data: IntArray) -> str:

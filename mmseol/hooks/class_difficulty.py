@@ -1,4 +1,4 @@
-"""Tell the losses how difficult each class is, after every validation."""
+"""Set the difficulty of each class in the losses after every validation."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop
 from torch import Tensor
 
-from mmseol.hooks.run_parts import averaged_losses, from_heads, losses_with, unwrap
+from mmseol.hooks.run_parts import averaged_losses, from_heads, losses_with
 from mmseol.registry import HOOKS
 from mmseol.utils.arrays import FloatArray
+from mmseol.utils.modules import unwrap
 
 __all__ = ["ClassDifficultyHook"]
 
 _SAVED_AS = "class_difficulty_iter"
 _NO_RECALL = (
-    "`ClassDifficultyHook` needs the accuracy of each class, and no metric of the validation gives it. Add "
+    "`ClassDifficultyHook` needs the recall of each class, and no metric of the validation computes it. Add "
     "dict(type='mmseol.ClassBalanceMetric') (classification) or dict(type='mmseol.SegClassBalanceMetric') "
     "(segmentation) to val_evaluator, or mmpretrain's SingleLabelMetric(average=None). A metric of your own "
     "sets `class_recall`, (K,), in compute_metrics."
@@ -27,25 +28,26 @@ _NO_RECALL = (
 
 @HOOKS.register_module()
 class ClassDifficultyHook(Hook):
-    """Tell every loss, after each validation, the difficulty of each class: 1 - its accuracy (recall) there.
+    """Set the difficulty of each class, 1 - its accuracy (recall) in the validation, in every loss.
 
-    A loss is any module of the model with a method ``set_class_difficulty(difficulty)``, as
+    A loss is any module of the model with a method ``set_class_difficulty(difficulty)``, such as
     :class:`mmseol.losses.CDBLoss`; without one the hook does nothing. The recall comes from the first metric
     that gives it: ``mmseol.ClassBalanceMetric``, ``mmseol.SegClassBalanceMetric``, mmpretrain's
-    ``SingleLabelMetric(average=None)`` or ``ConfusionMatrix``. A class that the validation data lack keeps
-    its difficulty. All ranks, and averaged models (``EMAHook``), are told the same; with ``EMAHook`` the
-    averaged weights are validated, as always.
+    ``SingleLabelMetric(average=None)`` or ``ConfusionMatrix``. A class without validation samples keeps its
+    difficulty. All ranks and averaged models (``EMAHook``) get the same values; with ``EMAHook`` the averaged
+    weights are validated.
 
-    A training that starts, from a checkpoint or not, starts at difficulty 1. Checkpoints are saved before the
-    validation of their epoch (and once more after it where it was the best): a resumed run validates once
-    before it trains where the checkpoint lacks what a validation that was due has found, and then goes on as
-    the run that was not interrupted.
+    A new training starts at difficulty 1, with or without ``load_from``. If the checkpoint was saved just
+    before a scheduled validation, a resumed run validates first, so that it continues exactly like an
+    uninterrupted one.
+
+    >>> hook = ClassDifficultyHook()
 
     Raises:
         RuntimeError: If a loss takes difficulties and no validation or no metric gives the recalls.
     """
 
-    priority = "VERY_HIGH"  # makes the buffers before EMAHook copies the model
+    priority = "VERY_HIGH"  # allocates the buffers before EMAHook copies the model
 
     def __init__(self) -> None:
         self._known_at: int | None = None
@@ -53,26 +55,26 @@ class ClassDifficultyHook(Hook):
         self._training = False
 
     def before_run(self, runner: Any) -> None:
-        """Make room for the difficulty before the model is copied or a checkpoint is loaded."""
+        """Allocate the buffers before the model is copied or a checkpoint is loaded."""
         model = unwrap(runner.model)
         for name, loss in losses_with(model, "set_class_difficulty"):
             for num_classes in from_heads(model, [(name, loss)], "num_classes").values():
                 loss.allocate_class_counts(num_classes)
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Remember after which iteration the stored difficulty was found."""
+        """Read the iteration of the validation that the stored difficulty comes from."""
         self._known_at = checkpoint.get("meta", {}).get(_SAVED_AS)
 
     def before_train(self, runner: Any) -> None:
-        """Check that there is a validation that gives recalls, and start at difficulty 1."""
-        losses = _told(runner)
+        """Check that a validation gives recalls, and start at difficulty 1."""
+        losses = _losses(runner)
         self._training = bool(losses)
         if not losses:
             return
         if runner.val_loop is None:
             raise RuntimeError(
                 "`ClassDifficultyHook` needs a validation, and the run has none. Give it val_dataloader, "
-                "val_cfg and val_evaluator, or take the hook and the loss out."
+                "val_cfg and val_evaluator, or remove the hook and the loss."
             )
         if not any(_gives_recall(metric) for metric in runner.val_loop.evaluator.metrics):
             raise RuntimeError(_NO_RECALL)
@@ -83,22 +85,22 @@ class ClassDifficultyHook(Hook):
                     loss.set_class_difficulty(np.ones(loss.class_difficulty.numel()))
 
     def before_train_epoch(self, runner: Any) -> None:
-        """Catch up on the validation that a resumed run's checkpoint has not seen."""
+        """Run the validation that was due when the resumed checkpoint was saved."""
         resumed, self._resumed = self._resumed, False
         if resumed and self._known_at != runner.iter and _validation_was_due(runner.train_loop):
-            runner.logger.info("Validating for the class difficulty that the checkpoint was saved before.")
+            runner.logger.info("The checkpoint was saved before a scheduled validation; validating now.")
             runner.val_loop.run()
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, Any] | None = None) -> None:
-        """Tell the losses what the validation found."""
+        """Set the difficulty from the recalls of the validation."""
         if not self._training:
             return
         found = [_recall(runner.val_loop.evaluator.metrics, metrics or {})]
-        broadcast_object_list(found)  # our metrics know it on the main process alone
+        broadcast_object_list(found)  # our metrics compute it on the main process alone
         recall = found[0]
         if recall is None:
             raise RuntimeError(_NO_RECALL)
-        for loss in _told(runner):
+        for loss in _losses(runner):
             before = loss.class_difficulty
             kept = np.ones(recall.size) if before is None else before.detach().cpu().numpy()
             if kept.size != recall.size:
@@ -115,12 +117,12 @@ class ClassDifficultyHook(Hook):
         )
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Store after which iteration the difficulty in the checkpoint was found."""
+        """Store the iteration of the validation that the difficulty comes from."""
         if self._known_at is not None:
             checkpoint["meta"][_SAVED_AS] = self._known_at
 
 
-def _told(runner: Any) -> list[Any]:
+def _losses(runner: Any) -> list[Any]:
     losses = [loss for _, loss in losses_with(unwrap(runner.model), "set_class_difficulty")]
     return losses + averaged_losses(runner, "set_class_difficulty")
 

@@ -1,4 +1,4 @@
-"""The class counts of a run as a table for its log."""
+"""Format the class counts of a run as a table for its log."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ from mmseol.utils.tables import table_text
 
 __all__ = ["class_table", "derived_columns", "drawn_column"]
 
-_AT_MOST = 100  # classes that are shown all
-_EACH_END = 25  # of more: so many of the most and of the least frequent
+_AT_MOST = 100  # classes in a full table
+_EACH_END = 25  # most and least frequent classes in a shortened table
 _DERIVED = {"target_values": "target value", "class_weight": "class weight", "margins": "margin"}
 
 
 def derived_columns(modules: Iterable[tuple[str, Any]]) -> dict[str, list[float]]:
-    """Return what the losses work out of the counts, (K,) each, under a heading; equal columns once."""
+    """Return the values that the losses derive from the counts, (K,) each, by heading; equal columns once.
+
+    >>> from mmseol.losses import OutlyingMSELoss
+    >>> derived_columns([("head.loss", OutlyingMSELoss(class_counts=[90, 10]))])
+    {'target value': [1.0, 2.0]}
+    """
     found: list[tuple[str, str, list[float]]] = []
     for name, module in modules:
         for attribute, heading in _DERIVED.items():
@@ -37,9 +42,9 @@ def derived_columns(modules: Iterable[tuple[str, Any]]) -> dict[str, list[float]
 
 
 def drawn_column(sampler: Any, num_classes: int) -> dict[str, list[float]]:
-    """Return, under a heading, in how many images of the first epoch a sampler expects each class, (K,).
+    """Return the number of images of each class that a sampler expects to draw in an epoch, by heading.
 
-    A sampler without ``expected_counts`` takes the data as they are, and gives no column.
+    Samplers without ``expected_counts`` give no column.
     """
     if not callable(getattr(sampler, "expected_counts", None)):
         return {}
@@ -50,9 +55,19 @@ def drawn_column(sampler: Any, num_classes: int) -> dict[str, list[float]]:
 def class_table(
     title: str, names: Sequence[str], counts: ClassCounts, columns: dict[str, list[float]]
 ) -> str:
-    """Return one line per class: name, samples, their share, images, and ``columns``; (K,) each.
+    """Return one line per class: name, samples, their fraction, images, and ``columns``; (K,) each.
 
-    Of more than 100 classes only the most and the least frequent are shown.
+    Of more than 100 classes, it lists the 25 most and the 25 least frequent.
+
+    >>> counts = ClassCounts(*[np.array([90, 10])] * 3)
+    >>> print(class_table("2 classes", ["road", "pole"], counts, {"margin": [0.1, 0.5]}))
+    2 classes
+    ┏━━━━━━━┳━━━━━━━━┳━━━━━━━━━┳━━━━━━━━┓
+    ┃ class ┃ images ┃   share ┃ margin ┃
+    ┡━━━━━━━╇━━━━━━━━╇━━━━━━━━━╇━━━━━━━━┩
+    │ road  │     90 │ 90.00 % │    0.1 │
+    │ pole  │     10 │ 10.00 % │    0.5 │
+    └───────┴────────┴─────────┴────────┘
     """
     table = Table(title=title, title_justify="left", title_style="")
     pixels = not np.array_equal(counts.samples, counts.images)
@@ -63,7 +78,7 @@ def class_table(
     order = np.arange(len(names))
     if len(names) > _AT_MOST:
         order = np.argsort(-counts.samples, kind="stable")
-        table.caption = f"{len(names) - 2 * _EACH_END} classes of middling frequency are left out."
+        table.caption = f"{len(names) - 2 * _EACH_END} classes of medium frequency are not shown."
         order = np.concatenate([order[:_EACH_END], order[-_EACH_END:]])
     whole = max(int(counts.samples.sum()), 1)
     for place, c in enumerate(order.tolist()):

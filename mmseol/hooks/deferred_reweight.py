@@ -1,4 +1,4 @@
-"""Deferred re-weighting: class weights from a late epoch on."""
+"""Deferred re-weighting: set class weights from a late epoch on."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from typing import Any, Literal
 import numpy as np
 from mmengine.hooks import Hook
 
-from mmseol.counting.counts import class_weights
-from mmseol.hooks.run_parts import check_step, losses_with, progress, unwrap
+from mmseol.counting.counts import CLASS_WEIGHTS, class_weights
+from mmseol.hooks.run_parts import losses_with, progress
 from mmseol.registry import HOOKS
+from mmseol.utils.checks import choice, number, whole_number
+from mmseol.utils.modules import unwrap
 
 __all__ = ["DeferredReweightHook"]
 
 
 @HOOKS.register_module()
 class DeferredReweightHook(Hook):
-    r"""Train with all classes alike first, and weight the loss by class from ``begin`` on (DRW).
+    r"""Train with equal class weights first, and with weights from the class counts from ``begin`` on (DRW).
 
     Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019,
-    Algorithm 1. All weights are 1 before ``begin``; from then on they are those of the class counts. The
-    defaults are the authors' code: of 200 epochs, effective-number weights with :math:`\beta = 0.9999`
-    from epoch 160 on, the first being 0; ``weight='inverse_frequency'`` is the text of the paper. It
-    works on every loss with a method ``set_class_weight``, in place of the ``class_weight`` that the loss
-    was built with::
+    Algorithm 1. All weights are 1 before ``begin``. The defaults are those of the authors' code for 200
+    epochs: effective-number weights with :math:`\beta = 0.9999` from epoch 160 on, counted from 0;
+    ``weight='inverse_frequency'`` is the text of the paper. The hook works on every loss with a method
+    ``set_class_weight`` and replaces the ``class_weight`` that the loss was built with::
 
         model = dict(head=dict(loss=dict(type="mmseol.LDAMLoss", max_margin=0.5, scale=30.0)))
         custom_hooks = [
@@ -31,21 +32,26 @@ class DeferredReweightHook(Hook):
             dict(type="mmseol.DeferredReweightHook", begin=160),
         ]
 
-    The weights follow from the epoch alone, so that a resumed run has the right ones. Deferred
-    re-sampling (DRS) is ``mmseol.DeferredSampler``.
+    The weights depend on the epoch alone, so that a resumed run has the right ones. For deferred
+    re-sampling (DRS) use ``mmseol.DeferredSampler``.
+
+    >>> hook = DeferredReweightHook(begin=160)
+    >>> DeferredReweightHook(begin=-1)
+    Traceback (most recent call last):
+    ValueError: `begin` must be a whole number of at least 0, got -1.
 
     Args:
         begin: First epoch, or iteration, with class weights, counted from 0.
-        by_epoch: Whether ``begin`` counts epochs, or iterations.
-        weight: Weights by name, see :func:`mmseol.counting.counts.class_weights`.
-        beta: Of the effective number, in [0, 1).
+        by_epoch: Whether ``begin`` counts epochs (``True``) or iterations.
+        weight: Name of the weights, see :func:`mmseol.counting.counts.class_weights`.
+        beta: :math:`\beta` of the effective number, in [0, 1).
 
     Raises:
         ValueError: If an argument is out of its range, or no loss takes class weights.
-        RuntimeError: If a loss was not told the class counts.
+        RuntimeError: If a loss does not know the class counts.
     """
 
-    priority = "HIGH"  # behind ClassCountHook, which brings the counts
+    priority = "HIGH"  # after ClassCountHook, which sets the counts
 
     def __init__(
         self,
@@ -54,26 +60,26 @@ class DeferredReweightHook(Hook):
         weight: Literal["effective_number", "inverse_frequency", "median_frequency"] = "effective_number",
         beta: float = 0.9999,
     ) -> None:
-        self.begin = check_step("begin", begin)
+        self.begin = whole_number("begin", begin, at_least=0)
         self.by_epoch = by_epoch
-        class_weights(weight, [2, 1], beta=beta)  # refuses a wrong name or beta
-        self.weight, self.beta = weight, beta
+        self.weight = choice("weight", weight, CLASS_WEIGHTS)
+        self.beta = number("beta", beta, at_least=0, below=1)
         self._on: bool | None = None
 
     def before_train(self, runner: Any) -> None:
-        """Set the weights of the epoch or iteration that comes first, also after resuming."""
+        """Set the weights of the first epoch or iteration, also after resuming."""
         losses = losses_with(unwrap(runner.model), "set_class_weight")
         if not losses:
             raise ValueError(
                 "DeferredReweightHook found no loss with `set_class_weight`. Train with a loss of mmseol "
-                "that takes `class_weight`, as mmseol.CrossEntropyLoss, or leave the hook out."
+                "that takes `class_weight`, such as mmseol.CrossEntropyLoss, or leave the hook out."
             )
         for name, loss in losses:
             if getattr(loss, "class_counts", None) is None or not loss.class_counts.any():
                 raise RuntimeError(
-                    f"DeferredReweightHook needs the class counts, and {name} was never told. Let the hook "
-                    "count: custom_hooks = [dict(type='mmseol.ClassCountHook'), ...], or give the loss "
-                    "class_counts=[...]."
+                    f"DeferredReweightHook needs the class counts, and {name} does not know them. Add "
+                    "the hook that counts: custom_hooks = [dict(type='mmseol.ClassCountHook'), ...], or give "
+                    "the loss class_counts=[...]."
                 )
         last = runner.max_epochs if self.by_epoch else runner.max_iters
         if self.begin >= last:
@@ -110,5 +116,5 @@ class DeferredReweightHook(Hook):
             loss.set_class_weight(weights)
             if on:
                 shown = np.array2string(weights, precision=4, threshold=20)
-                runner.logger.info(f"{name}: weighted by class from now on, {shown}.")
+                runner.logger.info(f"{name}: class weights from now on: {shown}.")
         self._on = on

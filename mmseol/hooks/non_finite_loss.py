@@ -1,4 +1,4 @@
-"""Stop a run whose loss is no longer a finite number, and say where that began."""
+"""Stop a run when its loss is not finite, and name the first bad iteration."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from mmengine.hooks import Hook, LoggerHook
 from torch import Tensor
 
 from mmseol.registry import HOOKS
+from mmseol.utils.checks import whole_number
 
 __all__ = ["NonFiniteLossHook"]
 
 _REMEDY = (
     "The usual causes are a learning rate that is too high (lower it, warm up, or clip gradients with "
     "optim_wrapper=dict(clip_grad=dict(max_norm=...))), half precision (try OptimWrapper in place of "
-    "AmpOptimWrapper, or bfloat16), a far target (a smaller `alpha`), and labels or images that are broken."
+    "AmpOptimWrapper, or bfloat16), large target values (lower `alpha`), and broken labels or images."
 )
 
 
@@ -26,31 +27,29 @@ _REMEDY = (
 class NonFiniteLossHook(Hook):
     """Stop training when a loss is NaN or infinite, and name the losses and the first bad iteration.
 
-    Losses are kept on the device and looked at every ``interval`` iterations, at the end of an epoch and
-    before validation, so that no iteration waits for the device. Every rank stops if one does. A
-    checkpoint is refused, before it overwrites a good one, if a loss since the last look or one of its
-    parameters is not finite.
+    The hook keeps the losses on the device and checks them every ``interval`` iterations, at the end of an
+    epoch and before validation, so that most iterations do not wait for the device. All ranks stop if one
+    does. No checkpoint is saved, and none is overwritten, if a loss since the last check or a parameter is
+    not finite.
+
+    >>> hook = NonFiniteLossHook(interval=50)
 
     Args:
-        interval: Iterations between two looks; ``None``: that of the run's ``LoggerHook``, or 10.
+        interval: Iterations between two checks; ``None``: that of the run's ``LoggerHook``, or 10.
 
     Raises:
         FloatingPointError: If a loss or a parameter is not finite.
-        ValueError: If ``interval`` is not a whole number above 0.
+        ValueError: If ``interval`` is not an integer of at least 1.
     """
 
-    priority = "LOW"  # after LoggerHook, which shows the bad losses; before CheckpointHook
+    priority = "LOW"  # after LoggerHook, which logs the losses; before CheckpointHook
 
     def __init__(self, interval: int | None = None) -> None:
-        if interval is not None and (
-            isinstance(interval, bool) or not isinstance(interval, int) or interval < 1
-        ):
-            raise ValueError(f"`interval` must be None or a whole number above 0, got {interval!r}.")
-        self.interval = interval
+        self.interval = None if interval is None else whole_number("interval", interval, at_least=1)
         self._pending: list[tuple[int, list[str], list[Tensor]]] = []
 
     def before_train(self, runner: Any) -> None:
-        """Settle the interval."""
+        """Set the interval."""
         self._pending.clear()
         if self.interval is None:
             loggers = [hook for hook in runner.hooks if isinstance(hook, LoggerHook)]
@@ -59,7 +58,7 @@ class NonFiniteLossHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Keep the losses, and look at them every ``interval`` iterations."""
+        """Keep the losses, and check them every ``interval`` iterations."""
         if isinstance(outputs, Mapping):
             losses = {
                 key: value.detach().float().mean() if isinstance(value, Tensor) else torch.tensor(value)
@@ -69,18 +68,18 @@ class NonFiniteLossHook(Hook):
             if losses:
                 self._pending.append((runner.iter + 1, list(losses), list(losses.values())))
         if self.every_n_inner_iters(batch_idx, self.interval or 10):  # as LoggerHook counts
-            self._look()
+            self._check()
 
     def after_train_epoch(self, runner: Any) -> None:
-        """Look at the rest of the epoch."""
-        self._look()
+        """Check the last losses of the epoch."""
+        self._check()
 
     def before_val(self, runner: Any) -> None:
-        """Look before time is spent on validation."""
-        self._look()
+        """Check before time is spent on validation."""
+        self._check()
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Refuse to save what is broken; only the first rank gets here, so it does not ask the others."""
+        """Refuse to save a broken state. Only the first rank calls this, so it must not communicate."""
         found = self._first_bad()
         if found is not None:
             raise _error(found, get_rank(), "The checkpoint is not saved. ")
@@ -94,7 +93,7 @@ class NonFiniteLossHook(Hook):
                     f"{_REMEDY}"
                 )
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         """Raise on every rank if a loss of any rank is not finite."""
         reports = all_gather_object(self._first_bad())
         self._pending.clear()

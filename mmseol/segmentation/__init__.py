@@ -1,10 +1,10 @@
-"""What needs mmseg: data sets, transforms, heads and models for segmentation."""
+"""Data sets, transforms, heads and models for segmentation; the only package that imports mmseg."""
 
 from mmseol.segmentation.camvid_dataset import CamVidDataset
 from mmseol.segmentation.jpu_head import JPUHead
 from mmseol.segmentation.transforms import CheckLabelSize, ClassAwareCrop
 from mmseol.segmentation.tta import SegScoreTTAModel
-from mmseol.segmentation.upsample_free import UpsampleFreeLossHook, upsample_free
+from mmseol.segmentation.upsample_free import UpsampleFreeLossHook, restore_upsampling, upsample_free
 
 __all__ = [
     "CamVidDataset",
@@ -13,5 +13,6 @@ __all__ = [
     "JPUHead",
     "SegScoreTTAModel",
     "UpsampleFreeLossHook",
+    "restore_upsampling",
     "upsample_free",
 ]

@@ -22,16 +22,24 @@ IGNORE = 255
 class CamVidDataset(BaseSegDataset):
     """CamVid (Brostow et al., PRL 2009) with SegNet's 11 classes, laid out as in :mod:`mmseol.camvid.layout`.
 
-    Void (11 in the files) is read as 255, the number that mmseg's padding, crop, heads and ``IoUMetric``
-    ignore; 255 in a file stays 255. ``metainfo=dict(classes=...)`` takes a subset or another order, the
-    rest becomes 255. On a local disk, every image is checked to have a label map of its size when the
-    list is read, so that a broken copy stops before training does.
+    Void (11 in the files) becomes 255, the label that mmseg's padding, crop, heads and ``IoUMetric`` ignore;
+    255 in a file stays 255. ``metainfo=dict(classes=...)`` selects a subset or another order; other classes
+    become 255. On a local disk, the data set checks that every image has a label map of its size when it
+    reads the list, so that an incomplete copy is found before training starts.
+
+    >>> CamVidDataset.METAINFO["classes"][:3]
+    ('sky', 'building', 'pole')
+    >>> CamVidDataset.get_label_map()
+    {11: 255}
 
     Args:
-        ann_file: List of names, without suffix, one a line; without it the whole folder is taken.
-        data_prefix: Folders under ``data_root``, for example ``dict(img_path='train',
-            seg_map_path='trainannot')``; without ``seg_map_path`` the images have no labels.
-        kwargs: As in :class:`mmseg.datasets.BaseSegDataset`.
+        ann_file: File with the names of images, without suffix, one per line; ``''``: all in the folder.
+        img_suffix: End of the image files' names.
+        seg_map_suffix: End of the label maps' names.
+        reduce_zero_label: Only ``False``.
+        **kwargs: Further arguments of :class:`mmseg.datasets.BaseSegDataset`, such as
+            ``data_prefix=dict(img_path='train', seg_map_path='trainannot')``; without ``seg_map_path`` the
+            images have no labels.
 
     Raises:
         FileNotFoundError: If a folder is missing or empty, or an image or label map has no partner.
@@ -59,11 +67,11 @@ class CamVidDataset(BaseSegDataset):
 
     @classmethod
     def get_label_map(cls, new_classes: Sequence[str] | None = None) -> dict[int, int]:
-        """Return what ``LoadAnnotations`` replaces: void, and classes that are left out, by 255."""
+        """Return the labels that ``LoadAnnotations`` replaces by 255: void and unselected classes."""
         return {**(super().get_label_map(new_classes) or {}), VOID: IGNORE}
 
     def _update_palette(self) -> list[list[int]]:
-        """Return the palette in the order of the classes, also where mmseg leaves it (all, reordered)."""
+        """Return the palette in the order of the classes; mmseg does not reorder it if all are selected."""
         palette, classes = self._metainfo["palette"], self._metainfo["classes"]
         if palette == self.METAINFO["palette"]:
             return [list(PALETTE[CLASSES.index(name)]) for name in classes]
@@ -104,10 +112,10 @@ class CamVidDataset(BaseSegDataset):
         return records
 
     def get_cat_ids(self, idx: int) -> list[int]:
-        """Return the classes that occur in the label map of image ``idx``, ascending, void left out.
+        """Return the classes in the label map of image ``idx``, ascending, without void.
 
-        Makes :class:`mmengine.dataset.ClassBalancedDataset` work. Read as the pipeline's own
-        ``LoadAnnotations`` reads it, before any augmentation.
+        :class:`mmengine.dataset.ClassBalancedDataset` needs it. The label map is read by
+        ``LoadAnnotations``, before any augmentation.
         """
         info: Mapping[str, Any] = self.get_data_info(idx)
         if "seg_map_path" not in info:

@@ -1,10 +1,10 @@
-"""FastFCN as one decode head: joint pyramid upsampling, then a context head of mmseg on its output.
+"""FastFCN as one decode head: joint pyramid upsampling (JPU), then a context head of mmseg.
 
 FastFCN is Wu et al., "FastFCN: Rethinking Dilated Convolution in the Backbone for Semantic
-Segmentation", arXiv 1903.11816. mmseg spells it as a neck ``JPU`` and one of its heads; here the same
-modules stand in one head under the same names, so that a checkpoint of mmseg's FastFCN loads with
-``revise_keys=[(r'^neck\\.', 'decode_head.jpu.')]`` (argument of mmengine's ``load_checkpoint``) and
-every other key stays as it is.
+Segmentation", arXiv 1903.11816. In mmseg it consists of a neck ``JPU`` and a head. This head contains the
+same modules under the same names, so that a checkpoint of mmseg's FastFCN loads with
+``revise_keys=[(r'^neck\\.', 'decode_head.jpu.')]`` (an argument of mmengine's ``load_checkpoint``); all other
+keys stay.
 """
 
 from __future__ import annotations
@@ -31,17 +31,35 @@ __all__ = ["JPUASPPHead", "JPUEncHead", "JPUFCNHead", "JPUHead", "JPUPSPHead"]
 class JPUHead(BaseDecodeHead):
     """FastFCN head (arXiv 1903.11816): the last three stages -> JPU at stride 8 -> context -> classes.
 
-    ``in_channels`` and ``in_index`` name the stages of stride 8, 16 and 32, in this order; ``forward``
-    gives (N, out_channels, H/8, W/8). ``context`` picks the class that is really built, as ``pathlib.Path``
-    does: :class:`JPUFCNHead`, :class:`JPUPSPHead`, :class:`JPUASPPHead` or :class:`JPUEncHead` (subclass
-    those). ``context_cfg`` holds options of mmseg's head of that kind; what it leaves out has FastFCN's
-    value, which is not always mmseg's (``defaults`` of each class). ``jpu_channels`` is the width of each
-    of the ``len(jpu_dilations)`` branches of the JPU. Its norm is ``jpu_norm_cfg``, or else ``norm_cfg``
-    where that is a batch norm of some kind, or else plain BN, so that its weights have the names of
-    mmseg's neck. All other arguments are those of mmseg's ``BaseDecodeHead``.
+    ``JPUHead(context=...)`` builds one of its subclasses, as ``pathlib.Path`` does: :class:`JPUFCNHead`,
+    :class:`JPUPSPHead`, :class:`JPUASPPHead` or :class:`JPUEncHead`. Derive own heads from those. ``forward``
+    returns (N, out_channels, H/8, W/8).
+
+    >>> head = JPUHead(
+    ...     in_channels=(8, 16, 32), in_index=(0, 1, 2), jpu_channels=8, channels=8, num_classes=4,
+    ...     loss_decode=dict(type="mmseol.OneHotMSELoss"),
+    ... )
+    >>> head([torch.zeros(2, 8, 8, 8), torch.zeros(2, 16, 4, 4), torch.zeros(2, 32, 2, 2)]).shape
+    torch.Size([2, 4, 8, 8])
+
+    Args:
+        in_channels: Channels of the stages of stride 8, 16 and 32, in this order.
+        in_index: Indices of these stages among the backbone's outputs.
+        jpu_channels: Channels of each of the ``len(jpu_dilations)`` branches of the JPU.
+        context: ``'fcn'``, ``'psp'``, ``'aspp'`` or ``'enc'``.
+        norm_cfg: Normalisation of the head.
+        channels: Channels before the classifier.
+        num_classes: Number of classes.
+        context_cfg: Options of mmseg's head of that context. Missing options have FastFCN's values
+            (``defaults`` of each class), which may differ from mmseg's.
+        jpu_dilations: Dilations of the JPU's branches.
+        jpu_norm_cfg: Normalisation of the JPU; ``None``: ``norm_cfg`` if that is a batch norm of any kind,
+            else BN, so that its weights have the names of mmseg's neck.
+        input_transform: Only ``'multiple_select'``.
+        **kwargs: Further arguments of mmseg's ``BaseDecodeHead``.
 
     Raises:
-        ValueError: unknown context or option, or not three stages.
+        ValueError: If a context or an option is unknown, or there are not three stages.
     """
 
     contexts: ClassVar[dict[str, type[JPUHead]]] = {}
@@ -93,8 +111,8 @@ class JPUHead(BaseDecodeHead):
             raise ValueError(f"`context` of {type(self).__name__} must be {self.context!r}, got {context!r}.")
         if input_transform != "multiple_select":
             raise ValueError(
-                f"`input_transform` must be 'multiple_select', got {input_transform!r}: leave it out, the "
-                "JPU takes its three stages one by one."
+                f"`input_transform` must be 'multiple_select', got {input_transform!r}. Leave it out: the "
+                "JPU reads its three stages one by one."
             )
         options = self._options(context_cfg, kwargs)
         if options.get("num_convs") == 0 and width != channels:
@@ -128,7 +146,7 @@ class JPUHead(BaseDecodeHead):
 
     @classmethod
     def _options(cls, given: Mapping[str, Any] | None, others: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the context's options, defaults filled in; refuse unknown and misplaced ones."""
+        """Return the context's options with defaults; refuse unknown and misplaced ones."""
         options = {**cls.defaults, **(given or {})}
         if unknown := sorted(options.keys() - cls.defaults.keys()):
             raise ValueError(
@@ -151,7 +169,7 @@ class JPUHead(BaseDecodeHead):
         return {"in_channels": in_channels[-1], "in_index": 0}
 
     def _transform_inputs(self, inputs: Sequence[Tensor]) -> Tensor | list[Tensor]:
-        """Return what mmseg's head works on: the JPU's map (N, 4 * jpu_channels by default, H/8, W/8)."""
+        """Return the input of mmseg's head: the JPU's map (N, 4 * jpu_channels by default, H/8, W/8)."""
         return self.jpu(BaseDecodeHead._transform_inputs(self, inputs))[-1]
 
 
@@ -179,7 +197,7 @@ class JPUASPPHead(JPUHead, ASPPHead, context="aspp"):
 
 
 class JPUEncHead(JPUHead, EncHead, context="enc"):
-    """JPU and ``EncHead`` (arXiv 1803.08904), with its SE loss: which classes are in the image, as BCE."""
+    """JPU and ``EncHead`` (arXiv 1803.08904), with its SE loss: BCE over the classes present in the image."""
 
     defaults: ClassVar[dict[str, Any]] = {
         "num_codes": 32,
@@ -196,7 +214,7 @@ class JPUEncHead(JPUHead, EncHead, context="enc"):
         return list(self.jpu(BaseDecodeHead._transform_inputs(self, inputs)))  # strides 8, 16, and the map
 
     def _encode(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the image's encoding (N, channels) and the map it re-weighted (N, channels, H/8, W/8)."""
+        """Return the image's encoding (N, channels) and the re-weighted map (N, channels, H/8, W/8)."""
         *stages, x = self._transform_inputs(inputs)
         x = self.bottleneck(x)
         if self.add_lateral:
@@ -221,13 +239,13 @@ class JPUEncHead(JPUHead, EncHead, context="enc"):
     def loss_by_feat(
         self, seg_logit: Tensor | tuple[Tensor, Tensor], batch_data_samples: list, **kwargs: Any
     ) -> dict[str, Tensor]:
-        """Return the losses; unlike mmseg's, works without the SE loss and never takes void for a class."""
+        """Return the losses. Unlike mmseg's, it works without SE loss and does not count void as a class."""
         outputs, se_outputs = seg_logit if self.use_se_loss else (seg_logit, None)
         losses = super(EncHead, self).loss_by_feat(outputs, batch_data_samples)
         if self.use_se_loss:
             labels = self._stack_batch_gt(batch_data_samples).long()
             if self.ignore_index is not None:
-                labels = labels.masked_fill(labels == self.ignore_index, -1)  # histc skips what is below 0
+                labels = labels.masked_fill(labels == self.ignore_index, -1)  # histc skips labels below 0
             present = self._convert_to_onehot_labels(labels, self.num_classes)
             losses["loss_se"] = self.loss_se_decode(se_outputs, present)
         return losses

@@ -13,25 +13,29 @@ from mmseg.datasets.transforms import RandomCrop
 
 from mmseol.counting.counts import at_least_one, load_counts
 from mmseol.registry import TRANSFORMS
+from mmseol.utils.checks import number, whole_number
 
 __all__ = ["CheckLabelSize", "ClassAwareCrop"]
 
 
 @TRANSFORMS.register_module()
 class CheckLabelSize(BaseTransform):
-    """Stop when a label map is not as large as its image; mmseg would crop or stretch it in silence.
+    """Stop when a label map has another size than its image; mmseg would crop or stretch it without a word.
 
-    Stands directly after ``LoadAnnotations``. ``CamVidDataset`` checks its files when it lists them; this
-    is for other data sets, and for files that are not on a local disk.
+    Put it directly after ``LoadAnnotations``. ``CamVidDataset`` checks its files when it lists them; use
+    this for other data sets and for files that are not on a local disk.
 
     Required keys: ``ori_shape`` (H, W), ``gt_seg_map`` (H, W). Changes nothing.
 
+    >>> CheckLabelSize()(dict(ori_shape=(4, 6), gt_seg_map=np.zeros((4, 6)))).keys()
+    dict_keys(['ori_shape', 'gt_seg_map'])
+
     Raises:
-        ValueError: If the label map is not of shape (H, W); both files and shapes are named.
+        ValueError: If the label map is not of shape (H, W); the text names both files and shapes.
     """
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Return ``results`` as they are."""
+        """Return ``results`` unchanged."""
         if "gt_seg_map" not in results or "ori_shape" not in results:
             raise ValueError(
                 "`CheckLabelSize` must stand after LoadImageFromFile and LoadAnnotations in the pipeline, "
@@ -53,21 +57,27 @@ class CheckLabelSize(BaseTransform):
 
 @TRANSFORMS.register_module()
 class ClassAwareCrop(RandomCrop):
-    r"""Crop around a pixel of a class that is drawn rare ones first.
+    r"""Crop around a pixel of a randomly drawn class, with rare classes drawn more often.
 
-    One of the classes in the label map is drawn with :math:`p_c \propto n_c^{-power}`, then one of its
-    pixels, alike; the crop is centred there as far as the image allows. Without any class in the label map,
-    and in a share ``1 - prob`` of the images, the crop is mmseg's ``RandomCrop``, whose keys it has: ``img``
-    (H, W, ...) and ``gt_seg_map`` (H, W) become at most ``crop_size``, ``img_shape`` follows. It stands where
-    ``RandomCrop`` would, behind ``RandomResize``.
+    The transform draws one of the classes in the label map with :math:`p_c \propto n_c^{-power}`, then one of
+    the class's pixels with equal probability, and centres the crop there as far as the image allows. If the
+    label map has no class, and in a fraction ``1 - prob`` of the images, it crops as mmseg's ``RandomCrop``.
+    Keys are those of ``RandomCrop``: ``img`` (H, W, ...) and ``gt_seg_map`` (H, W) become at most
+    ``crop_size``, and ``img_shape`` is updated. Use it in place of ``RandomCrop``, after ``RandomResize``.
+
+    >>> crop = ClassAwareCrop(2)
+    >>> labels = np.full((6, 6), 255)
+    >>> labels[4, 1] = 3
+    >>> int((crop(dict(img=np.zeros((6, 6, 3)), gt_seg_map=labels))["gt_seg_map"] == 3).sum())
+    1
 
     Args:
         crop_size: Side, or height and width, in pixels.
         class_counts: Samples per class, n_c, (K,), or a file of them, such as ``class_counts.json`` of an
-            earlier run; ``None``: classes in the label map are drawn alike.
-        power: How strongly rare classes come first, at least 0.
-        prob: Share of the images that are cropped so, in [0, 1].
-        ignore_index: Label that is no class.
+            earlier run; ``None``: the classes in the label map are drawn with equal probability.
+        power: Exponent, at least 0; larger values prefer rare classes more.
+        prob: Fraction of the images that are cropped around a class, in [0, 1].
+        ignore_index: Label that is not a class.
 
     Raises:
         ValueError: If an argument is out of range, there is no label map, or it holds a label that has no
@@ -82,15 +92,13 @@ class ClassAwareCrop(RandomCrop):
         prob: float = 1.0,
         ignore_index: int = 255,
     ) -> None:
-        size = (crop_size, crop_size) if isinstance(crop_size, int) else tuple(crop_size)
-        if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-            raise ValueError(f"`crop_size` must be one or two whole numbers above 0, got {crop_size!r}.")
-        if isinstance(power, bool) or not isinstance(power, (int, float)) or not 0 <= power < np.inf:
-            raise ValueError(f"`power` must be a finite number of at least 0, got {power!r}.")
-        if isinstance(prob, bool) or not isinstance(prob, (int, float)) or not 0 <= prob <= 1:
-            raise ValueError(f"`prob` must lie in [0, 1], got {prob!r}.")
+        size = tuple(crop_size) if isinstance(crop_size, Sequence) else (crop_size, crop_size)
+        if len(size) != 2:
+            raise ValueError(f"`crop_size` must be one or two whole numbers, got {crop_size!r}.")
+        size = tuple(whole_number("crop_size", side, at_least=1) for side in size)
+        power = number("power", power, at_least=0)
         super().__init__(size, ignore_index=ignore_index)
-        self.prob = prob
+        self.prob = number("prob", prob, at_least=0, at_most=1)
         self.rarity = None
         if class_counts is not None:
             counts = at_least_one(load_counts(class_counts), "ClassAwareCrop")

@@ -1,13 +1,12 @@
-"""Losses of mmseg's heads from the outputs at their own size, where the loss allows it.
+"""Compute the losses of mmseg's heads from outputs at their own size, if the loss can do that.
 
-mmseg's decode and auxiliary heads resize their (N, K, h, w) outputs to the labels' (H, W) for nothing but the
-loss and the logged accuracy. A loss with a method ``forward_upsampled`` has the same value and gradient
-without that tensor of N*K*H*W numbers.
+mmseg's decode and auxiliary heads resize their (N, K, h, w) outputs to the labels' (H, W) only for the loss
+and the logged accuracy. A loss with a method ``forward_upsampled`` gives the same value and gradient without
+that tensor of N*K*H*W numbers.
 """
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -19,12 +18,14 @@ from torch.nn import functional as F
 
 from mmseol.registry import HOOKS
 from mmseol.segmentation.jpu_head import JPUEncHead
+from mmseol.utils.checks import choice
+from mmseol.utils.modules import insert_class, remove_class
 
-__all__ = ["UpsampleFreeLossHook", "upsample_free", "upsampled_accuracy"]
+__all__ = ["UpsampleFreeLossHook", "restore_upsampling", "upsample_free", "upsampled_accuracy"]
 
 Accuracy = Literal["exact", "off"]
 
-# These hand their outputs to super().loss_by_feat; any other override may do anything.
+# Their `loss_by_feat` calls super().loss_by_feat with the outputs; other overrides are unknown.
 _CALLS_BASE = (BaseDecodeHead, DAHead, EncHead, STDCHead, JPUEncHead)
 _STRIPS = 32
 
@@ -34,11 +35,17 @@ class UpsampleFreeLossHook(Hook):
     """Train without upsampled outputs in every head whose losses have ``forward_upsampled``.
 
     Loss and gradient are those of mmseg's own path up to rounding; weights and their names do not change. The
-    log says once which heads keep mmseg's path, and why: a pixel sampler, a ``loss_by_feat`` of its own, or
-    a loss without the method.
+    log lists the heads that keep mmseg's path and the reason: a pixel sampler, a ``loss_by_feat`` of its
+    own, or a loss without the method.
+
+    While the run trains, ``type(head)`` is a subclass of the head's class that overrides
+    ``BaseDecodeHead.loss_by_feat``. The hook restores the class when training ends. Averaged models
+    (``EMAHook``) compute no loss and keep their classes.
+
+    >>> hook = UpsampleFreeLossHook(accuracy="off")
 
     Args:
-        accuracy: ``'exact'`` logs mmseg's ``acc_seg``, of outputs that are upsampled one strip at a time
+        accuracy: ``'exact'`` logs mmseg's ``acc_seg``, computed from outputs that are upsampled in strips
             (:func:`upsampled_accuracy`); ``'off'`` logs none.
 
     Raises:
@@ -46,40 +53,61 @@ class UpsampleFreeLossHook(Hook):
     """
 
     def __init__(self, accuracy: Accuracy = "exact") -> None:
-        self.accuracy = _checked(accuracy)
+        self.accuracy = choice("accuracy", accuracy, get_args(Accuracy))
 
     def before_train(self, runner: Any) -> None:
-        """Set the heads, after hooks have copied the model and before the first iteration."""
+        """Change the heads, after other hooks have copied the model and before the first iteration."""
         for name, reason in upsample_free(runner.model, self.accuracy).items():
             name = name.removeprefix("module.")
             how = "without upsampled outputs." if reason is None else f"of upsampled outputs: {reason}."
             runner.logger.info(f"Loss of {name} {how}")
 
+    def after_train(self, runner: Any) -> None:
+        """Restore the heads."""
+        restore_upsampling(runner.model)
+
 
 def upsample_free(model: nn.Module, accuracy: Accuracy = "exact") -> dict[str, str | None]:
-    """Let every head of the model that can compute its loss without upsampled outputs do so.
+    """Let every head of the model compute its loss without upsampled outputs, if it can.
+
+    The classes of these heads become subclasses until :func:`restore_upsampling` is called.
+
+    >>> from mmseg.models import FCNHead
+    >>> loss = dict(type="mmseol.OneHotMSELoss")
+    >>> head = FCNHead(num_convs=1, in_channels=8, channels=8, num_classes=4, loss_decode=loss)
+    >>> upsample_free(head), type(head) is FCNHead
+    ({'': None}, False)
+    >>> restore_upsampling(head)
+    >>> type(head) is FCNHead
+    True
 
     Args:
         model: A segmentor, possibly wrapped, or a head.
         accuracy: As in :class:`UpsampleFreeLossHook`.
 
     Returns:
-        Name of each head of ``model``: ``None``, or why it keeps mmseg's path.
+        Name of each head in ``model`` with the reason why it keeps mmseg's path, or ``None`` if it does not.
 
     Raises:
         ValueError: If ``accuracy`` is neither ``'exact'`` nor ``'off'``.
     """
-    _checked(accuracy)
+    choice("accuracy", accuracy, get_args(Accuracy))
     reasons = {}
     for name, head in model.named_modules():
         if isinstance(head, BaseDecodeHead) and hasattr(head, "loss_decode"):  # K-Net's outer head has none
-            cls: Any = type(head)
             reasons[name] = _obstacle(head)
             if reasons[name] is None:
-                if not isinstance(head, _UpsampleFree):
-                    head.__class__ = _upsample_free_class(cls)
+                insert_class(head, _UpsampleFree, below=True)
                 cast(_UpsampleFree, head).train_accuracy = accuracy
     return reasons
+
+
+def restore_upsampling(model: nn.Module) -> None:
+    """Undo :func:`upsample_free`."""
+    for head in model.modules():
+        if isinstance(head, _UpsampleFree):
+            remove_class(head, _UpsampleFree)
+            del head.train_accuracy
 
 
 @torch.compiler.disable  # 32 strips of each head would be most of what there is to compile
@@ -87,16 +115,20 @@ def upsample_free(model: nn.Module, accuracy: Accuracy = "exact") -> dict[str, s
 def upsampled_accuracy(
     outputs: Tensor, labels: Tensor, align_corners: bool = False, ignore_index: int | None = None
 ) -> Tensor:
-    """Return the share of valid pixels, in per cent, where the argmax of upsampled outputs is the label.
+    """Return the percentage of valid pixels where the argmax of upsampled outputs is the label.
 
-    Rows are upsampled in 32 strips, so that it takes a 32nd of the memory of the upsampled tensor. A tie of
-    the label's output with another counts as wrong.
+    Outputs are upsampled in 32 strips of rows, which takes a 32nd of the memory of the upsampled tensor. A
+    tie between the label's output and another counts as wrong.
+
+    >>> outputs = torch.tensor([[[[2.0, 0.0]], [[0.0, 1.0]]]])
+    >>> upsampled_accuracy(outputs, torch.tensor([[[0, 0, 0, 1]]]), align_corners=True).item()
+    75.0
 
     Args:
         outputs: Raw outputs, (N, K, h, w).
         labels: Integer labels, (N, H, W).
         align_corners: As in :func:`torch.nn.functional.interpolate`.
-        ignore_index: Label that is left out, if any.
+        ignore_index: Label of pixels to leave out, if any.
 
     Returns:
         A scalar; 100 if every pixel is ignored, as in mmseg.
@@ -123,7 +155,7 @@ def upsampled_accuracy(
 
 
 class _UpsampleFree(BaseDecodeHead):
-    """What stands between a head's class and ``BaseDecodeHead``, where ``super().loss_by_feat`` finds it."""
+    """Class between a head's class and ``BaseDecodeHead``, where ``super().loss_by_feat`` finds it."""
 
     train_accuracy: Accuracy
 
@@ -142,20 +174,6 @@ class _UpsampleFree(BaseDecodeHead):
         if self.train_accuracy == "exact":
             losses["acc_seg"] = upsampled_accuracy(seg_logits, labels, self.align_corners, self.ignore_index)
         return losses
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # The class is made at run time, so pickle cannot find it by name.
-        return _empty, (type(self).__bases__[0],), self.__dict__
-
-
-@cache
-def _upsample_free_class(cls: Any) -> Any:
-    return type(cls)(f"UpsampleFree{cls.__name__}", (cls, _UpsampleFree), {"__module__": __name__})
-
-
-def _empty(cls: Any) -> Any:
-    made = _upsample_free_class(cls)
-    return made.__new__(made)
 
 
 def _obstacle(head: BaseDecodeHead) -> str | None:
@@ -177,7 +195,7 @@ def _losses(head: BaseDecodeHead) -> list[Any]:
 def _neighbours(
     small: int, large: int, align_corners: bool, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the two source rows of each upsampled row, and how far it lies from the first, as torch does."""
+    """Return the two source rows of each upsampled row and its distance from the first, as torch does."""
     rows = torch.arange(large, dtype=torch.float32, device=device)
     if align_corners:
         position = rows * ((small - 1) / max(large - 1, 1))
@@ -185,9 +203,3 @@ def _neighbours(
         position = ((rows + 0.5) * (small / large) - 0.5).clamp(min=0)
     low = position.floor().long().clamp(max=small - 1)
     return low, (low + 1).clamp(max=small - 1), position - low
-
-
-def _checked(accuracy: Any) -> Accuracy:
-    if accuracy not in get_args(Accuracy):
-        raise ValueError(f"`accuracy` must be one of {', '.join(get_args(Accuracy))}, got {accuracy!r}.")
-    return cast(Accuracy, accuracy)
