@@ -313,7 +313,7 @@ def experiment_config() -> Any:
             "Resize has no version for whole batches or is",
         ),
         ([CROP, FLIP], r"RandomFlip has no version"),
-        ([], r"got \[\], where PackInputs"),
+        ([], r"got \[\]: PackInputs"),
     ],
 )
 def test_other_pipelines_are_refused(pipeline: list[dict[str, Any]], named: str) -> None:

@@ -131,9 +131,14 @@ def find_pairs(
     label_suffix: str = ".png",
     names: Sequence[str] | None = None,
 ) -> list[Pair]:
-    """Return the images of a folder with their label maps, sorted by name, or in the order of ``names``. ::
+    """Return the images of a folder with their label maps, sorted by name, or in the order of ``names``.
 
-        pairs = find_pairs("data/camvid/train", "data/camvid/trainannot")
+    >>> import tempfile
+    >>> from mmseol.camvid.toy import make_toy
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = make_toy(f"{folder}/toy", num_train=2, num_val=0, num_test=0, size=(32, 48))
+    ...     [pair.name for pair in find_pairs(f"{folder}/toy/train", f"{folder}/toy/trainannot")]
+    ['toy_00000', 'toy_00001']
 
     Raises:
         FileNotFoundError: If a folder is missing or empty, an image has no label map, a label map has no
@@ -160,9 +165,13 @@ def find_pairs(
 
 
 def check_pair_headers(pairs: Iterable[Pair]) -> None:
-    """Check by the headers of the files that label maps have one channel and the size of their image. ::
+    """Check by the headers of the files that label maps have one channel and the size of their image.
 
-        check_pair_headers(find_pairs("data/camvid/train", "data/camvid/trainannot"))
+    >>> import tempfile
+    >>> from mmseol.camvid.toy import make_toy
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = make_toy(f"{folder}/toy", num_train=2, num_val=0, num_test=0, size=(32, 48))
+    ...     check_pair_headers(find_pairs(f"{folder}/toy/train", f"{folder}/toy/trainannot"))
 
     Raises:
         ValueError: If a label map holds colours, or its size is not its image's.
@@ -186,6 +195,13 @@ def check_pair_headers(pairs: Iterable[Pair]) -> None:
 
 def read_label(path: str | Path) -> NDArray[np.uint8]:
     """Return the label map of a file, uint8 of shape (H, W).
+
+    >>> import tempfile
+    >>> from mmseol.camvid.toy import make_toy
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = make_toy(f"{folder}/toy", num_train=2, num_val=0, num_test=0, size=(32, 48))
+    ...     read_label(f"{folder}/toy/trainannot/toy_00000.png").shape
+    (32, 48)
 
     Raises:
         ValueError: If it has several channels.

@@ -1,4 +1,4 @@
-"""Labels of a classification data set, read without calling its pipeline."""
+"""Read the labels of a classification data set without calling its pipeline."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def item_labels(items: Items, num_classes: int, ignore_index: int | None) -> tup
 
 
 def _all_labels(dataset: Any) -> IntArray | None:
-    """Return the label of each item if the data set gives all at once and each has one, else ``None``."""
+    """Return the labels of all items if the data set has one per item and offers all at once, or ``None``."""
     if not callable(getattr(dataset, "get_gt_labels", None)):
         return None
     try:

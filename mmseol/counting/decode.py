@@ -1,4 +1,4 @@
-"""Pixels of each value in a label map."""
+"""Count the pixels of each value in a label map."""
 
 from __future__ import annotations
 
@@ -30,8 +30,12 @@ def count_file(loader: Any, info: Mapping[str, Any]) -> dict[int, int] | None:
     """Return the pixels of each label in the label map that ``loader`` would load for ``info``.
 
     mmseg's ``LoadAnnotations`` replaces labels (``reduce_zero_label``, ``label_map``) by passes over the
-    pixels that take longer than decoding does. Here the values in the file are counted as Pillow decodes
-    them and then replaced, all 256 at once. ``None`` for any other transform, decoder or kind of file.
+    pixels that take longer than decoding. Here the values in the file are counted as Pillow decodes them,
+    and then the 256 values are replaced. Returns ``None`` for any other transform, decoder or kind of file.
+
+    >>> from types import SimpleNamespace
+    >>> count_file(loader=SimpleNamespace(), info={"seg_map_path": "map.png"}) is None
+    True
     """
     from PIL import Image
 
@@ -67,7 +71,7 @@ def _is_stock(loader: Any, info: Mapping[str, Any]) -> bool:
 
 @lru_cache
 def _labels(reduce_zero_label: bool, label_map: tuple[tuple[int, int], ...]) -> list[int]:
-    """Return the label that mmseg's ``LoadAnnotations`` makes of each of the 256 values."""
+    """Return the label into which mmseg's ``LoadAnnotations`` turns each of the 256 values."""
     values = np.arange(256, dtype=np.uint8)
     if reduce_zero_label:  # 0 and 255 are ignored, the rest moves down by one
         values = np.where((values == 0) | (values == 255), 255, values - 1).astype(np.uint8)
@@ -78,7 +82,11 @@ def _labels(reduce_zero_label: bool, label_map: tuple[tuple[int, int], ...]) -> 
 
 
 def count_values(labels: NDArray[Any]) -> dict[int, int]:
-    """Return how often each value occurs in an array of whole numbers."""
+    """Return how often each value occurs in an array of whole numbers.
+
+    >>> count_values(np.array([[0, 0, 2]], dtype=np.uint8))
+    {0: 2, 2: 1}
+    """
     if labels.dtype != np.uint8 or not labels.size:
         values, pixels = np.unique(labels, return_counts=True)
         return dict(zip(values.tolist(), pixels.tolist(), strict=True))

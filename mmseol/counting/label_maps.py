@@ -141,6 +141,9 @@ def count_label_maps(
 ) -> LabelMapCounts:
     """Count the pixels of each class in every label map of a segmentation data set.
 
+    >>> count_label_maps(road_scenes, num_classes=2).counts.tolist()
+    [[4, 0], [4, 0], [4, 0], [3, 1]]
+
     Arguments and errors as in :func:`mmseol.counting.count_dataset`.
     """
     jobs, rows = agree(lambda: _jobs(walk(dataset), num_classes, ignore_index))

@@ -32,6 +32,10 @@ class LabelError(ValueError):
 class Items:
     """The annotated items that a data set refers to, in its order and with its repetitions.
 
+    >>> items = Items([(dataset, [])], leaf=np.array([0, 0]), index=np.array([8, 8]))
+    >>> items.info(1)["gt_label"]
+    1
+
     Attributes:
         leaves: Data sets that hold annotations, each with the transforms that may load its label maps.
         leaf: Number of the leaf, (N,).

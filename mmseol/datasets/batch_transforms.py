@@ -1,4 +1,4 @@
-"""mmpretrain's augmentations of small images, done for a whole batch at once."""
+"""mmpretrain's augmentations of small images, applied to a whole batch at once."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _AXES = {"horizontal": (-1,), "vertical": (-2,), "diagonal": (-2, -1)}
 
 
 class BatchTransform(Protocol):
-    """An augmentation of images, (B, C, H, W), which it may overwrite.
+    """An augmentation of a batch of images, (B, C, H, W), which it may overwrite.
 
-    It draws from numpy's global state, as the hosts' transforms do: their seeds and workers rely on it.
+    It draws from numpy's global state, as the hosts' transforms do, so that seeds and workers act alike.
     """
 
     def __call__(self, images: Images) -> tuple[Images, Meta]:
-        """Return the new images, and what the stock transform would note about each, B values a key."""
+        """Return the new images and the meta values that the stock transform would record, B per key."""
 
 
 class BatchRandomCrop:
-    """mmpretrain's ``RandomCrop``: every offset that fits into the padded image is as likely.
+    """mmpretrain's ``RandomCrop``: every offset that fits into the padded image is equally likely.
 
     Args:
         transform: The stock transform.
@@ -56,13 +56,13 @@ class BatchRandomCrop:
                 "have one size: give `padding` instead."
             )
         channels, height, width = shape
-        # What mmcv's padding does with its arguments, it shows on a black and on a white image.
+        # Padding a black and a white image shows the border and its values, whatever the arguments.
         dark, bright = (
             _whole(transform, np.full((height, width, channels), value, np.uint8)) for value in (0, 255)
         )
         rows, columns = np.nonzero((dark != bright).all(0))
         self.top, self.left = rows.min(), columns.min()
-        self._padded = dark[None]  # kept, with its border, from batch to batch
+        self._padded = dark[None]  # reused, with its border, by every batch
         self.size = tuple(np.minimum(transform.crop_size, dark.shape[1:]).tolist())
         self.noted = (*self.size, channels)
 
@@ -80,7 +80,7 @@ class BatchRandomCrop:
 
 
 def _whole(crop: Any, image: Images) -> Images:
-    """Return an image, (H, W, C), after the padding of ``crop`` and nothing more, (C, H', W')."""
+    """Return an image, (H, W, C), after only the padding of ``crop``, (C, H', W')."""
     whole = copy.copy(crop)
     whole.crop_size = (2**30, 2**30)  # cut to what there is
     state = np.random.get_state()  # noqa: NPY002
@@ -91,6 +91,11 @@ def _whole(crop: Any, image: Images) -> Images:
 
 class BatchRandomFlip:
     """mmcv's ``RandomFlip`` of images.
+
+    >>> from types import SimpleNamespace
+    >>> flip = BatchRandomFlip(SimpleNamespace(direction="horizontal", prob=1.0), shape=(1, 1, 3))
+    >>> flip(np.array([[[[1, 2, 3]]]]))[0]
+    array([[[[3, 2, 1]]]])
 
     Args:
         transform: The stock transform.
@@ -125,7 +130,7 @@ _BATCH: dict[str, Callable[[Any, tuple[int, int, int]], BatchTransform]] = {
 
 
 def batch_transform(transform: Any, shape: tuple[int, int, int]) -> BatchTransform:
-    """Return what does to images of a shape (C, H, W) what the stock transform does to one."""
+    """Return the version for batches of a stock transform, for images of a shape (C, H, W)."""
     return _BATCH[_name(transform)](transform, shape)
 
 
@@ -133,7 +138,7 @@ def split_pipeline(transforms: Sequence[Any]) -> tuple[Sequence[Any], Sequence[A
     """Return the transforms to run once per image, those to run on batches, and ``PackInputs``.
 
     Raises:
-        ValueError: If a transform is none of these, or not in this order.
+        ValueError: If a transform is of another kind, or the order is another.
     """
     names = [_name(transform) for transform in transforms]
     fixed = next((n for n, name in enumerate(names) if name not in _FIXED), len(names))
@@ -142,9 +147,9 @@ def split_pipeline(transforms: Sequence[Any]) -> tuple[Sequence[Any], Sequence[A
     if wrong or not names:
         raise ValueError(
             f"`pipeline` in an InMemoryDataset must be {_listed(_FIXED)}, then {_listed(_BATCH)}, then "
-            f"PackInputs, each as the host has it and the first two kinds as wanted; got {names}, where "
+            f"PackInputs, all of them the host's own classes, got {names}: "
             f"{wrong[0] if wrong else 'PackInputs'} has no version for whole batches or is not at its place. "
-            "Take the data set without InMemoryDataset, and its data loader without "
+            "Use the data set without InMemoryDataset, and its data loader without "
             "`collate_fn=dict(type='mmseol.whole_batch')`."
         )
     return transforms[:fixed], transforms[fixed:-1], transforms[-1]

@@ -1,4 +1,4 @@
-"""Small images held in memory, and augmented and batched without work in Python for each."""
+"""Hold small images in memory, and augment and collate them by whole batches."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def whole_batch(batch: Any) -> Any:
 
 @DATASETS.register_module()
 class InMemoryDataset(SubsetDataset):
-    """A classification data set whose images are decoded once and then served by the batch.
+    """A classification data set that decodes its images once and returns whole batches.
 
     Batches are those of the wrapped data set's own ``pipeline``: the same images, labels and meta
     information, and with random augmentations the same distribution. ``LoadImageFromFile``, ``Resize``,
@@ -140,15 +140,15 @@ def _check_memory(image: NDArray[Any], number: int, max_bytes: int) -> None:
     if image.nbytes * number > max_bytes:
         raise ValueError(
             f"`max_bytes` of InMemoryDataset must be at least {image.nbytes * number} for {number} images of "
-            f"shape {image.shape}, got {max_bytes}. Raise it if there is memory, or take the data set "
+            f"shape {image.shape}, got {max_bytes}. Raise it if there is enough memory, or use the data set "
             "without the wrapper."
         )
 
 
 def _copies(samples: list[Any], noted: dict[str, Sequence[Any]]) -> list[Any]:
-    """Return copies of data samples, since models write into them, with values of their meta keys.
+    """Return copies of data samples, because models write into them, with new values of meta keys.
 
-    The samples' own ``clone`` copies what they hold as well, and takes longer than all the rest.
+    The samples' own ``clone`` also copies their contents and would take most of the time of a batch.
     """
     copies = []
     meta = zip(*noted.values(), strict=True) if noted else [()] * len(samples)

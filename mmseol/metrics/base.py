@@ -29,7 +29,8 @@ class BalanceMetric(BaseMetric):
     """The base of both metrics: classes, training counts, groups and the report.
 
     A subclass appends one result per data sample in ``process`` and sums them in ``confusion``: mmengine
-    drops the samples that a distributed sampler repeats from the end of the results.
+    drops the samples that a distributed sampler repeats from the end of the results. See
+    :class:`mmseol.metrics.ClassBalanceMetric` for an example.
     """
 
     def __init__(

@@ -32,6 +32,9 @@ GROUPS = ("many", "medium", "few")
 class ClassScores:
     """Scores of each class; every array has shape (K,), and elements are samples or pixels.
 
+    >>> score_classes([[8, 2], [0, 5]]).hits
+    array([8, 5])
+
     Attributes:
         hits: Elements of the class that were predicted as such.
         truth: Elements of the class.

@@ -28,6 +28,10 @@ class RareClassSampler(EpochSampler):
 
         sampler=dict(type="mmseol.RareClassSampler", temperature=0.01)
 
+    >>> sampler = RareClassSampler(road_scenes, temperature=1.0, seed=0)  # one of four has a bicyclist
+    >>> sampler.probabilities.round(2)
+    array([0.29, 0.71])
+
     Args:
         dataset: Data set with label maps; a config leaves it out.
         temperature: T, above 0; ``float('inf')`` draws every class alike.

@@ -1,4 +1,4 @@
-"""People in a toy scene, on foot and on bicycles, painted at a place given in metres."""
+"""Paint the people of a toy scene, on foot and on bicycles, at a place given in metres."""
 
 from __future__ import annotations
 
@@ -28,7 +28,13 @@ def _limbs(
 
 
 def pedestrian(scene: Scene, x: float, z: float, tall: float) -> None:
-    """Paint someone on foot: legs in stride, torso, arms, head."""
+    """Paint a walking person: legs, torso, arms and head.
+
+    >>> scene = Scene(np.random.default_rng(0), 64, 96)
+    >>> pedestrian(scene, 0.5, 8.0, 1.75)
+    >>> 9 in scene.label
+    True
+    """
     rng = scene.rng
     place = scene.upright(x, z)
     skin = np.array([190, 145, 120], np.float32) * np.float32(rng.uniform(0.35, 1.1))
@@ -52,7 +58,13 @@ def pedestrian(scene: Scene, x: float, z: float, tall: float) -> None:
 
 
 def bicyclist(scene: Scene, x: float, z: float, sideways: bool) -> None:
-    """Paint a rider with the bicycle, from the side or from behind."""
+    """Paint a rider with the bicycle, from the side or from behind.
+
+    >>> scene = Scene(np.random.default_rng(0), 64, 96)
+    >>> bicyclist(scene, 0.5, 8.0, sideways=True)
+    >>> 10 in scene.label
+    True
+    """
     rng = scene.rng
     place = column, foot, scale = scene.upright(x, z)
     coat, trousers, frame = scene.paint_color(), scene.paint_color(), scene.paint_color()

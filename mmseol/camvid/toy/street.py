@@ -1,4 +1,4 @@
-"""Things that stand in a toy scene: each function paints one at a place given in metres."""
+"""Paint the things of a toy scene, each at a place given in metres."""
 
 from __future__ import annotations
 
@@ -33,7 +33,13 @@ def _grid(u: Float, v: Float, pitch: tuple[float, float], share: tuple[float, fl
 
 
 def building(scene: Scene, x: float, near: float, far: float, high: float) -> None:
-    """Paint a building whose facade is the plane ``x`` from ``near`` to ``far``."""
+    """Paint a building whose facade is the plane ``x`` from ``near`` to ``far``.
+
+    >>> scene = Scene(np.random.default_rng(0), 64, 96)
+    >>> building(scene, 3.0, 10.0, 20.0, 8.0)
+    >>> 1 in scene.label
+    True
+    """
     rng, camera = scene.rng, scene.camera
     wall = scene.paint_color() * 0.85 + 25
     glass = rng.uniform(20, 110, 3).astype(np.float32) if rng.random() < 0.7 else wall + 55
@@ -58,7 +64,13 @@ def building(scene: Scene, x: float, near: float, far: float, high: float) -> No
 
 
 def sign_board(scene: Scene, x: float, z: float) -> None:
-    """Paint a shop board with letters onto the facade at ``x``."""
+    """Paint a shop board with letters onto the facade at ``x``.
+
+    >>> scene = Scene(np.random.default_rng(0), 64, 96)
+    >>> sign_board(scene, 3.0, 8.0)
+    >>> 6 in scene.label
+    True
+    """
     rng = scene.rng
     low, high = rng.uniform(2.4, 3.2), rng.uniform(3.6, 4.6)
     depth, height, mask = scene.side_plane(x, z, z + rng.uniform(2.5, 6))
@@ -71,7 +83,13 @@ def sign_board(scene: Scene, x: float, z: float) -> None:
 
 
 def tree(scene: Scene, x: float, z: float, high: float) -> None:
-    """Paint a tree: trunk and a crown of leafy blobs; some are bare or autumn-brown."""
+    """Paint a tree: trunk and a crown of leafy blobs; some are bare or autumn-brown.
+
+    >>> scene = Scene(np.random.default_rng(0), 64, 96)
+    >>> tree(scene, 1.0, 8.0, 5.0)
+    >>> 5 in scene.label
+    True
+    """
     rng = scene.rng
     column, foot, scale = scene.upright(x, z)
     trunk = scene.line(
@@ -92,7 +110,13 @@ def tree(scene: Scene, x: float, z: float, high: float) -> None:
 
 
 def pole(scene: Scene, x: float, z: float, high: float) -> None:
-    """Paint a lamp post, some with an arm over the road."""
+    """Paint a lamp post, some with an arm over the road.
+
+    >>> scene = Scene(np.random.default_rng(0), 64, 96)
+    >>> pole(scene, 1.0, 8.0, 5.0)
+    >>> 2 in scene.label
+    True
+    """
     rng = scene.rng
     column, foot, scale = scene.upright(x, z)
     color, thick = scene.paint_color(), max(1.6, rng.uniform(0.14, 0.3) * scale)
@@ -106,7 +130,13 @@ def pole(scene: Scene, x: float, z: float, high: float) -> None:
 
 
 def sign(scene: Scene, x: float, z: float) -> None:
-    """Paint a traffic sign (disc, triangle or plate) or traffic light on its post."""
+    """Paint a traffic sign (disc, triangle or plate) or traffic light on its post.
+
+    >>> scene = Scene(np.random.default_rng(0), 64, 96)
+    >>> sign(scene, 1.0, 8.0)
+    >>> 6 in scene.label
+    True
+    """
     rng = scene.rng
     column, foot, scale = scene.upright(x, z)
     middle, half = foot - rng.uniform(2.0, 3.2) * scale, max(2.0, rng.uniform(0.35, 0.65) * scale)
@@ -146,7 +176,13 @@ def sign(scene: Scene, x: float, z: float) -> None:
 
 
 def fence(scene: Scene, x: float, near: float, far: float) -> None:
-    """Paint a fence along the road: bars and rails, with what lies behind seen between them."""
+    """Paint a fence along the road: bars and rails, with the background visible between them.
+
+    >>> scene = Scene(np.random.default_rng(0), 64, 96)
+    >>> fence(scene, 3.0, 8.0, 15.0)
+    >>> 7 in scene.label
+    True
+    """
     rng = scene.rng
     depth, height, mask = scene.side_plane(x, near, far)
     high = rng.uniform(1.0, 1.7)
@@ -163,7 +199,13 @@ def fence(scene: Scene, x: float, near: float, far: float) -> None:
 
 
 def car(scene: Scene, x: float, z: float, kind: int) -> None:
-    """Paint a car (0), van (1) or bus (2): its end, and the side that faces the camera."""
+    """Paint a car (0), van (1) or bus (2): its end, and the side that faces the camera.
+
+    >>> scene = Scene(np.random.default_rng(0), 64, 96)
+    >>> car(scene, 1.0, 10.0, kind=0)
+    >>> 8 in scene.label
+    True
+    """
     rng = scene.rng
     wide, high, long = ((1.75, 1.45, 4.2), (1.95, 2.1, 4.8), (2.45, 3.1, 9.5))[kind]
     body, dark = scene.paint_color(), np.array([28, 30, 34], np.float32) + np.float32(rng.uniform(0, 40))
@@ -222,7 +264,13 @@ def car(scene: Scene, x: float, z: float, kind: int) -> None:
 
 
 def junk(scene: Scene, x: float, z: float) -> None:
-    """Paint a bin or box that CamVid would leave unlabelled."""
+    """Paint a bin or box that CamVid would leave unlabelled.
+
+    >>> scene = Scene(np.random.default_rng(0), 64, 96)
+    >>> junk(scene, 1.0, 8.0)
+    >>> 11 in scene.label
+    True
+    """
     column, foot, scale = scene.upright(x, z)
     half, high = scene.rng.uniform(0.25, 0.5) * scale, scene.rng.uniform(0.7, 1.3) * scale
     color = scene.paint_color() * (1 + 0.2 * value_noise(scene.rng, scene.height, scene.width, 40))[..., None]
