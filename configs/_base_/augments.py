@@ -1,4 +1,4 @@
-"""Augmentation that mixed-example papers compare with, by name, beside flips and crops.
+"""Augmentations that papers on mixed examples compare, by name.
 
 A leaf picks one with ``_base_ = [LEAF, "../_base_/augments.py"]`` and
 ``model = dict(train_cfg=dict(augments=[{{_base_.batch_augments.ricap}}], probs=[0.5]))``. Those of images go

@@ -1,4 +1,4 @@
-"""What every classification run shares."""
+"""Runtime settings of every classification run."""
 
 _base_ = ["./default_runtime.py"]
 

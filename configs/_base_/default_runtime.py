@@ -1,4 +1,4 @@
-"""What every segmentation run shares."""
+"""Runtime settings of every segmentation run."""
 
 default_scope = "mmseg"
 env_cfg = dict(

@@ -1,8 +1,8 @@
 """CamVid on a CPU: FastFCN-R18 from scratch at half resolution, crop 160, batch 8, 16 epochs.
 
-Not in the paper. Half-size images keep the scene inside a crop that two cores can afford; predictions are
-scored at full size. About a second an iteration on one CPU thread, 46 iterations an epoch, 20 minutes in all
-with validation; results/camvid_r18 has the run.
+Not in the paper. Images of half size fit the scene into a crop that two cores can train on; predictions are
+scored at full size. An iteration takes about a second on one CPU thread. The run of 46 iterations per epoch
+takes 20 minutes with validation; results/camvid_r18 records it.
 
     python tools/train.py configs/camvid/fastfcn_r18.py --loss outlying_mse --seed 1 --data-root DIR
 """

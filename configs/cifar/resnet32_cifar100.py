@@ -1,9 +1,6 @@
 """CIFAR-100 as the literature on long tails trains it: ResNet-32, 200 epochs, crops padded by 4 and flips.
 
-Network, schedule and augmentation of LDAM-DRW (Cao et al., NeurIPS 2019), whose cut is
-``--imbalance long_tailed:100:protocol=cao2019``. One thing differs: they, and those after them, report the
-best epoch on the test split; here 5 images a class are held out of the training data before the cut, the
-best epoch is chosen on these, and classes are a little smaller for it.
+``resnet32_cifar10.py`` describes the protocol.
 
     python tools/train.py configs/cifar/resnet32_cifar100.py --loss ce --seed 1 --data-root DIR
     python tools/test.py configs/cifar/resnet32_cifar100.py CHECKPOINT --split test --data-root DIR
@@ -16,10 +13,11 @@ _base_ = [
     "../_base_/cls_runtime.py",
 ]
 
-train_pipeline = [
-    dict(type="RandomCrop", crop_size=32, padding=4),
-    dict(type="RandomFlip", prob=0.5, direction="horizontal"),
-    dict(type="PackInputs"),
-]
-train_dataloader = dict(dataset=dict(dataset=dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))))
-model = dict(head=dict(num_classes=100, loss={{_base_.losses.outlying_mse}}))
+train_set = _base_.train_dataloader.dataset
+while "dataset" in train_set:  # the innermost one, whatever wraps it
+    train_set = train_set.dataset
+train_set.pipeline = _base_.crop_and_flip
+del train_set
+model = dict(
+    head=dict(num_classes={{_base_.data_preprocessor.num_classes}}, loss={{_base_.losses.outlying_mse}})
+)

@@ -1,6 +1,6 @@
 """``resnet34_cifar100.py`` with the 3x3 stem that is usual for images of 32x32.
 
-Not stated in the paper; ten to twenty times the work of the stem for ImageNet.
+The paper does not state the stem. This one costs ten to twenty times the work of the stem for ImageNet.
 """
 
 _base_ = [
@@ -10,4 +10,6 @@ _base_ = [
     "../_base_/cls_runtime.py",
 ]
 
-model = dict(head=dict(num_classes=100, loss={{_base_.losses.outlying_mse}}))
+model = dict(
+    head=dict(num_classes={{_base_.data_preprocessor.num_classes}}, loss={{_base_.losses.outlying_mse}})
+)

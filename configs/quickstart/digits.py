@@ -14,7 +14,11 @@ _base_ = [
 
 model = dict(
     backbone=dict(depth=8, base_channels=8),
-    head=dict(in_channels=32, loss={{_base_.losses.outlying_mse}}),
+    head=dict(
+        num_classes={{_base_.data_preprocessor.num_classes}},
+        in_channels=32,
+        loss={{_base_.losses.outlying_mse}},
+    ),
 )
 optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="Adam", lr=5e-3))
 param_scheduler = [dict(type="PolyLR", power=0.9, eta_min=0.0, by_epoch=True)]

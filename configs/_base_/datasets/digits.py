@@ -1,10 +1,8 @@
-"""scikit-learn's handwritten digits cut long-tailed at ratio 20; 20 images a class are held out before.
+"""scikit-learn's handwritten digits cut long-tailed at ratio 20; 20 images per class are held out before.
 
-About 100 training images of the digit 0 down to 5 of the digit 9, 200 for validation, 599 for test.
-Nothing to download. Alpha 1 was chosen on the validation images.
+Training has about 100 images of the digit 0 down to 5 of the digit 9; validation has 200 images, test 599.
+Nothing is downloaded. The validation images chose alpha 1.
 """
-
-_base_ = ["../losses.py"]
 
 losses = dict(outlying_mse=dict(alpha=1.0))
 data_preprocessor = dict(num_classes=10, mean=[78.0] * 3, std=[94.0] * 3, to_rgb=False)

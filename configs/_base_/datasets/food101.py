@@ -1,11 +1,9 @@
-"""Food-101-LT, 224 px: 50 images a class held out, then long-tailed at ratio 100: 15,359 training images.
+"""Food-101-LT, 224 px: 50 images per class are held out, the rest is cut long-tailed at ratio 100.
 
-Alpha 1 is the paper's choice on this data; the equalization loss takes CIFAR-100's threshold. Random crops
-and flips for training and the centre of the image at 256 px for testing are ours. ``data_root`` is the
-unpacked archive, with ``images/`` and ``meta/``.
+15,359 training images remain. Alpha 1 is the paper's choice on this data; the equalization loss takes
+CIFAR-100's threshold. Random crops and flips for training and the centre crop at 256 px for testing are our
+choice. ``data_root`` is the unpacked archive, with ``images/`` and ``meta/``.
 """
-
-_base_ = ["../losses.py"]
 
 data_root = "data/food-101"
 losses = dict(outlying_mse=dict(alpha=1.0), equalization=dict(threshold=0.005))

@@ -1,11 +1,12 @@
 """FastFCN (Wu et al., arXiv 1903.11816): an undilated ResNet-50, joint pyramid upsampling, EncNet context.
 
-Depth, context, auxiliary head (FCN, weight 0.4) and ImageNet weights are not stated in arXiv 2107.02393 and
-are our choice. Start without ImageNet weights, for instance offline: ``--cfg-options model.pretrained=None``.
+arXiv 2107.02393 does not state depth, context, auxiliary head (FCN, weight 0.4) and initial weights
+(ImageNet); they are our choice. To start without ImageNet weights, for instance offline, add
+``--cfg-options model.pretrained=None``. A config that uses this fragment sets ``num_classes`` of both heads.
 """
 
 norm_cfg = dict(type="SyncBN", requires_grad=True)
-loss = dict(type="mmseol.OutlyingMSELoss", alpha=6.0)
+loss = dict(type="mmseol.OutlyingMSELoss")
 
 model = dict(
     type="EncoderDecoder",
@@ -16,7 +17,6 @@ model = dict(
         bgr_to_rgb=True,
         pad_val=0,
         seg_pad_val=255,
-        size=(320, 320),
     ),
     pretrained="open-mmlab://resnet50_v1c",
     backbone=dict(
@@ -38,7 +38,6 @@ model = dict(
         channels=512,
         context="enc",
         dropout_ratio=0.1,
-        num_classes=11,
         norm_cfg=norm_cfg,
         align_corners=False,
         loss_decode=loss,
@@ -51,7 +50,6 @@ model = dict(
         num_convs=1,
         concat_input=False,
         dropout_ratio=0.1,
-        num_classes=11,
         norm_cfg=norm_cfg,
         align_corners=False,
         loss_decode={**loss, "loss_weight": 0.4},

@@ -6,7 +6,6 @@ model = dict(
     neck=dict(type="GlobalAveragePooling"),
     head=dict(
         type="mmseol.CalibratedLinearClsHead",
-        num_classes=10,
         in_channels=64,
         loss=dict(type="mmseol.OutlyingMSELoss"),
     ),

@@ -9,7 +9,6 @@ model = dict(
     neck=dict(type="GlobalAveragePooling"),
     head=dict(
         type="mmseol.CalibratedLinearClsHead",
-        num_classes=10,
         in_channels=512,
         loss=dict(type="mmseol.OutlyingMSELoss"),
     ),

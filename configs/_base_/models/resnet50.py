@@ -11,7 +11,6 @@ model = dict(
     neck=dict(type="GlobalAveragePooling"),
     head=dict(
         type="mmseol.CalibratedLinearClsHead",
-        num_classes=101,
         in_channels=2048,
         loss=dict(type="mmseol.OutlyingMSELoss"),
     ),

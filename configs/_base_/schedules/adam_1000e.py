@@ -1,4 +1,4 @@
-"""Adam 1e-3, 1000 epochs; a constant rate and weight decay 5e-4 are our choice where the paper is silent."""
+"""Adam 1e-3, 1000 epochs; the paper does not state the constant rate and weight decay 5e-4 (our choice)."""
 
 optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="Adam", lr=1e-3, weight_decay=5e-4))
 param_scheduler = []

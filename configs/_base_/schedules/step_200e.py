@@ -1,6 +1,6 @@
 """SGD 0.1 with momentum 0.9 and weight decay 2e-4, 5 epochs of warm-up, x0.01 at epochs 160 and 180 of 200.
 
-The schedule of LDAM-DRW (Cao et al., NeurIPS 2019) and of those who compare with it.
+The schedule of LDAM-DRW (Cao et al., NeurIPS 2019) and of later papers that compare with it.
 """
 
 optim_wrapper = dict(
