@@ -2,15 +2,18 @@
 
 mmengine imports ``mmseol.registry`` the first time it meets the scope, and a child registry imports
 its locations on the first look-up, so no ``custom_imports`` is needed. Only the parts that need no
-host stand in ``locations``; ``mmseol.segmentation`` (needs mmseg) and ``mmseol.classification``
-(needs mmpretrain) are imported when a name is found nowhere else, so that a loss can be looked up
-where neither host is installed, and costs no import of them where they are.
+host stand in ``locations``. ``mmseol.segmentation`` (needs mmseg) and ``mmseol.classification``
+(needs mmpretrain) are imported when one of their names is looked up: a loss is found where neither
+host is installed, and looking it up imports neither.
 """
 
 from __future__ import annotations
 
+import ast
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from mmengine.registry import DATA_SAMPLERS as ROOT_DATA_SAMPLERS
@@ -28,18 +31,28 @@ _HOSTS = {"mmseg": "mmseol.segmentation", "mmpretrain": "mmseol.classification"}
 
 
 class HostRegistry(Registry):
-    """Registry that imports the host-dependent packages only for names it cannot find without."""
+    """Registry that imports a host-dependent package only for a name of that package."""
 
     def get(self, key: str) -> Any:
         """Return the class registered as ``key`` (with or without the scope), or ``None``."""
         self.import_from_location()
         name = key.rsplit(".", 1)[-1]
-        for host, location in _HOSTS.items():
-            if name in self.module_dict:
-                break
-            if find_spec(host) is not None and find_spec(location) is not None:
-                import_module(location)
+        if name not in self.module_dict:
+            for host, location in _HOSTS.items():
+                if name in _public_names(location) and find_spec(host) is not None:
+                    import_module(location)
         return super().get(key)
+
+
+@cache
+def _public_names(package: str) -> frozenset[str]:
+    """Return the names that the package's ``__init__`` imports, read without running it."""
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        return frozenset()
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    return frozenset(alias.name for node in imports for alias in node.names)
 
 
 def _child(name: str, parent: Registry, *locations: str) -> HostRegistry:

@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 from mmengine.registry import DefaultScope
 
-from mmseol.registry import MODELS
+from mmseol.registry import DATASETS, HOOKS, METRICS, MODELS, TRANSFORMS
 
 HEAVY = ("mmseg", "mmpretrain", "mmcv", "cv2", "matplotlib")
 
@@ -25,6 +26,22 @@ def test_importing_the_package_loads_no_host():
 def test_looking_a_loss_up_loads_no_host():
     code = "from mmengine.registry import MODELS\nMODELS.build(dict(type='mmseol.OutlyingMSELoss', alpha=2))"
     assert modules_after(code) == []
+
+
+def test_looking_a_classification_part_up_does_not_load_mmseg():
+    code = "from mmseol.registry import MODELS\nassert MODELS.get('mmseol.SmallResNet') is not None"
+    loaded = modules_after(code)
+    assert "mmpretrain" in loaded
+    assert "mmseg" not in loaded
+
+
+def test_every_registered_part_of_a_host_is_a_name_of_its_package():
+    """The registry imports a package for the names in its ``__init__``."""
+    for location in ("mmseol.segmentation", "mmseol.classification"):
+        package = import_module(location)
+        for registry in (DATASETS, HOOKS, METRICS, MODELS, TRANSFORMS):
+            for name, part in registry.module_dict.items():
+                assert not part.__module__.startswith(location) or name in package.__all__
 
 
 def test_a_loss_is_found_where_no_host_is_installed():
