@@ -1,12 +1,15 @@
-"""Installation of mmseol; the OpenMMLab stack and torch are extras, so that nobody's own are touched.
+"""Installation of mmseol.
 
-OpenCV comes with mmcv, in the flavour that the user chose.
+torch and the OpenMMLab packages are extras, so that installing mmseol does not replace those of the user.
+OpenCV comes with mmcv.
 """
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "mmseol/version.py").read_text()).group(1)
@@ -22,10 +25,25 @@ MMINSTALL = [
 ANALYSIS = ["matplotlib>=3.7", "scikit-learn>=1.3"]
 TEST = [*ANALYSIS, "hypothesis>=6.90", "pytest>=7.4"]
 
+
+class BuildWithConfigs(build_py):
+    """Copy ``configs`` and ``tools`` to ``mmseol/.mim`` in the wheel, where OpenMMLab packages have them."""
+
+    def run(self) -> None:
+        """Build the package; an editable installation finds both folders in the checkout."""
+        super().run()
+        if not self.editable_mode:
+            for folder in ("configs", "tools"):
+                target = Path(self.build_lib, "mmseol", ".mim", folder)
+                shutil.rmtree(target, ignore_errors=True)
+                shutil.copytree(HERE / folder, target, ignore=shutil.ignore_patterns("__pycache__"))
+
+
 setup(
     name="mmseol",
+    cmdclass={"build_py": BuildWithConfigs},
     version=VERSION,
-    description="MSE loss with outlying label and its rivals for MMSegmentation and MMPretrain",
+    description="Losses for imbalanced data in MMSegmentation and MMPretrain, with MSE with outlying label",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

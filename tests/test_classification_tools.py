@@ -78,7 +78,7 @@ def test_second_stage_trains_the_classifier_alone(method, trained, monkeypatch, 
         (["--imbalance", "step"], "`--imbalance` must be PROFILE:RATIO[:key=value,...], got 'step'"),
         (
             ["--retrain-classifier", "ncm", "a.pth"],
-            "`--retrain-classifier` must be one of crt, lws, got 'ncm'",
+            "`--retrain-classifier` must be one of 'crt', 'lws', got 'ncm'",
         ),
         (["--loss", "outlying_mse:alpha=0"], "`alpha` must be a finite number above 0, got 0"),
     ],
@@ -102,7 +102,7 @@ def test_a_head_with_other_classes_than_the_data_is_refused(monkeypatch, tmp_pat
 def test_default_work_dirs_differ_by_imbalance() -> None:
     from argparse import Namespace
 
-    from mmseol.experiment.arguments import default_work_dir
+    from mmseol.experiment.commands import default_work_dir
 
     args = Namespace(config="configs/a.py", loss="ce", imbalance="step:10", seed=1)
     assert default_work_dir(args) == str(Path("work_dirs", "a", "ce_step-10_seed1"))

@@ -20,13 +20,14 @@ from PIL import Image
 from mmseol import experiment
 from mmseol.counting import count_dataset
 from mmseol.experiment.data import leaf_datasets
+from mmseol.experiment.loss import known_losses
 from mmseol.hooks import feed_features
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 LEAVES = sorted(path for path in CONFIGS.glob("*/*.py") if not path.parent.name.startswith("_"))
 SCOPES = {leaf: Config.fromfile(leaf).default_scope for leaf in LEAVES}
 SEG, CLS = ([leaf for leaf in LEAVES if SCOPES[leaf] == host] for host in ("mmseg", "mmpretrain"))
-LOSSES = Config.fromfile(CONFIGS / "_base_" / "losses.py").losses
+LOSSES = experiment.LOSSES
 
 
 def small(leaf: Path, toy: Path) -> Config:
@@ -135,7 +136,7 @@ def test_classification_leaf_trains_and_predicts_with_every_loss(leaf, images):
         assert len(set(count_dataset(validation, classes, cache=False).samples)) == 1
         batch = pseudo_collate([dataset[0], dataset[len(dataset) - 1]])
         model = registry.MODELS.build(cfg.model)
-        assert cfg.model.head.loss == cfg.losses.outlying_mse
+        assert cfg.model.head.loss == experiment.resolved_loss("outlying_mse", known_losses(cfg))
         inputs = model.data_preprocessor(batch, training=True)
         (features,) = share_features(model, inputs["inputs"])
         for loss in LOSSES:
@@ -212,6 +213,16 @@ def test_leaf_config_trains_and_predicts_with_every_loss(leaf, toy):
             (result,) = model.test_step(pseudo_collate([validation[0]]))
         assert result.pred_sem_seg.data.shape == (1, 64, 80)
         assert result.seg_logits.data.shape == (11, 64, 80)
+
+
+@pytest.mark.parametrize(
+    "fragment", sorted((CONFIGS / "_base_" / "models").glob("*.py")), ids=lambda p: p.stem
+)
+def test_models_know_no_data_set(fragment):
+    text = str(Config.fromfile(fragment).to_dict())
+    assert "type" in text
+    for fact in ("num_classes", "alpha", "'size'", "data_root"):
+        assert fact not in text
 
 
 def test_paper_protocol_of_camvid():

@@ -18,7 +18,7 @@ from mmseol import experiment
 from mmseol.hooks import feed_features
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-LOSSES = Config.fromfile(CONFIGS / "_base_" / "losses.py").losses
+LOSSES = experiment.LOSSES
 # Losses whose ranks do not add up to one process, each with the reason.
 EXCEPTIONS = {"lade": "each rank normalises the regulariser over its own share of the batch"}
 STEPS, BATCH, SIZE = 20, 4, 32

@@ -1,18 +1,14 @@
 """Arguments to resolved configs, on ours and on configs of the hosts."""
 
 import copy
+from argparse import ArgumentParser
 
 import pytest
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config, ConfigDict, DictAction
 
 from mmseol import experiment
-
-LOSSES = {
-    "ce": dict(type="mmseol.CrossEntropyLoss"),
-    "outlying_mse": dict(type="mmseol.OutlyingMSELoss", alpha=1),
-}
-LDAM = {"ldam": dict(type="mmseol.LDAMLoss")}
+from mmseol.experiment.commands import find_config
 
 
 def seg_config(**kwargs) -> Config:
@@ -43,27 +39,64 @@ def seg_config(**kwargs) -> Config:
             "a:x=0.5,ties=dense,y=[1,2,3],z=None",
             ("a", {"x": 0.5, "ties": "dense", "y": [1, 2, 3], "z": None}),
         ),
+        ("a:x=false,y=TRUE,z=(1,2)", ("a", {"x": False, "y": True, "z": (1, 2)})),
     ],
 )
 def test_parse_loss(spec, expected):
     assert experiment.parse_loss(spec) == expected
 
 
-@pytest.mark.parametrize("spec", ["ce:alpha", "ce:", "ce:alpha=", "ce:1=2"])
+@pytest.mark.parametrize("spec", ["ce:alpha", "ce:", "ce:alpha=", "ce:1=2", "ce:alpha=[1,(2]"])
 def test_parse_loss_says_what_it_takes(spec):
     with pytest.raises(ValueError, match=r"`--loss` must be NAME\[:key=value,...\], got"):
         experiment.parse_loss(spec)
 
 
+def test_values_are_read_as_cfg_options_reads_them():
+    """One command line has one way to write ``false``, lists and numbers."""
+    values = ["false", "True", "None", "1e-3", "[1,2]", "(1,2)", "[[1,2],a]", "1,2", "'dense'"]
+    parser = ArgumentParser()
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction)
+    for value in values:
+        expected = parser.parse_args(["--cfg-options", f"x={value}"]).cfg_options
+        assert experiment.parse_loss(f"ce:x={value}") == ("ce", expected)
+        spec = f"step:10:seed={value}"
+        assert experiment.parse_imbalance(spec)["seed"] == expected["x"]
+
+
+def test_a_loss_of_the_config_stands_alone_and_a_value_of_the_config_wins():
+    losses = dict(
+        outlying_mse=dict(alpha=6), ce=dict(type="mmseol.FocalLoss"), mine=dict(type="mmseol.OneHotMSELoss")
+    )
+    cfg = seg_config(losses=losses)
+    expected = dict(outlying_mse=dict(type="mmseol.OutlyingMSELoss", alpha=6), ce=losses["ce"])
+    for name, loss in {**expected, "mine": losses["mine"]}.items():
+        experiment.set_loss(cfg, name)
+        assert cfg.model.auxiliary_head[1].loss_decode == loss
+    assert experiment.LOSSES["ce"] == dict(type="mmseol.CrossEntropyLoss")
+
+
+@pytest.mark.parametrize("scope", ["mmseg", "mmpretrain"])
+def test_a_loss_of_the_host_is_built_by_the_host(scope):
+    arguments = dict(mmseg=dict(avg_non_ignore=True), mmpretrain=dict(use_soft=True))[scope]
+    losses = dict(theirs=dict(type="CrossEntropyLoss", **arguments), none=dict(type="NoLoss"))
+    cfg = seg_config(losses=losses, default_scope=scope)
+    experiment.set_loss(cfg, "theirs:loss_weight=3")
+    assert cfg.model.decode_head.loss_decode == {**losses["theirs"], "loss_weight": 3}
+    assert "custom_hooks" not in cfg  # it takes no class counts
+    with pytest.raises(ValueError, match=r"`--loss` 'none' cannot be built: .*NoLoss"):
+        experiment.set_loss(cfg, "none")
+
+
 def test_set_loss_reaches_every_head_and_keeps_its_weight():
-    cfg = seg_config(losses=dict(outlying_mse=dict(type="mmseol.OutlyingMSELoss", alpha=6)))
-    experiment.set_loss(cfg, "outlying_mse:ties=dense", LOSSES)
+    cfg = seg_config(losses=dict(outlying_mse=dict(alpha=6)))
+    experiment.set_loss(cfg, "outlying_mse:ties=dense")
     first = dict(type="mmseol.OutlyingMSELoss", alpha=6, ties="dense")
     assert cfg.model.decode_head.loss_decode == {**first, "loss_weight": 2.0}
     assert cfg.model.auxiliary_head[0].loss_decode == {**first, "loss_weight": 0.4}
     assert cfg.model.auxiliary_head[1].loss_decode == first
     assert cfg.custom_hooks == [dict(type="mmseol.ClassCountHook")]
-    experiment.set_loss(cfg, "ce:loss_weight=3", LOSSES)
+    experiment.set_loss(cfg, "ce:loss_weight=3")
     assert cfg.model.auxiliary_head[0].loss_decode == dict(type="mmseol.CrossEntropyLoss", loss_weight=3)
     assert len(cfg.custom_hooks) == 1
 
@@ -71,14 +104,12 @@ def test_set_loss_reaches_every_head_and_keeps_its_weight():
 def test_set_loss_adds_the_hooks_that_the_loss_requires_once():
     count, other = dict(type="mmseol.ClassCountHook", count="images"), dict(type="EMAHook")
     cfg = seg_config(custom_hooks=[other, count])
-    names = {"cdb_ce": "CDBLoss", "influence_balanced": "InfluenceBalancedLoss", "ce": "CrossEntropyLoss"}
-    losses = {name: dict(type=f"mmseol.{cls}") for name, cls in names.items()}
     for loss, hook in (("cdb_ce", "ClassDifficultyHook"), ("influence_balanced", "ClassifierFeatureHook")):
         cfg.custom_hooks = [other, count]
         for _ in range(2):
-            experiment.set_loss(cfg, loss, losses)
+            experiment.set_loss(cfg, loss)
             assert cfg.custom_hooks == [other, count, dict(type=f"mmseol.{hook}")]
-    experiment.set_loss(cfg, "ce", LOSSES)
+    experiment.set_loss(cfg, "ce")
     assert len(cfg.custom_hooks) == 3
 
 
@@ -101,7 +132,7 @@ def test_set_loss_leaves_heads_with_other_classes_and_boundaries_alone():
             )
         )
     )
-    experiment.set_loss(cfg, "ce", LOSSES)
+    experiment.set_loss(cfg, "ce")
     ours = dict(type="mmseol.CrossEntropyLoss")
     semantic, boundary = cfg.model.decode_head.loss_decode
     assert semantic == {**ours, "loss_weight": 0.4, "ignore_index": 255}
@@ -110,7 +141,7 @@ def test_set_loss_leaves_heads_with_other_classes_and_boundaries_alone():
     assert cfg.model.auxiliary_head[1].loss_decode == ours
     with pytest.raises(ValueError, match="Mask2FormerHead scores masks"):
         experiment.set_loss(
-            Config(dict(model=dict(decode_head=dict(type="Mask2FormerHead", loss_mask={})))), "ce", LOSSES
+            Config(dict(model=dict(decode_head=dict(type="Mask2FormerHead", loss_mask={})))), "ce"
         )
 
 
@@ -123,14 +154,14 @@ def test_a_loss_of_cosines_wraps_the_heads_and_any_other_unwraps_them():
     plain = cfg.to_dict()["model"]
     cosine = "mmseol.CosineClassifierHead"
     for scale in (30, 20):  # the second time nothing is wrapped twice
-        experiment.set_loss(cfg, f"ldam:scale={scale}", LDAM)
-        loss = dict(type="mmseol.LDAMLoss", scale=scale)
+        experiment.set_loss(cfg, f"ldam:scale={scale}")
+        loss = {**experiment.LOSSES["ldam"], "scale": scale}
         heads = [cfg.model.decode_head, *cfg.model.auxiliary_head]
         assert [head.type for head in heads] == [cosine, cosine, cosine, "STDCHead"]
         assert heads[0].head == dict(type="FCNHead", num_classes=11, loss_decode={**loss, "loss_weight": 2.0})
         assert heads[1].head.loss_decode == {**loss, "loss_weight": 0.4}
     assert "classifier" not in heads[0]
-    experiment.set_loss(cfg, "ce", LOSSES)
+    experiment.set_loss(cfg, "ce")
     ours = dict(type="mmseol.CrossEntropyLoss")
     plain["decode_head"]["loss_decode"] = {**ours, "loss_weight": 2.0}
     plain["auxiliary_head"][0]["loss_decode"] = {**ours, "loss_weight": 0.4}
@@ -142,10 +173,10 @@ def test_a_wrapper_of_the_config_keeps_its_classifier():
     head = dict(type="VisionTransformerClsHead", num_classes=3, loss=dict(type="CE", loss_weight=2.0))
     wrapper = dict(type="mmseol.CosineClassifierHead", classifier="layers.head", head=head)
     cfg = Config(dict(model=dict(type="ImageClassifier", head=wrapper)))
-    experiment.set_loss(cfg, "ldam", LDAM)
-    loss = dict(type="mmseol.LDAMLoss", loss_weight=2.0)
+    experiment.set_loss(cfg, "ldam")
+    loss = {**experiment.LOSSES["ldam"], "loss_weight": 2.0}
     assert cfg.model.head == {**wrapper, "head": {**head, "loss": loss}}
-    experiment.set_loss(cfg, "ce", LOSSES)
+    experiment.set_loss(cfg, "ce")
     assert cfg.model.head == {**head, "loss": dict(type="mmseol.CrossEntropyLoss", loss_weight=2.0)}
 
 
@@ -154,7 +185,7 @@ def test_a_checkpoint_of_cosines_is_not_scored_with_a_plain_classifier(tmp_path)
         dict(model=dict(type="ImageClassifier", head=dict(type="LinearClsHead", loss=dict(type="CE"))))
     )
     plain = copy.deepcopy(cfg)
-    experiment.set_loss(cfg, "ldam", LDAM)
+    experiment.set_loss(cfg, "ldam")
     for trained in (cfg, plain):
         torch.save(dict(meta=dict(cfg=trained.pretty_text), state_dict={}), tmp_path / "checkpoint.pth")
         experiment.check_classifier(cfg, str(tmp_path / "checkpoint.pth"))
@@ -167,26 +198,40 @@ def test_a_checkpoint_of_cosines_is_not_scored_with_a_plain_classifier(tmp_path)
 
 def test_set_loss_on_a_classifier():
     cfg = Config(dict(model=dict(type="ImageClassifier", head=dict(loss=dict(type="CE", loss_weight=1.0)))))
-    experiment.set_loss(cfg, "ce", LOSSES)
+    experiment.set_loss(cfg, "ce")
     assert cfg.model.head.loss == dict(type="mmseol.CrossEntropyLoss", loss_weight=1.0)
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("mes", "`--loss` must name one of ce, outlying_mse, got 'mes'"),
+        ("mes", "`--loss` must name one of balanced_softmax, cdb_ce, ce, .*, got 'mes'"),
+        ("focal:detach_modulator=no", "`detach_modulator` must be true or false, got 'no'"),
+        ("lovasz_hinge:per_image=1", "`per_image` must be true or false, got 1"),
+        ("ce:sync_avg_factor='yes'", "`sync_avg_factor` must be true or false, got 'yes'"),
         ("outlying_mse:alpha=0", "`alpha` must be a finite number above 0, got 0"),
         ("outlying_mse:alhpa=2", "cannot be built.*alhpa"),
     ],
 )
 def test_set_loss_refuses(spec, message):
     with pytest.raises(ValueError, match=message):
-        experiment.set_loss(seg_config(), spec, LOSSES)
+        experiment.set_loss(seg_config(), spec)
 
 
 def test_set_loss_needs_a_head():
     with pytest.raises(ValueError, match="has no head that takes a loss"):
-        experiment.set_loss(Config(dict(model=dict(type="Other"))), "ce", LOSSES)
+        experiment.set_loss(Config(dict(model=dict(type="Other"))), "ce")
+
+
+def test_a_config_is_a_file_or_a_config_of_mmseol(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("camvid/fastfcn_r50.py", "configs/camvid/fastfcn_r50.py"):
+        assert Config.fromfile(find_config(name)).crop_size == (320, 320)
+    (tmp_path / "camvid").mkdir()
+    (tmp_path / "camvid" / "fastfcn_r50.py").write_text("mine = True\n")
+    assert Config.fromfile(find_config("camvid/fastfcn_r50.py")).mine  # a file of the user comes first
+    with pytest.raises(FileNotFoundError, match=r"got 'camvid/fastfcn_r05.py'.*mean camvid/fastfcn_r50.py\?"):
+        find_config("camvid/fastfcn_r05.py")
 
 
 def test_set_data_root_reaches_wrapped_data_sets(tmp_path):
@@ -216,7 +261,7 @@ def test_set_split():
     assert cfg.test_dataloader == dict(a=2)
     experiment.set_split(cfg, "val")
     assert (cfg.test_dataloader, cfg.test_evaluator) == (dict(a=1), dict(b=1))
-    with pytest.raises(ValueError, match="`--split` must be 'val' or 'test', got 'train'"):
+    with pytest.raises(ValueError, match="`--split` must be one of 'val', 'test', got 'train'"):
         experiment.set_split(cfg, "train")
     with pytest.raises(ValueError, match="the config has no test_dataloader"):
         experiment.set_split(Config(dict()), "test")

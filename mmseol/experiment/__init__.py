@@ -1,7 +1,6 @@
-"""Config and arguments -> resolved config; the only place that edits configs.
+"""Turn a config and arguments into a resolved config; no other place edits configs.
 
-The functions change the config they are given and know nothing of the command line. They work on
-configs of mmseg and of mmpretrain, ours or anybody else's.
+The functions change the config that they are given. They work on any config of mmseg and mmpretrain.
 """
 
 from mmseol.experiment.data import parse_imbalance, set_data_root, set_dataloader_defaults, set_imbalance
@@ -12,7 +11,7 @@ from mmseol.experiment.evaluation import (
     set_split,
     set_test_time_augmentation,
 )
-from mmseol.experiment.loss import parse_loss, resolved_loss, set_loss
+from mmseol.experiment.loss import LOSSES, parse_loss, resolved_loss, set_loss
 from mmseol.experiment.training import (
     check_work_dir,
     explain_download,
@@ -23,6 +22,7 @@ from mmseol.experiment.training import (
 )
 
 __all__ = [
+    "LOSSES",
     "check_classifier",
     "check_work_dir",
     "explain_download",

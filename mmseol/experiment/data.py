@@ -1,8 +1,7 @@
-"""Which data the config reads, and how it is cut and loaded."""
+"""The data of a config: folder, cut and loading."""
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,21 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from mmseol.datasets.imbalance import class_sizes
-from mmseol.experiment.loss import parse_arguments
+from mmseol.experiment.loss import parse_arguments, parse_options
 
 __all__ = ["parse_imbalance", "set_data_root", "set_dataloader_defaults", "set_imbalance"]
 
 DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
-_CUT = ("seed", "protocol", "class_order", "n_max")  # what --imbalance may say beside profile and ratio
+_CUT = ("seed", "protocol", "class_order", "n_max")  # keys of --imbalance
 
 
 def set_data_root(cfg: Config, data_root: str) -> None:
     """Read every data set of the config, wrapped or not, from ``data_root``.
+
+    >>> cfg = Config(dict(val_dataloader=dict(dataset=dict(type="ConcatDataset", datasets=[dict(type="A")]))))
+    >>> set_data_root(cfg, ".")
+    >>> cfg.val_dataloader.dataset.datasets
+    [{'type': 'A', 'data_root': '.'}]
 
     Raises:
         ValueError: If ``data_root`` is not a folder.
@@ -34,6 +38,7 @@ def set_data_root(cfg: Config, data_root: str) -> None:
 
 
 def leaf_datasets(dataset: Any) -> Iterator[Any]:
+    """Yield the innermost data sets of nested wrappers."""
     if isinstance(dataset, (list, tuple)):
         for item in dataset:
             yield from leaf_datasets(item)
@@ -45,11 +50,13 @@ def leaf_datasets(dataset: Any) -> Iterator[Any]:
 def parse_imbalance(spec: str) -> dict[str, Any]:
     """Split ``PROFILE:RATIO[:key=value,...]`` into arguments of ``mmseol.ImbalancedDataset``.
 
-    ``step:10:seed=1,protocol=cao2019`` gives ``{'profile': 'step', 'ratio': 10, 'seed': 1, 'protocol':
-    'cao2019'}``; further keys are ``n_max`` and ``class_order``.
+    Keys are ``seed``, ``protocol``, ``class_order`` and ``n_max``.
+
+    >>> parse_imbalance("step:10:seed=1,protocol=cao2019")
+    {'profile': 'step', 'ratio': 10, 'seed': 1, 'protocol': 'cao2019'}
 
     Raises:
-        ValueError: If it is not of that form, or profile, ratio or a key is none.
+        ValueError: If it is not of that form, or if the profile, the ratio or a key is unknown.
     """
     complaint = f"`--imbalance` must be PROFILE:RATIO[:key=value,...], got {spec!r}"
     profile, _, rest = spec.partition(":")
@@ -58,10 +65,7 @@ def parse_imbalance(spec: str) -> dict[str, Any]:
     unknown = sorted(set(arguments) - set(_CUT))
     if unknown:
         raise ValueError(f"{complaint}: {', '.join(unknown)} is none of {', '.join(_CUT)}.")
-    try:
-        number = ast.literal_eval(ratio)
-    except (SyntaxError, ValueError):
-        number = ratio
+    number = parse_options([f"ratio={ratio}"])["ratio"]
     try:
         class_sizes([2**60, 2**60], profile, number)
     except ValueError as error:
@@ -70,11 +74,16 @@ def parse_imbalance(spec: str) -> dict[str, Any]:
 
 
 def set_imbalance(cfg: Config, spec: str) -> None:
-    """Cut the training data by ``PROFILE:RATIO[:key=value,...]``; validation and test data stay.
+    """Cut the training data by ``PROFILE:RATIO[:key=value,...]``; validation and test data stay whole.
 
-    An ``mmseol.ImbalancedDataset`` in the training data set is given the profile and the ratio (and loses
-    ``counts`` and ``indices_file``, which belong to another cut). Where there is none, the data set is
-    wrapped, inside of wrappers that repeat.
+    An ``mmseol.ImbalancedDataset`` in the config takes the profile and the ratio and loses the ``counts`` and
+    ``indices_file`` of its old cut. A config without one gets one, inside of wrappers that repeat.
+
+    >>> cfg = Config(dict(train_dataloader=dict(dataset=dict(type="CIFAR10"))))
+    >>> set_imbalance(cfg, "step:10")
+    >>> cut = cfg.train_dataloader.dataset
+    >>> cut.type, cut.profile, cut.ratio, cut.dataset
+    ('mmseol.ImbalancedDataset', 'step', 10, {'type': 'CIFAR10'})
 
     Raises:
         ValueError: As :func:`parse_imbalance`, or if the config has no training data set or several cuts.
@@ -113,7 +122,13 @@ def _is(dataset: Any, name: str) -> bool:
 
 
 def set_dataloader_defaults(cfg: Config) -> None:
-    """Give data loaders what the hosts' own tools give them, and drop what torch refuses without workers."""
+    """Set the loader settings that the hosts' own tools set; drop ``persistent_workers`` without workers.
+
+    >>> cfg = Config(dict(train_dataloader=dict(num_workers=0, persistent_workers=True)))
+    >>> set_dataloader_defaults(cfg)
+    >>> cfg.train_dataloader.persistent_workers
+    False
+    """
     for name in DATALOADERS:
         loader = cfg.get(name)
         if loader is None:

@@ -1,4 +1,4 @@
-"""What a test scores and writes."""
+"""Settings of a test: split, outputs, test-time augmentation."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 
 from mmseol.experiment.data import leaf_datasets, set_dataloader_defaults
+from mmseol.utils.checks import choice
 
 __all__ = [
     "check_classifier",
@@ -33,13 +34,17 @@ def check_classifier(cfg: Config, checkpoint: str) -> None:
 
 
 def set_split(cfg: Config, split: str) -> None:
-    """Let the test loop read the validation split, or leave it the test split.
+    """Test on the validation split (``'val'``) or on the test split (``'test'``).
+
+    >>> cfg = Config(dict(val_dataloader=dict(batch_size=2), val_evaluator=dict(type="A")))
+    >>> set_split(cfg, "val")
+    >>> cfg.test_dataloader, cfg.test_evaluator
+    ({'batch_size': 2}, {'type': 'A'})
 
     Raises:
-        ValueError: If ``split`` is neither, or the config does not have it.
+        ValueError: If ``split`` is neither, or the config lacks it.
     """
-    if split not in ("val", "test"):
-        raise ValueError(f"`--split` must be 'val' or 'test', got {split!r}.")
+    choice("--split", split, ("val", "test"))
     if cfg.get(f"{split}_dataloader") is None:
         raise ValueError(f"`--split {split}`: the config has no {split}_dataloader.")
     if split == "val":
@@ -51,6 +56,11 @@ def set_split(cfg: Config, split: str) -> None:
 def set_prediction_folder(cfg: Config, folder: str) -> None:
     """Write the predicted label maps into ``folder``, which must be empty or new.
 
+    >>> cfg = Config(dict(test_evaluator=dict(type="mmseol.SegClassBalanceMetric")))
+    >>> set_prediction_folder(cfg, "new_folder")
+    >>> cfg.test_evaluator.output_dir
+    'new_folder'
+
     Raises:
         ValueError: If the folder holds files.
     """
@@ -61,6 +71,12 @@ def set_prediction_folder(cfg: Config, folder: str) -> None:
 
 def set_show_folder(cfg: Config, folder: str) -> None:
     """Write pictures of the predictions into ``folder``, which must be empty or new.
+
+    >>> hooks = dict(visualization=dict(type="SegVisualizationHook"))
+    >>> cfg = Config(dict(default_hooks=hooks, visualizer=dict(type="SegLocalVisualizer")))
+    >>> set_show_folder(cfg, "new_folder")
+    >>> cfg.default_hooks.visualization.draw, cfg.visualizer.save_dir
+    (True, 'new_folder')
 
     Raises:
         ValueError: If the folder holds files, or the config has no visualization hook.
@@ -81,13 +97,19 @@ def _require_empty(argument: str, folder: str) -> None:
 def set_test_time_augmentation(cfg: Config) -> None:
     """Average over the views of ``cfg.tta_pipeline``: raw outputs in segmentation, scores in classification.
 
+    >>> cfg = Config(dict(model=dict(type="A"), tta_model=dict(type="B"), tta_pipeline=[dict(type="C")]))
+    >>> cfg.test_dataloader = dict(dataset=dict(type="D", pipeline=[]))
+    >>> set_test_time_augmentation(cfg)
+    >>> cfg.model, cfg.test_dataloader.dataset.pipeline
+    ({'type': 'B', 'module': {'type': 'A'}}, [{'type': 'C'}])
+
     Raises:
         ValueError: If the config has no ``tta_model`` and ``tta_pipeline``.
     """
     if "tta_model" not in cfg or "tta_pipeline" not in cfg:
         raise ValueError("`--tta` needs `tta_model` and `tta_pipeline` in the config; see configs/_base_.")
     loader = cfg.test_dataloader
-    if loader.dataset["type"] == "mmseol.InMemoryDataset":  # which cannot make several views of an image
+    if loader.dataset["type"] == "mmseol.InMemoryDataset":  # cannot make several views of an image
         loader.dataset = loader.dataset.dataset
         del loader["collate_fn"]
         set_dataloader_defaults(cfg)

@@ -1,89 +1,188 @@
-"""Which loss the heads train with."""
+"""The losses that ``--loss`` names, and the heads that train with them."""
 
 from __future__ import annotations
 
-import ast
+import inspect
 import re
-from collections.abc import Iterator
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import DefaultScope
 
 from mmseol.registry import MODELS
 
-__all__ = ["parse_loss", "resolved_loss", "set_loss"]
+__all__ = ["LOSSES", "parse_loss", "parse_options", "resolved_loss", "set_loss"]
 
+# Every loss by the name that --loss takes, with the values of its paper.
+# A data set changes single values in its fragment: ``losses = dict(outlying_mse=dict(alpha=6.0))``.
+LOSSES: dict[str, dict[str, Any]] = dict(
+    ce=dict(type="mmseol.CrossEntropyLoss"),
+    weighted_ce_median_frequency=dict(type="mmseol.CrossEntropyLoss", class_weight="median_frequency"),
+    weighted_ce_inverse_frequency=dict(type="mmseol.CrossEntropyLoss", class_weight="inverse_frequency"),
+    weighted_ce_effective_number=dict(
+        type="mmseol.CrossEntropyLoss", class_weight="effective_number", beta=0.9999
+    ),
+    focal=dict(type="mmseol.FocalLoss", gamma=2.0),
+    weighted_focal=dict(type="mmseol.FocalLoss", gamma=2.0, class_weight="median_frequency"),
+    focal_sigmoid=dict(type="mmseol.SigmoidFocalLoss", alpha=0.25, gamma=2.0),
+    dice=dict(type="mmseol.DiceLoss", power=2),
+    iou=dict(type="mmseol.IoULoss"),
+    tversky=dict(type="mmseol.TverskyLoss", alpha=0.3, beta=0.7),
+    lovasz_softmax=dict(type="mmseol.LovaszSoftmaxLoss"),
+    lovasz_hinge=dict(type="mmseol.LovaszHingeLoss"),
+    cdb_ce=dict(type="mmseol.CDBLoss", tau=1.5),
+    equalization=dict(type="mmseol.EqualizationLoss", gamma=0.9, threshold=0.05),
+    equalization_sigmoid=dict(type="mmseol.SigmoidEqualizationLoss", threshold=0.00177),
+    seesaw=dict(type="mmseol.SeesawLoss", p=0.8, q=2.0),
+    ghmc=dict(type="mmseol.GHMCLoss", bins=10, momentum=0.0),
+    influence_balanced=dict(type="mmseol.InfluenceBalancedLoss", scale=1000.0, start_epoch=100),
+    mse=dict(type="mmseol.OneHotMSELoss"),
+    ldam=dict(type="mmseol.LDAMLoss", max_margin=0.5, scale=30.0),
+    elm=dict(type="mmseol.EnlargedMarginLoss", enlargement=1.0, max_margin=0.5, scale=30.0),
+    balanced_softmax=dict(type="mmseol.BalancedSoftmaxLoss"),
+    logit_adjusted=dict(type="mmseol.LogitAdjustedLoss", tau=1.0),
+    vs=dict(type="mmseol.VSLoss", gamma=0.3, tau=1.0),
+    lade=dict(type="mmseol.LADELoss", remine_weight=0.1, remine_lambda=0.1),
+    outlying_mse=dict(type="mmseol.OutlyingMSELoss", alpha=1.0),
+)
 
 _ONE_LOSS_PER_OUTPUT = ("DDRHead", "PIDHead")
 _COSINE_HEAD = "CosineClassifierHead"
 
 
+def parse_options(items: Iterable[str]) -> dict[str, Any]:
+    """Return the values of ``key=value`` items, read as ``--cfg-options`` reads them.
+
+    >>> parse_options(["alpha=6", "per_image=false", "values=[1,2.5]", "ties=dense"])
+    {'alpha': 6, 'per_image': False, 'values': [1, 2.5], 'ties': 'dense'}
+
+    Raises:
+        ValueError: If an item has no ``=`` or brackets do not match.
+    """
+    parsed = Namespace(options={})
+    for item in items:
+        try:
+            DictAction([], "options")(ArgumentParser(), parsed, [item])
+        except (AssertionError, ValueError) as error:
+            raise ValueError(f"must be key=value with matching brackets, got {item!r}") from error
+    return parsed.options
+
+
 def parse_loss(spec: str) -> tuple[str, dict[str, Any]]:
     """Split ``NAME[:key=value,...]`` into the name and its arguments.
 
-    Values are Python literals where they parse as such, else strings:
-    ``outlying_mse:alpha=6,ties=dense`` gives ``('outlying_mse', {'alpha': 6, 'ties': 'dense'})``.
+    >>> parse_loss("outlying_mse:alpha=6,ties=dense")
+    ('outlying_mse', {'alpha': 6, 'ties': 'dense'})
 
     Raises:
         ValueError: If the part behind the colon is not of that form.
     """
     name, colon, rest = spec.partition(":")
-    return name, parse_arguments(
-        rest, f"`--loss` must be NAME[:key=value,...], got {spec!r}"
-    ) if colon else {}
+    complaint = f"`--loss` must be NAME[:key=value,...], got {spec!r}"
+    return name, parse_arguments(rest, complaint) if colon else {}
 
 
 def parse_arguments(text: str, complaint: str) -> dict[str, Any]:
     """Return the arguments of ``key=value,...``; a comma may stand inside of a value."""
-    arguments: dict[str, Any] = {}
-    for item in re.split(r",(?=\w+=)", text):
-        key, equals, value = item.partition("=")
-        if not (equals and key.isidentifier() and value):
+    items = re.split(r",(?=\w+=)", text)
+    for item in items:
+        key, _, value = item.partition("=")
+        if not (key.isidentifier() and value):
             raise ValueError(f"{complaint} (at {item!r}).")
-        try:
-            arguments[key] = ast.literal_eval(value)
-        except (SyntaxError, ValueError):
-            arguments[key] = value
-    return arguments
+    try:
+        return parse_options(items)
+    except ValueError as error:
+        raise ValueError(f"{complaint}: arguments {error}.") from error
 
 
-def resolved_loss(spec: str, losses: dict[str, dict]) -> dict[str, Any]:
+def resolved_loss(spec: str, losses: Mapping[str, Mapping[str, Any]] = LOSSES) -> dict[str, Any]:
     """Return the loss config that ``NAME[:key=value,...]`` stands for.
 
+    >>> resolved_loss("outlying_mse:alpha=6")
+    {'type': 'mmseol.OutlyingMSELoss', 'alpha': 6}
+
     Args:
-        spec: What a user types.
-        losses: Loss configs by name, as ``configs/_base_/losses.py`` lists them.
+        spec: Name and arguments.
+        losses: Loss configs by name.
 
     Raises:
         ValueError: If the name is unknown or the loss refuses its arguments.
     """
+    return _built_loss(spec, losses, scope=None)[0]
+
+
+def _built_loss(
+    spec: str, losses: Mapping[str, Mapping[str, Any]], scope: str | None
+) -> tuple[dict[str, Any], Any]:
+    """Return the config of the loss and the loss; names without a package are those of ``scope``."""
     name, arguments = parse_loss(spec)
     if name not in losses:
         raise ValueError(f"`--loss` must name one of {', '.join(sorted(losses))}, got {name!r}.")
     loss = {**losses[name], **arguments}
     try:
-        MODELS.build(dict(loss))
-    except (TypeError, ValueError) as error:
+        if str(loss.get("type")).startswith("mmseol."):
+            built = MODELS.build(dict(loss))  # in the host's scope this would import the host: seconds
+        else:
+            with DefaultScope.overwrite_default_scope(scope):
+                built = ROOT_MODELS.build(dict(loss))
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"`--loss` {spec!r} cannot be built: {error}") from error
-    return loss
+    for key, value in arguments.items():
+        if _is_boolean(type(built), key) and not isinstance(value, bool):
+            raise ValueError(f"`--loss` {spec!r}: `{key}` must be true or false, got {value!r}.")
+    return loss, built
 
 
-def set_loss(cfg: Config, spec: str, fallback: dict[str, dict] | None = None) -> None:
+def _is_boolean(cls: type, key: str) -> bool:
+    """Whether the constructor, its own or an inherited one, takes a boolean for ``key``."""
+    for parent in cls.__mro__:
+        parameter = inspect.signature(vars(parent).get("__init__", parent)).parameters.get(key)
+        if parameter is not None:
+            return parameter.annotation in (bool, "bool") or isinstance(parameter.default, bool)
+    return False
+
+
+def known_losses(cfg: Config) -> dict[str, dict[str, Any]]:
+    """Return the losses by name: :data:`LOSSES` with the changes and additions of ``cfg.losses``.
+
+    An entry with a ``type`` of its own stands alone, one without changes single values.
+
+    >>> cfg = Config(dict(losses=dict(outlying_mse=dict(alpha=6), mine=dict(type="mmseg.DiceLoss"))))
+    >>> losses = known_losses(cfg)
+    >>> losses["outlying_mse"], losses["mine"]
+    ({'type': 'mmseol.OutlyingMSELoss', 'alpha': 6}, {'type': 'mmseg.DiceLoss'})
+    """
+    losses = dict(LOSSES)
+    for name, changes in (cfg.get("losses") or {}).items():
+        losses[name] = {**({} if "type" in changes else losses.get(name, {})), **changes}
+    return losses
+
+
+def set_loss(cfg: Config, spec: str) -> None:
     """Train with the loss ``NAME[:key=value,...]`` in every head, main and auxiliary.
 
-    Names are looked up in ``cfg.losses`` (where a data set sets its own alpha), then in ``fallback``.
+    Names are those of :data:`LOSSES`, changed by ``cfg.losses`` (where a data set sets its own alpha).
     A head keeps the ``loss_weight`` it had (of its first loss, where it had several), unless the
     arguments give another. Heads with other classes than the main head's, as STDC's for boundaries, keep
     their loss; DDRNet's and PIDNet's heads, which have one loss per output, get one for each but the
     boundary. A loss of cosines (``cosine_outputs``: LDAM) puts the head into ``mmseol.CosineClassifierHead``,
-    any other takes it out. Adds ``mmseol.ClassCountHook``, and what else the loss requires, where the
-    config has none.
+    any other takes it out. Adds the hooks that the loss requires where the config lacks them:
+    ``mmseol.ClassCountHook`` for a loss that takes class counts.
+
+    >>> head = dict(type="LinearClsHead", num_classes=10, loss=dict(type="CrossEntropyLoss"))
+    >>> cfg = Config(dict(model=dict(type="ImageClassifier", head=head)))
+    >>> set_loss(cfg, "outlying_mse:alpha=5")
+    >>> cfg.model.head.loss, cfg.custom_hooks
+    ({'type': 'mmseol.OutlyingMSELoss', 'alpha': 5}, [{'type': 'mmseol.ClassCountHook'}])
 
     Raises:
         ValueError: As :func:`resolved_loss`, or if the model has no head that takes a loss.
     """
-    loss = resolved_loss(spec, {**(fallback or {}), **cfg.get("losses", {})})
-    cosines = getattr(MODELS.build(dict(loss)), "cosine_outputs", False)
+    loss, built = _built_loss(spec, known_losses(cfg), cfg.get("default_scope"))
+    cosines = getattr(built, "cosine_outputs", False)
     heads = list(_heads(cfg.model))
     if not heads:
         raise ValueError(
@@ -99,7 +198,8 @@ def set_loss(cfg: Config, spec: str, fallback: dict[str, dict] | None = None) ->
         _set_head_loss(_inside_cosine_head(head), key, loss)
         if cosines:
             _put_into_cosine_head(head)
-    for name in ("mmseol.ClassCountHook", *MODELS.get(loss["type"]).required_hooks):
+    counted = ("mmseol.ClassCountHook",) if hasattr(built, "set_class_counts") else ()
+    for name in (*counted, *getattr(built, "required_hooks", ())):
         hooks = [*(cfg.get("custom_hooks") or [])]
         if not any(_bare_type(hook) == name.rpartition(".")[-1] for hook in hooks):
             cfg.custom_hooks = [*hooks, dict(type=name)]

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 
+from mmseol.utils.checks import choice
+
 __all__ = [
     "check_work_dir",
     "explain_download",
@@ -23,7 +25,13 @@ _RESULTS = ("last_checkpoint", "*.pth", "*/vis_data/scalars.json")
 
 
 def set_seed(cfg: Config, seed: int) -> None:
-    """Seed initialisation, data order and augmentation."""
+    """Seed initialisation, data order and augmentation.
+
+    >>> cfg = Config()
+    >>> set_seed(cfg, 1)
+    >>> cfg.randomness
+    {'seed': 1}
+    """
     cfg.randomness = {**cfg.get("randomness", {}), "seed": seed}
 
 
@@ -31,7 +39,7 @@ def set_amp(cfg: Config) -> None:
     """Train in mixed precision.
 
     Raises:
-        ValueError: If there is no device for it; mmengine has none on CPU.
+        ValueError: If there is no GPU; mmengine has no mixed precision on a CPU.
     """
     if not torch.cuda.is_available():
         raise ValueError("`--amp` needs a GPU, and torch finds none. Leave it out to train in float32.")
@@ -42,8 +50,12 @@ def set_amp(cfg: Config) -> None:
 def set_cpu_distributed(cfg: Config) -> None:
     """Make a distributed run possible without a GPU.
 
-    The hosts' launchers ask for CUDA devices, their wrapper for device ids, and SyncBN for a GPU:
-    the wrapper is told that there are none and SyncBN becomes BN.
+    The hosts' wrapper asks for device ids and SyncBN for a GPU: the wrapper gets no ids, SyncBN becomes BN.
+
+    >>> cfg = Config(dict(model=dict(norm_cfg=dict(type="SyncBN"))))
+    >>> set_cpu_distributed(cfg)
+    >>> cfg.model.norm_cfg, cfg.model_wrapper_cfg.device_ids
+    ({'type': 'BN'}, None)
     """
     cfg.model_wrapper_cfg = dict(
         type="MMDistributedDataParallel",
@@ -73,10 +85,9 @@ def set_classifier_retraining(cfg: Config, method: str, checkpoint: str) -> None
     then an image that contains it. A run by iterations keeps its length and schedule.
 
     Raises:
-        ValueError: If ``method`` is neither, or ``checkpoint`` is no file.
+        ValueError: If ``method`` is neither, or ``checkpoint`` is not a file.
     """
-    if method not in _METHODS:
-        raise ValueError(f"`--retrain-classifier` must be one of {', '.join(_METHODS)}, got {method!r}.")
+    choice("--retrain-classifier", method, _METHODS)
     if not Path(checkpoint).is_file():
         raise ValueError(f"`--retrain-classifier {method}` needs an existing checkpoint, got {checkpoint!r}.")
     builder, epochs = _METHODS[method]
@@ -93,7 +104,12 @@ def set_classifier_retraining(cfg: Config, method: str, checkpoint: str) -> None
 
 
 def explain_download(cfg: Config, error: Exception) -> str:
-    """Return what a failed download means: which weights, why, and how to do without."""
+    """Return an error text for a failed download: the weights, the reason, and how to train without them.
+
+    >>> cfg = Config(dict(model=dict(pretrained="open-mmlab://resnet50_v1c")))
+    >>> print(explain_download(cfg, OSError("no route")).splitlines()[0])
+    error: could not download open-mmlab://resnet50_v1c: no route
+    """
     names = dict.fromkeys(
         re.findall(r"'((?:https?|open-mmlab|torchvision|mmcls|openmmlab)://[^']+)'", str(cfg.to_dict()))
     )
@@ -105,12 +121,14 @@ def explain_download(cfg: Config, error: Exception) -> str:
 
 
 def check_work_dir(cfg: Config, resume: bool) -> None:
-    """Refuse a work dir that holds another run, so that no result is overwritten.
+    """Refuse a work directory that holds another run, so that no result is overwritten.
 
-    A run may be resumed where it was, with the model it had.
+    A run may be resumed in its own work directory, with the same model.
+
+    >>> check_work_dir(Config(dict(work_dir="new_folder")), resume=False)
 
     Raises:
-        ValueError: If the folder holds a run and ``resume`` is off, or the run's model is another.
+        ValueError: If the folder holds a run and ``resume`` is off, or the run has another model.
     """
     work_dir = Path(cfg.work_dir)
     found = [path for pattern in _RESULTS for path in sorted(work_dir.glob(pattern)) if path.stat().st_size]

@@ -64,6 +64,17 @@ def write_images(root: Path, number: int = 12) -> None:
         Image.fromarray(rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)).save(root / "img" / f"{i:03}.png")
 
 
+def write_class_folders(root: Path, classes: int, number: int = 2) -> Path:
+    """Write ``number`` images of 32x32 into a folder per class."""
+    rng = np.random.default_rng(2)
+    for k in range(classes):
+        (root / f"class{k:02}").mkdir(parents=True, exist_ok=True)
+        for i in range(number):
+            pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / f"class{k:02}" / f"{i}.png")
+    return root
+
+
 def seg_dataset(root: Path, **kwargs: Any) -> FourClassDataset:
     """Return the data set over :func:`write_maps`."""
     return FourClassDataset(**seg_config(root, **kwargs))

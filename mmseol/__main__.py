@@ -1,0 +1,149 @@
+"""Command line: ``python -m mmseol train|test|predict ...``; ``tools/VERB.py`` are the same commands.
+
+Only the standard library is imported before the arguments are read, so that ``--help`` and wrong
+arguments answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+__all__ = ["main"]
+
+
+class Command(NamedTuple):
+    """A verb: its help, its arguments, and its module, which has ``prepare_VERB`` and ``run_VERB``."""
+
+    help: str
+    add_arguments: Callable[[ArgumentParser], None]
+    module: str
+
+
+def main(verb: str | None = None, arguments: Sequence[str] | None = None) -> None:
+    """Run a command.
+
+    >>> main("trian")
+    Traceback (most recent call last):
+    SystemExit: error: the command must be one of train, test, predict, got 'trian'.
+
+    Args:
+        verb: Name of the command; ``None`` reads it from the arguments.
+        arguments: Arguments of the command; ``None`` reads ``sys.argv``.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    program = None
+    if verb is None:
+        verb, *arguments = arguments or ["--help"]
+        program = f"python -m mmseol {verb}"
+    if verb in ("-h", "--help"):
+        print(_overview())
+        return
+    if verb not in COMMANDS:
+        verbs = ", ".join(COMMANDS)
+        raise SystemExit(f"error: the command must be one of {verbs}, got {verb!r}.")
+    command = COMMANDS[verb]
+    parser = ArgumentParser(prog=program, description=command.help)
+    command.add_arguments(parser)
+    args = parser.parse_args(arguments)
+    module = import_module(command.module)
+    try:
+        prepared = getattr(module, f"prepare_{verb}")(args)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    getattr(module, f"run_{verb}")(prepared)
+
+
+def _overview() -> str:
+    lines = [f"  {verb:<10}{command.help}" for verb, command in COMMANDS.items()]
+    return "\n".join(
+        ["usage: python -m mmseol COMMAND ...", "", *lines, "", "python -m mmseol COMMAND -h says more."]
+    )
+
+
+def _train(parser: ArgumentParser) -> None:
+    _config(parser)
+    parser.add_argument(
+        "--imbalance",
+        metavar="PROFILE:RATIO[:key=value,...]",
+        help="cut the training data, long_tailed:100 or step:10:seed=1,protocol=cao2019 (classification)",
+    )
+    parser.add_argument(
+        "--retrain-classifier",
+        nargs=2,
+        metavar=("{crt,lws}", "CHECKPOINT"),
+        help="train a new classifier, or one scale per class, on the features of this finished run",
+    )
+    parser.add_argument("--seed", type=int, help="seed of initialisation, data order and augmentation")
+    parser.add_argument("--amp", action="store_true", help="mixed precision (needs a GPU)")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="CHECKPOINT",
+        help="continue the run of the work directory from its last checkpoint, or from this one",
+    )
+    _run(parser)
+
+
+def _test(parser: ArgumentParser) -> None:
+    _config(parser)
+    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument(
+        "--split", choices=["val", "test"], default="val", help="split to score (default: val)"
+    )
+    parser.add_argument("--out", metavar="DIR", help="write the predicted label maps there (segmentation)")
+    parser.add_argument("--show-dir", metavar="DIR", help="write pictures of the predictions there")
+    parser.add_argument("--tta", action="store_true", help="test-time augmentation")
+    _run(parser)
+
+
+def _predict(parser: ArgumentParser) -> None:
+    _config(parser)
+    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument("image", help="image file")
+    parser.add_argument("--out", default="prediction.png", help="picture to write (default: prediction.png)")
+    parser.add_argument("--opacity", type=float, default=0.5, help="of the label map, 0 to 1 (default: 0.5)")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda:0, ...")
+    _cfg_options(parser)
+
+
+def _config(parser: ArgumentParser) -> None:
+    parser.add_argument("config", help="config file, or a config of mmseol such as cifar/resnet32_cifar10.py")
+
+
+def _cfg_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action="extend",
+        metavar="KEY=VALUE",
+        help="change single settings of the config; applied last",
+    )
+
+
+def _run(parser: ArgumentParser) -> None:
+    """Add the arguments that training and testing have in common."""
+    parser.add_argument("--work-dir", help="folder of logs and checkpoints")
+    parser.add_argument("--loss", metavar="NAME[:key=value,...]", help="loss of every head, by name")
+    parser.add_argument("--data-root", metavar="DIR", help="read every data set from this folder")
+    _cfg_options(parser)
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)  # torch.distributed.launch
+
+
+COMMANDS = {
+    "train": Command(
+        "Train a config of mmseol, MMSegmentation or MMPretrain.", _train, "mmseol.experiment.commands"
+    ),
+    "test": Command("Score a checkpoint.", _test, "mmseol.experiment.commands"),
+    "predict": Command(
+        "Predict one image and draw the label map over it.", _predict, "mmseol.experiment.prediction"
+    ),
+}
+
+if __name__ == "__main__":
+    main()
