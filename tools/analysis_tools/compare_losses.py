@@ -20,6 +20,7 @@ from mmengine.config import Config
 from mmseol.analysis.markdown import markdown
 from mmseol.analysis.records import SCORES, SEG_SCORES, scores_record
 from mmseol.analysis.training_runs import TrainingRun, run_all
+from mmseol.experiment.loss import known_losses
 from mmseol.utils.files import replacing
 from mmseol.utils.processes import warm_yapf
 
@@ -53,7 +54,7 @@ def main() -> None:
     if args.out.exists():
         parser.error(f"`--out` {str(args.out)!r} exists; name another file or remove it first.")
     cfg = Config.fromfile(args.config)
-    losses = args.losses or sorted(cfg.losses)
+    losses = args.losses or sorted(known_losses(cfg))
 
     data = ["--data-root", args.data_root] if args.data_root else []
     further = {loss: options for loss, *options in args.options_of}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import ConfigDict
 
+from mmseol.experiment import LOSSES
 from mmseol.losses.base.class_loss import ClassLoss
 from mmseol.registry import MODELS
 from tools.benchmarks._measure import Step, alternate, device, extra_memory, fill
@@ -19,7 +19,6 @@ NAME = "all_losses"
 OUTPUTS = (16, 11, 320, 320)
 SMALL = {"outputs": (1, 11, 8, 8)}
 LIMITS = {"time_ratio": 3.0, "copies": 4.0}
-CONFIG = Path(__file__).parents[2] / "configs" / "_base_" / "losses.py"
 REFERENCE = "mmseg.CrossEntropyLoss"
 # Why a loss takes more than the limits.
 REASONS = {
@@ -34,8 +33,8 @@ REASONS = {
 
 
 def losses() -> dict[str, dict[str, Any]]:
-    """Return the configs of ``configs/_base_/losses.py``, and every loss that has no name there."""
-    named = {name: dict(cfg) for name, cfg in Config.fromfile(CONFIG).losses.items()}
+    """Return the losses by the names of ``--loss``, and every further loss by its class."""
+    named = {name: dict(cfg) for name, cfg in LOSSES.items()}
     MODELS.import_from_location()
     types = {cfg["type"] for cfg in named.values()}
     for name, cls in MODELS.module_dict.items():
