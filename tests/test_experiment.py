@@ -315,9 +315,9 @@ def test_parse_imbalance(spec, expected):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("long_tailed", "`ratio` must be a finite number of at least 1 .*got ''"),
-        ("long_tailed:x", "`ratio` must be a finite number of at least 1 .*got 'x'"),
-        ("step:0.5", "`ratio` must be a finite number of at least 1 .*got 0.5"),
+        ("long_tailed", "`ratio` must be a finite number of at least 1, got ''"),
+        ("long_tailed:x", "`ratio` must be a finite number of at least 1, got 'x'"),
+        ("step:0.5", "`ratio` must be a finite number of at least 1, got 0.5"),
         ("stairs:10", "`profile` must be one of 'long_tailed', 'step', got 'stairs'"),
         ("step:10:sede=1", "sede is none of seed, protocol, class_order, n_max"),
         ("step:10:seed", r"must be PROFILE:RATIO\[:key=value,...\], got 'step:10:seed' \(at 'seed'\)"),
