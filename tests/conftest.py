@@ -1,4 +1,4 @@
-"""Toy data made once, and the hosts' registries filled."""
+"""Fixtures of all tests: the toy data set, the hosts' scopes, a cache of their own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ register_all_modules(init_default_scope=True)
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the counts' cache out of the home of whoever runs the tests."""
+    """Put the cache of counts into a temporary folder."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("MMSEOL_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield

@@ -125,7 +125,7 @@ def test_sample_pairing_keeps_the_first_label() -> None:
 
 
 def test_vh_bc_plus_keeps_the_strength_of_the_images() -> None:
-    """Of independent images with standard deviations 1 and 10, mixtures weigh both alike."""
+    """Mix independent images with standard deviations 1 and 10: both weigh the same."""
     first, second = torch.randn(1, 3, 64, 64), 10 * torch.randn(1, 3, 64, 64) + 5
     mixed = VHBCPlus().blend(first, second, torch.full((64, 64), 0.5))
     p = 10 / 11

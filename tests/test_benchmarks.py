@@ -1,4 +1,4 @@
-"""Benchmarks at sizes of a moment: what they record, not how fast anything is."""
+"""The benchmarks on small inputs write complete records; no test looks at a time."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_steps_take_turns() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="resident memory is read from Linux")
 def test_memory_of_a_fresh_process() -> None:
-    ballast = torch.ones(100_000_000)  # 400 MB here must not show there
+    ballast = torch.ones(100_000_000)  # 400 MB in this process, which the measurement must not include
     measured = _measure.extra_memory(allocate, {"mb": 1}, mb=64)
     assert len(ballast)
     assert measured == pytest.approx(64e6, rel=0.2)

@@ -108,7 +108,7 @@ def test_get_cat_ids_serves_class_balanced_dataset(root):
 
 
 def test_iou_metric_ignores_void(root):
-    """mmseg's IoUMetric by default scores what scikit-learn does on the labelled pixels."""
+    """mmseg's IoUMetric with its defaults equals scikit-learn on the labelled pixels."""
     import torch
 
     dataset = CamVidDataset(data_root=str(root), data_prefix=PREFIX, pipeline=[*LOAD, PACK])
@@ -186,7 +186,7 @@ def test_arguments_that_cannot_be_meant(root):
 
 
 def test_check_label_size(root):
-    """It passes what fits, also where test pipelines resized the image alone, and names what does not."""
+    """Accept label maps that fit, also where a test pipeline resized the image alone, and name the others."""
     resize = {"type": "Resize", "scale": (6, 4)}
     check = {"type": "mmseol.CheckLabelSize"}
     for pipeline in ([*LOAD, check, PACK], [LOAD[0], resize, LOAD[1], check, PACK]):

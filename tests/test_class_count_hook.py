@@ -194,7 +194,7 @@ class LookAtCopy(Hook):
 def test_averaged_model_has_the_counts_too(tmp_path: Path, update_buffers: bool) -> None:
     ema = {"type": "EMAHook", "update_buffers": update_buffers, "momentum": 0.5}
     look = LookAtCopy()
-    hooks = [ema, look, {"type": "mmseol.ClassCountHook"}]  # in the unlucky order
+    hooks = [ema, look, {"type": "mmseol.ClassCountHook"}]  # EMAHook would come first
     net = model()
     runner = tiny_runner(tmp_path, net, custom_hooks=hooks, epochs=2)
     runner.train()

@@ -40,7 +40,7 @@ def test_cifar_from_folders(tmp_path):
 
 
 def test_cifar_from_the_archive(tmp_path, monkeypatch):
-    """The host's reader gives what the folders of the same images give."""
+    """The host's reader and the folders of the same images give the same samples."""
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
@@ -76,7 +76,7 @@ def test_digits_are_split_alike_everywhere():
     assert np.bincount(train.get_gt_labels()).tolist() == [119, 121, 118, 122, 121, 121, 121, 119, 116, 120]
     assert train[0]["img"].shape == (32, 32, 3)
     assert train[0]["img"].dtype == np.uint8
-    # Which images are where, on every platform and version.
+    # The order of the images must not depend on platform or version.
     assert sum(int(item["img"].sum()) for item in test) == 143138640
     block = test[0]["img"][..., 0].reshape(8, 4, 8, 4)
     assert (block == block[:, :1, :, :1]).all()  # enlarged by repetition

@@ -111,7 +111,7 @@ def test_default_work_dirs_differ_by_imbalance() -> None:
 
 
 def test_losses_that_follow_the_training_run_with_their_hooks(trained, monkeypatch, tmp_path) -> None:
-    assert trained.is_dir()  # runs of one process share a visualizer, which writes to the first one's folder
+    assert trained.is_dir()  # runs of one process share a visualizer and its folder
     for loss in ("cdb_ce", "influence_balanced:start_epoch=1"):
         work_dir = tmp_path / loss[:3]
         arguments = (CONFIG, "--loss", loss, "--work-dir", work_dir)

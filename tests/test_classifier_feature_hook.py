@@ -38,7 +38,7 @@ def ib(loss: InfluenceBalancedLoss, pred: Any, target: Any, norm: Any) -> torch.
 
 
 class Recording(TinyModel):
-    """TinyModel that keeps what its main loss gave and what cross entropy would have."""
+    """TinyModel that records the values of its main loss and of cross entropy."""
 
     def forward(self, inputs: Any, label: Any, mode: str = "tensor") -> Any:
         found = super().forward(inputs, label, mode)

@@ -74,7 +74,7 @@ def test_degree_1_is_plain_logistic_regression():
 
 
 def test_iou_rule_for_absent_classes():
-    """Missed entirely 0, invented 0, absent from both left out."""
+    """A class missed entirely or predicted where it is absent scores 0; one absent from both is left out."""
     confusion = np.array([[5, 1, 0, 0], [0, 0, 0, 0], [2, 0, 0, 0], [0, 0, 0, 0]])
     iou = score_classes(confusion).iou
     np.testing.assert_allclose(iou, [5 / 8, 0, 0, np.nan])

@@ -90,7 +90,7 @@ def images(tmp_path_factory) -> dict[str, Path]:
 
 
 def hold_out(dataset: ConfigDict) -> ConfigDict:
-    """Return the HoldOut in a nest of wrappers."""
+    """Return the HoldOut among nested wrappers."""
     return dataset if dataset.type == "mmseol.HoldOut" else hold_out(dataset.dataset)
 
 

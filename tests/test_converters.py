@@ -84,7 +84,7 @@ def test_segnet_refuses_wrong_labels_and_leaves_nothing(segnet, tmp_path):
 def test_existing_target_is_kept(segnet, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    assert convert_segnet(segnet, out, sizes=SMALL) == SMALL  # an empty folder will do
+    assert convert_segnet(segnet, out, sizes=SMALL) == SMALL  # an empty folder is accepted
     before = {path: path.read_bytes() for path in out.rglob("*.png")}
     with pytest.raises(FileExistsError, match="nothing is overwritten"):
         convert_segnet(segnet, out, sizes=SMALL)

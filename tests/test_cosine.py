@@ -106,7 +106,7 @@ def test_features_of_length_zero_and_half_precision(cls: type, shape: tuple[int,
     outputs.sum().backward()
     assert outputs.eq(0).all()
     assert zeros.grad.eq(0).all()
-    x = (torch.rand(shape) - 0.5) * 1.3e5  # entries within float16, a length beyond it
+    x = (torch.rand(shape) - 0.5) * 1.3e5  # entries within float16, a norm beyond it
     with torch.autocast("cpu", dtype=torch.bfloat16):
         outputs = layer(x)
     assert outputs.dtype == torch.float32

@@ -80,7 +80,7 @@ class WithCategories(FourClassDataset):
 
 
 class Foreign:
-    """A wrapper that offers no more than `get_data_info`."""
+    """A wrapper with `get_data_info` and nothing else."""
 
     def __init__(self, dataset: Any, indices: list[int]) -> None:
         self.dataset, self.kept = dataset, indices
@@ -182,7 +182,7 @@ def test_work_that_pays_starts_workers(root: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(parallel, "DataLoader", Spy)
     monkeypatch.setattr(parallel, "default_workers", lambda: 2)
     count_dataset(seg_dataset(root), K, cache=False)
-    assert seen == []  # twelve small files: not worth a process
+    assert seen == []  # twelve small files start no process
     monkeypatch.setattr(parallel, "_WORTH", {"fork": 0.0})
     assert count_dataset(seg_dataset(root), K, cache=False) == slow_maps(seg_dataset(root))
     assert seen == [2]
@@ -434,7 +434,7 @@ def test_cache_hits_only_what_is_the_same(
     assert (jobs, counts.samples[3]) == (12, 0)
     pillow = seg_dataset(root, pipeline=[{"type": "LoadAnnotations", "imdecode_backend": "cv2"}])
     assert counter.during(pillow, K) == (12, expected)
-    assert counter.during(seg_dataset(root), K) == (0, expected)  # the first is still there
+    assert counter.during(seg_dataset(root), K) == (0, expected)  # the first entry is still in the cache
 
 
 def test_cache_notices_a_changed_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

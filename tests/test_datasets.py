@@ -205,7 +205,7 @@ def test_workers_get_the_same_items() -> None:
 
 @pytest.mark.parametrize("around", [None, *AROUND])
 def test_a_rejected_image_is_replaced_by_one_of_the_part(around: str | None) -> None:
-    # A BaseDataset that gets None from the pipeline takes another of its own: that may have been left out.
+    # A BaseDataset whose pipeline returns None draws another of its items, which may have been left out.
     inner = labels_dataset(pipeline=[lambda info: None if int(info["img_path"][:-4]) % 3 else info])
     inside = (
         inner
@@ -375,7 +375,7 @@ def test_a_class_that_only_one_side_gets_is_named() -> None:
 
 
 def host_repetitions(classes: list[np.ndarray], threshold: float) -> list[int]:
-    """Return how often mmengine repeats each item, asking its own code."""
+    """Return how often mmengine's own code repeats each item."""
     dataset = LabelDataset([item.tolist() for item in classes])
     return np.bincount(
         ClassBalancedDataset(dataset, threshold).repeat_indices, minlength=len(classes)

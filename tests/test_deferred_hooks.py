@@ -37,7 +37,7 @@ class Watch(Hook):
 
 
 def effective_number(beta: float) -> np.ndarray:
-    """Return the weights as Cao et al.'s code works them out."""
+    """Return the weights as the code of Cao et al. computes them."""
     weights = (1.0 - beta) / (1.0 - np.power(beta, COUNTS))
     return weights / np.sum(weights) * len(COUNTS)
 

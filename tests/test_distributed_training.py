@@ -27,8 +27,8 @@ SUMMED_OVER_RANKS = {"dice", "iou", "tversky"}  # every rank has the loss of the
 SETTINGS = {
     "lovasz_softmax": ",per_image=True",
     "lovasz_hinge": ",per_image=True",
-    "equalization": ",gamma=1",  # what is drawn at random is each rank's own
-    "influence_balanced": ",scale=1",  # a thousandfold loss diverges on a network that knows nothing yet
+    "equalization": ",gamma=1",  # with gamma below 1 each rank draws its own numbers
+    "influence_balanced": ",scale=1",  # with the default 1000 an untrained network diverges
 }
 
 

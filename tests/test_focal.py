@@ -190,7 +190,7 @@ def test_sigmoid_focal_in_pieces(monkeypatch):
     one_hot = F.one_hot(target, 4).movedim(-1, 1).to(pred)
     expected = sigmoid_focal_loss(pred, one_hot, reduction="sum") / target.numel()
     (expected_grad,) = torch.autograd.grad(expected, pred)
-    for elements in (1, 50):  # one row at a time, and two samples
+    for elements in (1, 50):  # chunks of one row, and of two samples
         monkeypatch.setitem(inputs.CHUNK, "cpu", elements)
         value = SigmoidFocalLoss()(pred, target)
         (grad,) = torch.autograd.grad(value, pred)

@@ -1,4 +1,4 @@
-"""What the table of the hosts' components and ours claims, on the hosts that are installed."""
+"""The table that compares the hosts' components with ours holds on the installed hosts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_ours_are_right(rows: list[Situation]) -> None:
 
 
 def test_what_hosts_raise_is_theirs(rows: list[Situation]) -> None:
-    for row in rows:  # elsewhere an exception would be our mistake in calling them
+    for row in rows:  # an exception of any other component would come from a wrong call
         if row.component not in RAISES:
             assert not isinstance(row.host, str), row
 

@@ -19,7 +19,7 @@ from torch import nn
 
 K, N = 4, 8
 COUNTS = [30, 4000, 900, 200]
-VALUES = torch.tensor([4.0, 1.0, 2.0, 3.0]) * 2.0  # alpha 2: rarest farthest
+VALUES = torch.tensor([4.0, 1.0, 2.0, 3.0]) * 2.0  # alpha 2; the rarest class has the largest value
 LOSSES = {
     "outlying": dict(type="mmseol.OutlyingMSELoss", alpha=2.0, class_counts=COUNTS),
     "one_hot": dict(type="mmseol.OneHotMSELoss", class_counts=COUNTS),

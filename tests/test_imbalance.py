@@ -1,4 +1,4 @@
-"""Class sizes against the literature's totals, kept indices against the code that everybody copies."""
+"""Class sizes against the totals of the literature, kept indices against the code of LDAM-DRW."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def kept(indices: list[int], ratio: float = 3) -> KeptIndices:
 def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "new" / "kept.json"
     kept([2, 0, 1, 4]).save(path)
-    # The file decides, whatever the same settings give here; other places of the same sizes.
+    # The file decides: other indices, of the same class sizes, than these settings give.
     assert kept([0, 1, 2, 3]).load(path).indices.tolist() == [2, 0, 1, 4]
     content = json.loads(path.read_text())
     assert content["class_counts"] == [3, 1]

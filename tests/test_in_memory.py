@@ -164,7 +164,7 @@ PIPELINES = {
 
 
 def possible(steps: list[dict[str, Any]], image: np.ndarray) -> list[tuple[float, dict[str, Any]]]:
-    """Return everything that the stock transforms can make of an image, with its probability."""
+    """Return each image that the stock transforms can make of an image, with its probability."""
     states = [(1.0, {"img": image})]
     for step in steps:
         transform = TRANSFORMS.build(step)
@@ -184,7 +184,7 @@ def possible(steps: list[dict[str, Any]], image: np.ndarray) -> list[tuple[float
 
 
 def crops(transform: Any, image: np.ndarray) -> list[tuple[float, Any]]:
-    """Return the parameters that stock draws, each as often: read off its many draws."""
+    """Return the parameters that the stock transform draws, each with its frequency in many draws."""
     drawn = set()
     original = transform.rand_crop_params
 
@@ -222,7 +222,7 @@ def test_augmented_images_have_the_stock_distribution(name: str) -> None:
     seen = Counter()
     for image, sample in zip(batch.inputs, batch.data_samples, strict=True):
         seen[image.numpy().tobytes()] += 1
-        _, packed = expected[image.numpy().tobytes()]  # a KeyError is an image that stock cannot make
+        _, packed = expected[image.numpy().tobytes()]  # else the stock transforms cannot make it
         assert image.shape == packed["inputs"].shape
         assert_same_samples([sample], [packed["data_samples"]])
     frequencies = [weight * number for weight, _ in expected.values()]
@@ -251,7 +251,7 @@ def test_the_seed_decides_and_images_in_memory_stay() -> None:
 
 
 def test_models_train_and_predict_alike() -> None:
-    """Also with mixup, which writes scores into the samples: the next batch must not know of it."""
+    """Mixup writes scores into the samples; those of the next batch must not have them."""
     model = MODELS.build(
         {
             "type": "ImageClassifier",

@@ -47,7 +47,7 @@ def test_camvid_ranks_descend():
 
 
 def test_float32_keeps_small_residuals_of_far_targets():
-    """At targets of 66 and residuals of 1e-2 the loss is the residual's, not rounding of 66 squared."""
+    """At targets of 66 and residuals of 1e-2 the loss keeps its digits although 66 squared loses them."""
     loss = OutlyingMSELoss(alpha=6, class_counts=list(CAMVID_PIXELS))
     target = torch.arange(11).repeat(50)
     residual = torch.full((550, 11), 1e-2)

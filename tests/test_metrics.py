@@ -39,7 +39,7 @@ def labels(truth: list[int], predicted: list[int]) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return what the metrics log from now on; mmengine's loggers are out of pytest's reach."""
+    """Return a list that collects the metrics' log messages; pytest cannot capture mmengine's loggers."""
     texts: list[str] = []
     monkeypatch.setattr("mmseol.metrics.base.print_log", lambda text, **_: texts.append(text))
     return texts

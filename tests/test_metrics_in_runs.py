@@ -20,7 +20,7 @@ from mmseol.metrics import SegClassBalanceMetric
 
 
 class Predicting(TinyModel):
-    """TinyModel that predicts the label itself, except for the points of class b, and keeps what it saw."""
+    """TinyModel that predicts the label, except for points of class b, and keeps its inputs."""
 
     def forward(self, inputs: Any, label: Any, mode: str = "tensor") -> Any:
         if mode != "predict":
@@ -44,7 +44,7 @@ def loader(values: list[int]) -> dict[str, Any]:
 
 
 def run_config(**kwargs: Any) -> dict[str, Any]:
-    """Return what a run with validation and test needs beyond training."""
+    """Return the arguments of a Runner that also validates and tests."""
     metric = {"type": "mmseol.ClassBalanceMetric", "limits": (2, 4)}
     checkpoint = {"type": "CheckpointHook", "interval": 1, "save_best": "many/accuracy", "rule": "greater"}
     return {
@@ -106,7 +106,7 @@ def test_a_model_without_our_losses_is_counted_for_the_metric(tmp_path: Path) ->
     runner.train()
     (path, _) = sorted(Path(runner.log_dir).glob("class_scores_*.json"))
     assert groups(path)[0] == ("few", 1)
-    assert not (tmp_path / "given" / "class_counts.json").exists()  # nobody needed the data's
+    assert not (tmp_path / "given" / "class_counts.json").exists()  # the counts of the data were not needed
 
 
 def test_counts_of_other_classes_stop_the_run_before_it_trains(tmp_path: Path) -> None:

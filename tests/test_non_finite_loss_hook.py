@@ -43,7 +43,7 @@ def run(tmp_path: Path, bad: int, interval: int | None = None, **kwargs: Any) ->
 def test_run_stops_at_the_next_look(tmp_path: Path, bad: int, interval: int, done: int) -> None:
     runner, error = run(tmp_path, bad, interval, epochs=2)
     assert f"first at iteration {bad} (rank 0): loss = nan, decode.loss_cross_entropy = nan. " in error
-    assert "aux." not in error  # that head was fed well; nor is `acc`, which is NaN all the time
+    assert "aux." not in error  # the losses of that head are finite, and `acc`, always NaN, is no loss
     assert "learning rate" in error
     assert runner.iter == done
     assert not list(tmp_path.glob("*.pth"))
@@ -73,7 +73,7 @@ def test_bad_loss_is_not_saved(tmp_path: Path) -> None:
 
 
 class SpoilWeights(Hook):
-    """What an infinite gradient does: finite losses, a broken weight."""
+    """Simulate an infinite gradient: the loss is finite, a weight is not."""
 
     priority = "VERY_HIGH"
 

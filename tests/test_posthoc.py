@@ -29,7 +29,7 @@ CE = {"type": "mmseol.CrossEntropyLoss"}
 
 
 class ConvHead(nn.Module):
-    """What mmseg's heads classify with."""
+    """Head that classifies with a 1x1 convolution, as mmseg's."""
 
     def __init__(self) -> None:
         super().__init__()

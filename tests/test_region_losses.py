@@ -132,7 +132,7 @@ def test_equals_slow_loop(loss, slow, absent):
 @pytest.mark.parametrize(("classes", "shape"), [(2, (2, 3, 3)), (1000, (3,)), (3, (1, 1, 1))])
 def test_few_pixels_and_any_number_of_classes(loss, slow, classes, shape):
     pred, target = batch(shape, classes, seed=1)
-    target.view(-1)[0] = 1  # at least, or exactly, one valid pixel
+    target.view(-1)[0] = 1  # one valid pixel at least
     value = loss(pred, target, ignore_index=IGNORE)
     np.testing.assert_allclose(value.item(), slow(pred.detach().numpy(), target.numpy()), rtol=1e-12)
     assert torch.autograd.grad(value, pred)[0].isfinite().all()
@@ -215,7 +215,7 @@ def test_binary_lovasz_hinge_of_the_authors():
     for i in range(3):
         keep = target[i] != IGNORE
         signs = 2.0 * target[i][keep] - 1
-        errors = (1 - z[i][keep] * signs).relu()  # negative ones add nothing wherever they stand
+        errors = (1 - z[i][keep] * signs).relu()  # errors below 0 add nothing in any order
         expected += slow_lovasz(errors.tolist(), (signs > 0).tolist()) / 3
     loss = LovaszHingeLoss(classes=[1], per_image=True)
     value = loss(torch.stack([-z, z], 1), target, ignore_index=IGNORE)

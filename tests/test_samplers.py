@@ -31,7 +31,7 @@ from mmseol.samplers import (
 K = 4
 SIZES = [60, 25, 10, 5]
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(K), SIZES)).tolist()
-ODD = [0] * 51 + [1] * 25 + [3] * 5  # two ranks can share neither these nor an equal sample of them evenly
+ODD = [0] * 51 + [1] * 25 + [3] * 5  # their number is odd, and so is that of an equal sample
 EPOCHS = 200
 
 
@@ -115,7 +115,7 @@ def test_under_sampling_takes_the_rarest_classs_number(data: LabelDataset) -> No
     for epoch in drawn:
         assert len(epoch) == len(set(epoch)) == len(sampler) == 20
         assert Counter(LABELS[i] for i in epoch) == dict.fromkeys(range(K), 5)
-    assert len(set(np.concatenate(drawn).tolist())) > 95  # others every epoch
+    assert len(set(np.concatenate(drawn).tolist())) > 95  # each epoch draws others
 
 
 def test_over_sampling_takes_every_image_and_as_many_of_each_class(data: LabelDataset) -> None:
@@ -171,7 +171,7 @@ def test_expected_counts_are_the_mean_of_what_is_drawn(data: LabelDataset, maps:
         sampler.set_epoch(epoch)
         expected += sampler.expected_counts() / EPOCHS
         seen[epoch] = np.bincount(np.concatenate([classes[i] for i in sampler]), minlength=K)
-    spread = np.sqrt(sampler.total_size / 4 / EPOCHS)  # no indicator varies more than a fair coin
+    spread = np.sqrt(sampler.total_size / 4 / EPOCHS)  # an upper bound: the variance of a fair coin
     tolerance = 1e-9 if isinstance(sampler, (UnderSampler, OverSampler)) else 4.5 * spread
     assert np.abs(seen.mean(0) - expected).max() <= tolerance
 

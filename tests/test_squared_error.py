@@ -1,4 +1,4 @@
-"""The one-pass half squared error against autograd of its formula, and what saves its memory."""
+"""The half squared error in one pass against autograd of its formula, and its memory."""
 
 import pytest
 import torch
@@ -88,7 +88,7 @@ def test_a_retained_graph_gives_the_gradient_again():
     value = 3 * outlying(4)(pred, target)
     (first,) = torch.autograd.grad(value, pred, retain_graph=True)
     kept = first.clone()
-    first.zero_()  # the caller's own
+    first.zero_()  # a tensor of the caller
     (second,) = torch.autograd.grad(value, pred, torch.tensor(2.0, dtype=torch.float64), retain_graph=True)
     torch.testing.assert_close(second, 2 * kept)
     value.backward()

@@ -86,7 +86,7 @@ def test_images_differ_and_every_second_has_a_bicyclist():
 
 
 def test_colour_and_position_are_not_enough(toy):
-    """The common classes come out, the rare ones do not: shape and texture must be learnt."""
+    """Colour and position tell the common classes but not the rare ones."""
     root, _ = toy
     train, val = (
         [(pair.image, pair.label) for pair in find_pairs(root / split, root / f"{split}annot")]

@@ -1,4 +1,4 @@
-"""A comparison of losses by training: what a run reached and cost, failures, and going on after a cut."""
+"""Training runs that compare losses: scores and costs, failures, continuing after an interruption."""
 
 from __future__ import annotations
 

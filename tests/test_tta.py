@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("mmseg_scope")
 
 
 class Echo(BaseModel):
-    """Segmentor whose output is its input, in mmseg's own after-treatment."""
+    """Segmentor whose output is its input, followed by mmseg's own post-processing."""
 
     align_corners = False
     postprocess_result = BaseSegmentor.postprocess_result
@@ -54,7 +54,7 @@ def views(outputs: list[Tensor], flips: list[str | None], size: tuple[int, int] 
 
 def test_average_of_outputs_is_not_the_vote() -> None:
     outputs = [torch.zeros(K, H, W) for _ in range(3)]
-    outputs[0][1] = 90.0  # one view far out for class 1, two a little more for class 0
+    outputs[0][1] = 90.0  # one view has a large output for class 1, two prefer class 0 by little
     outputs[1][0] = outputs[2][0] = 20.0
     ours, host = SegScoreTTAModel(Echo()), SegTTAModel(Echo())
     assert host.test_step(views(outputs, [None] * 3))[0].pred_sem_seg.data.unique().tolist() == [0]

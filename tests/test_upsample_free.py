@@ -27,7 +27,7 @@ from mmseol.segmentation.upsample_free import upsampled_accuracy
 
 
 class Upsampling:
-    """What any loss may bring: upsamples, and remembers what it was given."""
+    """A ``forward_upsampled`` that upsamples and records the shapes of its arguments."""
 
     seen: tuple[torch.Size, torch.Size] | None = None
 
@@ -40,11 +40,11 @@ class Upsampling:
 
 
 class Outlying(Upsampling, OutlyingMSELoss):
-    """The method on a loss with counts."""
+    """A loss with class counts."""
 
 
 class OneHot(Upsampling, OneHotMSELoss):
-    """The method on a loss without."""
+    """A loss without class counts."""
 
 
 OUTLYING = dict(type=Outlying, alpha=2.0, class_counts=COUNTS)
@@ -69,7 +69,7 @@ def gradients(module: nn.Module) -> dict[str, Tensor]:
 
 
 def step(head: nn.Module, x: list[Tensor], labels: list) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the log and the gradients of one step, dropout and all."""
+    """Return the log and the gradients of one training step, with dropout."""
     torch.manual_seed(1)
     log = head.loss(x, labels, {})
     head.zero_grad()
@@ -195,7 +195,7 @@ def test_accuracy_of_void_alone_and_of_ties() -> None:
 
 
 class Stages(nn.Module):
-    """A backbone that compiles in no time."""
+    """A backbone of one layer, which compiles fast."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -224,7 +224,7 @@ def test_compiled_model() -> None:
 
 
 def train(folder: Path, toy: Path, hooks: list[dict]) -> tuple[dict[str, Tensor], Runner]:
-    """Return the log of two iterations of the quickstart config, and the runner."""
+    """Return the logged losses of two iterations of the quickstart config, and the runner."""
     cfg = Config.fromfile(Path(__file__).parents[1] / "configs" / "quickstart" / "toy_camvid.py")
     experiment.set_data_root(cfg, str(toy))
     experiment.set_seed(cfg, 1)

@@ -1,4 +1,4 @@
-"""Steps for tests of memory measurement; imports little, for processes that last a moment."""
+"""Steps for tests of memory measurement; few imports, because fresh processes load them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def allocate(mb: int) -> Callable[[], None]:
-    """Return a step that keeps so many megabytes, and drops as many before."""
+    """Return a step that allocates and frees ``mb`` megabytes, then allocates and keeps as many."""
     kept = []
 
     def step() -> None:
@@ -19,5 +19,5 @@ def allocate(mb: int) -> Callable[[], None]:
 
 
 def refuse() -> Callable[[], None]:
-    """Fail."""
+    """Raise an error."""
     raise ValueError("refused")

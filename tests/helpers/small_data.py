@@ -26,7 +26,7 @@ class FourClassDataset(BaseSegDataset):
 
 
 class LabelDataset(BaseDataset):
-    """Labels without files; a list of lists is a multi-label data set."""
+    """Data set of labels without images; a list of lists has several labels per item."""
 
     METAINFO = {"classes": ("a", "b", "c", "d")}  # noqa: RUF012
 
@@ -58,7 +58,7 @@ def write_maps(root: Path, number: int = 12, seed: int = 0) -> Path:
 
 
 def write_images(root: Path, number: int = 12) -> None:
-    """Replace the images by such that can be decoded."""
+    """Replace the images by ones that can be decoded."""
     rng = np.random.default_rng(1)
     for i in range(number):
         Image.fromarray(rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)).save(root / "img" / f"{i:03}.png")

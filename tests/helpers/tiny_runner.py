@@ -1,4 +1,4 @@
-"""A Runner of a few seconds' setup and milliseconds a step, for hook tests."""
+"""A small Runner for the tests of hooks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LABELS = [0] * 8 + [1] * 4 + [2] * 3 + [3]
 
 
 class TinyDataset(BaseDataset):
-    """Labelled points."""
+    """Data set of labelled points."""
 
     METAINFO = {"classes": CLASSES}  # noqa: RUF012
 
@@ -52,7 +52,7 @@ class Head(nn.Module):
 
 
 class TinyModel(BaseModel):
-    """A main and an auxiliary head."""
+    """Model with a main and an auxiliary head."""
 
     def __init__(
         self, main: list[dict[str, Any]], aux: list[dict[str, Any]], classes: tuple[int, int] = (4, 4)

@@ -1,4 +1,4 @@
-"""Runs of the command-line tools in this process, and what they leave."""
+"""Runs of the command-line tools in this process, and their checkpoints."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def call(monkeypatch: pytest.MonkeyPatch, tool: str, *arguments: object) -> None
 
 
 def state_and_difficulty(work_dir: Path) -> tuple[dict[str, Any], list[float]]:
-    """Return the weights after two epochs, and 1 - recall in the validation that their difficulty is of."""
+    """Return the weights after two epochs, and 1 - recall in the validation that set their difficulty."""
     checkpoint = torch.load(work_dir / "epoch_2.pth", map_location="cpu", weights_only=False)
     known_at = checkpoint["meta"]["class_difficulty_iter"]
     records = [json.loads(path.read_text()) for path in work_dir.glob("*/class_scores_val_*.json")]

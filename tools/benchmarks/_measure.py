@@ -1,7 +1,7 @@
-"""Time and memory of steps, measured so that two of them can be compared on a machine that others use too.
+"""Measure time and memory of steps so that two steps can be compared on a machine with other load.
 
 A step is a function without arguments. Times are taken in turns (A B A B ..) in one process. Memory is the
-peak above what was there before the step: its inputs, not its gradients. On a CPU that is resident memory
+peak above the memory before the step: gradients count, inputs do not. On a CPU that is resident memory
 of a fresh process, with glibc told to give freed blocks back; on a GPU what torch allocated.
 """
 
@@ -51,18 +51,18 @@ def alternate(sides: Mapping[str, Step], repeats: int = 20, warmup: int = 2) -> 
 
 
 def extra_memory(case: Callable[..., Step], small: Mapping[str, Any], **sizes: Any) -> int | None:
-    """Return the bytes that a step takes at its peak above its inputs.
+    """Return the peak memory of a step in bytes, without its inputs.
 
     Args:
         case: Function of a module; called with ``sizes``, it makes the inputs and returns the step.
-        small: Sizes in place of these for a step before, which loads code and starts threads.
+        small: Sizes of a first step, which loads code and starts threads.
         sizes: Numbers, strings, lists.
 
     Returns:
         Bytes; ``None`` where the system does not tell (no Linux).
 
     Raises:
-        RuntimeError: If the fresh process fails, with what it said last.
+        RuntimeError: If the fresh process fails, with the end of its error output.
     """
     if device() == "cuda":
         return _cuda_memory(case, small, sizes)
@@ -83,11 +83,11 @@ def extra_memory(case: Callable[..., Step], small: Mapping[str, Any], **sizes: A
 
 
 def bandwidth_note(traffic: int, seconds: list[float], numbers: int = 1 << 28) -> str:
-    """Return in words how near a GPU step comes to its ceiling, a copy of float32 numbers; empty on a CPU.
+    """Return the bandwidth of a GPU step beside that of a copy of float32 numbers, as text; empty on a CPU.
 
     Args:
-        traffic: The least bytes that the step must read and write.
-        seconds: What the steps took.
+        traffic: Bytes that the step must at least read and write.
+        seconds: Seconds of the steps.
         numbers: Size of the copy.
     """
     if device() == "cpu":
@@ -134,7 +134,7 @@ def _resident(key: str) -> int:
 
 
 def _fresh_process() -> None:
-    """Measure one step of what standard input asks for, and print the bytes."""
+    """Measure the step that standard input describes, and print its bytes."""
     request = json.load(sys.stdin)
     libc = ctypes.CDLL(None)
     glibc = hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim")
@@ -148,7 +148,7 @@ def _fresh_process() -> None:
     gc.collect()
     if glibc:
         libc.malloc_trim(0)
-    with suppress(OSError):  # not permitted: the peak may then be one of making the inputs
+    with suppress(OSError):  # not permitted: the peak may then include the making of the inputs
         _CLEAR.write_text("5")  # VmHWM starts again at what is resident now
     before = _resident("VmRSS")
     step()

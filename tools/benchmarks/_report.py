@@ -1,4 +1,4 @@
-"""Rows of measurements, and the record and page that are written of them."""
+"""Rows of measurements, and the record and the page written from them."""
 
 from __future__ import annotations
 
@@ -50,25 +50,25 @@ def row(
     limits: Mapping[str, float] | None = None,
     note: str = "",
 ) -> dict[str, Any]:
-    """Return one comparison with what a user would have otherwise.
+    """Return the row of one comparison with a reference.
 
     Args:
-        name: What is measured.
-        sizes: Its sizes, for a reader.
+        name: Name of the step.
+        sizes: Its sizes, as text.
         ours: Seconds of each step, in turns with ``reference``.
         reference: Seconds of each step of the reference.
         memory: Bytes above the inputs, and those of the reference.
         reference_memory: See ``memory``.
-        logits: Bytes of the outputs at label size; memory is then told in copies of them, too.
-        limits: The most that ``time_ratio``, ``memory_ratio`` and ``copies`` are meant to be.
-        note: What else a reader must know; why there are no numbers.
+        logits: Bytes of the outputs at label size; memory is then also given in copies of them.
+        limits: Largest accepted ``time_ratio``, ``memory_ratio`` and ``copies``.
+        note: Remark, or the reason why there are no numbers.
     """
     made: dict[str, Any] = {"name": name, "sizes": sizes, "repeats": len(ours)}
     if ours:
         ratios = [a / b for a, b in zip(ours, reference, strict=True)]
         made["seconds"], made["reference_seconds"] = median(ours), median(reference)
         made["ratio_of_medians"] = made["seconds"] / made["reference_seconds"]
-        made["time_ratio"] = median(ratios)  # of neighbours in time: the machine's load may drift
+        made["time_ratio"] = median(ratios)  # of neighbouring steps: the load of the machine may drift
         made["time_ratio_quartiles"] = quantiles(ratios, n=4)[::2] if len(ratios) > 1 else ratios * 2
     if memory is not None:
         made["memory_mb"] = memory / 1e6
@@ -88,16 +88,16 @@ def row(
 
 
 def table(name: str, title: str, rows: Sequence[Mapping[str, Any]], notes: str = "") -> dict[str, Any]:
-    """Return the rows of one benchmark with what they were measured on."""
+    """Return the rows of one benchmark with the machine and the versions."""
     where = environment()
     if device() == "cpu":
-        where["device"] = _cpu()  # the model tells more about times than the number of cores
+        where["device"] = _cpu()  # the model says more about times than the number of cores
     where["threads"] = torch.get_num_threads()
     return {"name": name, "title": title, "notes": notes, "environment": where, "rows": list(rows)}
 
 
 def write(folder: str | Path, tables: Sequence[Mapping[str, Any]]) -> None:
-    """Write ``record.json`` and ``README.md``; tables of other benchmarks that are there already stay."""
+    """Write ``record.json`` and ``README.md``; keep the tables of other benchmarks there."""
     path = Path(folder) / "record.json"
     record = {made["name"]: made for made in json.loads(path.read_text())} if path.exists() else {}
     record.update({made["name"]: made for made in tables})

@@ -82,7 +82,7 @@ def run(
         try:
             seconds = alternate({"ours": step(loss, outputs), "reference": reference}, repeats, 1)
             memory = extra_memory(step, SMALL, loss=loss, outputs=outputs)
-        except (RuntimeError, ValueError) as error:  # needs what a benchmark of outputs and labels has not
+        except (RuntimeError, ValueError) as error:  # it needs more than outputs and labels
             rows.append(row(loss, f"({n}, {k}, {h}, {w})", note=f"not run: {str(error).splitlines()[0]}"))
             continue
         made = row(

@@ -27,7 +27,7 @@ WITH_DATA = ("count_labels", "loader")
 
 def main() -> None:
     """Read the arguments and run."""
-    parser = ArgumentParser(description="Measure times and memory against what a user would have otherwise.")
+    parser = ArgumentParser(description="Measure times and memory beside those of torch and the hosts.")
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=BENCHMARKS, metavar="NAME")
     parser.add_argument("--repeats", type=int, help="steps of each side; each benchmark has its own number")
     parser.add_argument("--out", help="folder of record.json and README.md; other benchmarks in it stay")
