@@ -60,3 +60,15 @@ def test_the_record_claims_what_was_run() -> None:
     assert len(record["situations"]) >= 10
     for row in record["situations"]:
         assert row["ours"] == pytest.approx(row["right"], rel=1e-4, abs=1e-6)
+
+
+def test_the_readme_quotes_the_record() -> None:
+    text = " ".join((ROOT / "README.md").read_text().split())
+    record = json.loads((ROOT / "results" / "hosts_against_ours" / "record.json").read_text())
+    rows = {row["situation"]: row for row in record["situations"]}
+    half = rows["cross entropy, 50 % of the pixels ignored"]
+    assert f"{half['host']:.3f} instead of {half['right']:.3f}" in text
+    f_measure = rows["macro F-measure in per cent when one of 3 classes is never predicted"]
+    assert f"{f_measure['host']:.2f} instead of {f_measure['right']:.2f}" in text
+    (weights,) = (row for name, row in rows.items() if name.endswith("on a CPU, avg_non_ignore=True"))
+    assert f"raises an {weights['host']} for class weights" in text

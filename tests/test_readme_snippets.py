@@ -17,7 +17,8 @@ from mmengine.structures import PixelData
 from torch import nn
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
-MARKS = ("config: mmseg", "config: mmseg, all heads", "config: mmpretrain", "plain PyTorch")
+ONE_HEAD, PLAIN, STOCK = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ALL_HEADS, CLASSIFIER = STOCK.split("# mmpretrain\n")
 SEGMENTATION = {
     "fcn": "fcn/fcn_r50-d8_4xb4-80k_ade20k-512x512.py",
     "upernet": "upernet/upernet_r50_4xb4-80k_ade20k-512x512.py",
@@ -40,17 +41,12 @@ SMALLER = {  # SETR's ViT-L has 300 million parameters
 }
 
 
-def snippet(mark: str) -> str:
-    """Return the Python below ``<!-- MARK -->``."""
-    (code,) = re.findall(rf"<!-- {re.escape(mark)} -->\n```python\n(.*?)```", README, re.DOTALL)
-    return code
-
-
 def over_stock(code: str, host: str, path: str, folder: Path) -> Config:
     """Return the config whose base is a stock config and whose lines are the README's."""
+    if "custom_hooks" not in code:  # "with the `custom_hooks` above"
+        code += "\n".join(line for line in ONE_HEAD.splitlines() if line.startswith("custom_hooks"))
     stock = Path(import_module(host).__file__).parent / ".mim" / "configs" / path
-    lines = [line for line in code.splitlines() if not line.startswith("_base_ = ")]
-    (folder / "mine.py").write_text("\n".join([f"_base_ = [{str(stock)!r}]", *lines]))
+    (folder / "mine.py").write_text(f"_base_ = [{str(stock)!r}]\n{code}")
     return Config.fromfile(folder / "mine.py")
 
 
@@ -105,13 +101,12 @@ def check_parts(cfg: Config) -> None:
 
 
 @pytest.mark.skipif(find_spec("mmseg") is None, reason="needs mmseg")
-@pytest.mark.parametrize("mark", MARKS[:2])
+@pytest.mark.parametrize("all_heads", [False, True], ids=["one head", "all heads"])
 @pytest.mark.parametrize("stock", SEGMENTATION)
-def test_segmentation(mark: str, stock: str, tmp_path: Path) -> None:
+def test_segmentation(all_heads: bool, stock: str, tmp_path: Path) -> None:
     from mmseg.structures import SegDataSample
 
-    code = snippet(mark)
-    all_heads = mark == MARKS[1]
+    code = ALL_HEADS if all_heads else ONE_HEAD
     if all_heads and stock == "setr":
         code = list_of_heads(code)
     if all_heads and stock == "segformer":  # has no auxiliary head
@@ -145,7 +140,7 @@ def test_classification(stock: str, tmp_path: Path) -> None:
 
     import_module("mmpretrain.models")
     with DefaultScope.overwrite_default_scope("mmpretrain"):
-        cfg = over_stock(snippet(MARKS[2]), "mmpretrain", CLASSIFICATION[stock], tmp_path)
+        cfg = over_stock(CLASSIFIER, "mmpretrain", CLASSIFICATION[stock], tmp_path)
         check_parts(cfg)
         classes = cfg.model.head.num_classes
         model = build(cfg, classes)
@@ -160,7 +155,7 @@ def test_plain_pytorch() -> None:
     target = torch.randint(3, (4, 5, 5))
     target[0] = 255
     values: dict[str, Any] = dict(pred=outputs, target=target)
-    exec(snippet(MARKS[3]), values)
+    exec(PLAIN, values)
     values["loss"].backward()
     assert outputs.grad is not None
     assert not outputs.grad[0].any()
