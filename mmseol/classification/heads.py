@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmseol.registry import MODELS
 from mmseol.utils.checks import choice, number
+from mmseol.utils.precision import FullPrecisionBuffers
 
 __all__ = ["CalibratedHeadMixin", "CalibratedLinearClsHead", "ClsScoreTTAModel", "calibrated_scores"]
 
@@ -49,7 +50,7 @@ def calibrated_scores(evidence: Tensor, temperature: float | Tensor) -> Tensor:
     return (1 - _RANK_SHARE) * softmax + _RANK_SHARE * ranks
 
 
-class CalibratedHeadMixin:
+class CalibratedHeadMixin(FullPrecisionBuffers):
     r"""Mixin for classification heads: scores are a softmax with a temperature fitted on validation data.
 
     The host's ``pred_score`` is a softmax of the raw outputs :math:`a`. Outputs trained on outlying labels
@@ -128,11 +129,9 @@ class CalibratedHeadMixin:
             for sample, score, label in zip(samples, scores, labels, strict=True)
         ]
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        kept = self.temperature
-        result = super()._apply(fn, recurse)  # type: ignore[misc]
-        self.temperature = kept.to(self.temperature.device)  # half() must not round it
-        return result
+    def full_precision_names(self) -> tuple[str, ...]:
+        """Return the names of the tensors that ``half()`` must not round."""
+        return ("temperature",)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         state_dict.setdefault(prefix + "temperature", self.temperature)  # a checkpoint of the plain head

@@ -1,8 +1,8 @@
-"""Class counts, and what is worked out from them: ranks, target values and class weights.
+"""Class counts and values computed from them: ranks, target values and class weights.
 
-Pure arrays: nothing here knows a data set, a loss or a framework. Counts are pixels (or images) per
-class, in class order. Where a formula would divide by a class that has no sample, its count enters as
-1 and a warning names the class.
+The functions work on NumPy arrays and know no data set, loss or framework. Counts are pixels (or images)
+per class, in class order. If a formula divides by the count of a class without a sample, that count enters
+as 1 and a warning names the class.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import rankdata
 
 from mmseol.utils.arrays import FloatArray, IntArray
+from mmseol.utils.checks import choice, number
 from mmseol.utils.files import replacing
 
 __all__ = [
@@ -34,14 +34,20 @@ __all__ = [
 ]
 
 CLASS_WEIGHTS = ("median_frequency", "inverse_frequency", "effective_number")
+Scheme = Literal["rank", "reciprocal"]
+Ties = Literal["ordinal", "dense", "average"]
 
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """What a training set holds of each class; every array is int64 of shape (K,).
+    """Samples of each class in a training set; every array is int64 of shape (K,).
+
+    >>> counts = ClassCounts(samples=[30, 10], images=[2, 1], totals=[40, 20])
+    >>> (counts + counts).samples
+    array([60, 20])
 
     Attributes:
-        samples: Labelled positions: pixels in segmentation, images in classification.
+        samples: Labelled elements: pixels in segmentation, images in classification.
         images: Images in which the class occurs.
         totals: Pixels, void included, of the images in which the class occurs (SegNet's frequency
             needs them); equal to ``images`` in classification.
@@ -84,22 +90,26 @@ class ClassCounts:
     __hash__ = None  # type: ignore[assignment]
 
     def to_dict(self) -> dict[str, list[int]]:
-        """Return plain lists, as :meth:`save` writes them."""
+        """Return the arrays as lists, as :meth:`save` writes them."""
         return {name: getattr(self, name).tolist() for name in ("samples", "images", "totals")}
 
     def save(self, path: str | Path) -> None:
-        """Write the counts as JSON, whole or not at all; losses take the file as ``class_counts``."""
+        """Write the counts as a JSON file, completely or not at all; losses take it as ``class_counts``."""
         with replacing(path, "w") as file:
             json.dump(self.to_dict(), file)
 
     @classmethod
     def load(cls, path: str | Path) -> ClassCounts:
-        """Read what :meth:`save` wrote."""
+        """Read a file that :meth:`save` wrote."""
         return cls(**json.loads(Path(path).read_text()))
 
 
 def check_counts(counts: Any, num_classes: int | None = None, name: str = "class_counts") -> IntArray:
-    """Return ``counts`` as an int64 array of shape (K,), or say what is wrong with it.
+    """Return ``counts`` as an int64 array of shape (K,).
+
+    >>> check_counts([3, -1])
+    Traceback (most recent call last):
+    ValueError: `class_counts` must not be negative, got [3, -1].
 
     Raises:
         ValueError: If the counts are not one-dimensional whole numbers, at least two, none negative,
@@ -132,10 +142,13 @@ def check_counts(counts: Any, num_classes: int | None = None, name: str = "class
 def load_counts(source: Any) -> IntArray:
     """Return counts from a sequence or from a ``.json`` or ``.npy`` file.
 
+    >>> load_counts([30, 10])
+    array([30, 10])
+
     A JSON file holds a list, or an object with ``samples`` as :meth:`ClassCounts.save` writes it.
 
     Raises:
-        ValueError: If the file is missing, of another kind, or its content is no valid count.
+        ValueError: If the file is missing or of another kind, or the counts are invalid.
     """
     if not isinstance(source, (str, Path)):
         return check_counts(source)
@@ -151,6 +164,9 @@ def load_counts(source: Any) -> IntArray:
 
 def load_weights(source: Any) -> FloatArray:
     """Return class weights, float64 (K,), from a sequence or from a ``.json`` or ``.npy`` file.
+
+    >>> load_weights([0.5, 1.5])
+    array([0.5, 1.5])
 
     Raises:
         ValueError: If the file is missing or the weights are not at least two finite numbers, none
@@ -180,7 +196,11 @@ def _read_file(path: Path, name: str) -> Any:
 
 
 def at_least_one(counts: ArrayLike, used_for: str) -> IntArray:
-    """Return the counts with those below 1 raised to 1, and warn which classes that touched."""
+    """Raise counts below 1 to 1, with a warning that names those classes.
+
+    >>> at_least_one([30, 10], "the prior")
+    array([30, 10])
+    """
     counts = np.asarray(counts, dtype=np.int64)
     empty = np.flatnonzero(counts < 1)
     if empty.size:
@@ -194,41 +214,55 @@ def at_least_one(counts: ArrayLike, used_for: str) -> IntArray:
 def outlying_values(
     counts: ArrayLike,
     alpha: float = 1.0,
-    scheme: Literal["rank", "reciprocal"] = "rank",
-    ties: Literal["ordinal", "dense", "average"] = "ordinal",
+    scheme: Scheme = "rank",
+    ties: Ties = "ordinal",
 ) -> FloatArray:
     r"""Return each class's outlying target value (Kato & Hotta, arXiv 2107.02393, Algorithm 1).
 
-    ``scheme='rank'`` is the paper's: :math:`v_c = \alpha r_c`, where :math:`r_c` is the 1-based
-    position of the class when classes are sorted by count, **largest first**; the most frequent class
-    lies nearest the origin. Equal counts keep class order (``ties='ordinal'``, as the paper), or
-    share a rank as in :func:`scipy.stats.rankdata`. ``scheme='reciprocal'`` follows the words of
-    sec. 3.3 instead: :math:`v_c = \alpha n_\max / n_c`.
+    ``scheme='rank'`` is the paper's: :math:`v_c = \alpha r_c`, where :math:`r_c` is the rank, from 1, of the
+    class when classes are sorted by count, **largest first**; the most frequent class lies nearest the
+    origin. ``scheme='reciprocal'`` follows the text of sec. 3.3 instead: :math:`v_c = \alpha n_\max / n_c`.
+
+    >>> outlying_values([500, 20, 100], alpha=5)
+    array([ 5., 15., 10.])
 
     Args:
         counts: Samples per class, (K,).
         alpha: Distance of the first target from the origin, above 0.
+        scheme: ``'rank'`` or ``'reciprocal'``.
+        ties: Rank of equal counts: ``'ordinal'`` keeps class order, as the paper; ``'dense'`` and
+            ``'average'`` share a rank as in :func:`scipy.stats.rankdata`.
 
     Returns:
         Target values, (K,), in the units of the model's raw outputs.
 
     Raises:
-        ValueError: If ``alpha``, ``scheme`` or ``ties`` is not one of the above.
+        ValueError: If an argument is out of its range.
     """
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < np.inf:
-        raise ValueError(f"`alpha` must be a finite number above 0, got {alpha!r}.")
-    if ties not in ("ordinal", "dense", "average"):
-        raise ValueError(f"`ties` must be 'ordinal', 'dense' or 'average', got {ties!r}.")
+    alpha = number("alpha", alpha, above=0)
+    choice("ties", ties, get_args(Ties))
+    choice("scheme", scheme, get_args(Scheme))
     counts = check_counts(counts)
     if scheme == "reciprocal":
         counts = at_least_one(counts, "scheme='reciprocal'")
         return alpha * counts.max() / counts
-    if scheme != "rank":
-        raise ValueError(f"`scheme` must be 'rank' or 'reciprocal', got {scheme!r}.")
     empty = np.flatnonzero(counts == 0)
     if empty.size:
         warnings.warn(f"Classes {empty.tolist()} have no training sample and are ranked last.", stacklevel=2)
-    return alpha * rankdata(-counts, method=ties).astype(np.float64)
+    return alpha * _ranks(-counts, ties)
+
+
+def _ranks(values: IntArray, ties: Ties) -> FloatArray:
+    """Return the rank of each value, from 1, smallest first; ``scipy.stats`` takes a second to import."""
+    _, dense, sizes = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = np.empty(values.size, dtype=np.float64)
+    if ties == "dense":
+        ranks[:] = dense + 1
+    elif ties == "average":
+        ranks[:] = (np.cumsum(sizes) - (sizes - 1) / 2)[dense]
+    else:
+        ranks[np.argsort(values, kind="stable")] = np.arange(1, values.size + 1)
+    return ranks
 
 
 def _sum_to_classes(weights: FloatArray) -> FloatArray:
@@ -238,33 +272,40 @@ def _sum_to_classes(weights: FloatArray) -> FloatArray:
 def median_frequency_weights(counts: ArrayLike, totals: ArrayLike | None = None) -> FloatArray:
     r"""Return median-frequency weights :math:`w_c = \mathrm{median}(f) / f_c`, (K,).
 
-    :math:`f_c` is the share of class c among all pixels, void included, of the images in which it
-    occurs (Eigen & Fergus, ICCV 2015; SegNet, TPAMI 2017). Without ``totals`` it is the share among
+    :math:`f_c` is the fraction of class c among all pixels, void included, of the images in which it
+    occurs (Eigen & Fergus, ICCV 2015; SegNet, TPAMI 2017). Without ``totals`` it is the fraction among
     all labelled pixels, which is another number.
+
+    >>> median_frequency_weights([60, 30, 10])
+    array([0.5, 1. , 3. ])
     """
     samples = at_least_one(counts, "median-frequency weights")
     whole = np.full_like(samples, samples.sum()) if totals is None else np.asarray(totals, dtype=np.int64)
     if whole.shape != samples.shape:
         raise ValueError(f"`totals` must be of shape {samples.shape} as the counts, got {whole.shape}.")
-    whole = np.where(
-        whole < samples, samples.sum(), whole
-    )  # a class that occurs nowhere has no image of its own
+    whole = np.where(whole < samples, samples.sum(), whole)  # a class that occurs in no image has total 0
     frequency = samples / whole
     return np.median(frequency) / frequency
 
 
 def inverse_frequency_weights(counts: ArrayLike) -> FloatArray:
-    r"""Return weights :math:`\propto 1 / n_c` that sum to K, (K,)."""
+    r"""Return weights :math:`\propto 1 / n_c` that sum to K, (K,).
+
+    >>> inverse_frequency_weights([30, 10])
+    array([0.5, 1.5])
+    """
     return _sum_to_classes(1.0 / at_least_one(counts, "inverse-frequency weights"))
 
 
 def effective_number_weights(counts: ArrayLike, beta: float = 0.9999) -> FloatArray:
     r"""Return weights :math:`\propto (1 - \beta) / (1 - \beta^{n_c})` that sum to K, (K,).
 
-    Cui et al., CVPR 2019, eq. 2; ``beta`` in [0, 1): 0 gives ones, towards 1 inverse frequency.
+    Cui et al., CVPR 2019, eq. 2; ``beta`` in [0, 1): 0 gives ones, values near 1 inverse frequency.
+
+    >>> effective_number_weights([3, 1], beta=0.5)
+    array([0.72727273, 1.27272727])
     """
-    if not 0.0 <= beta < 1.0:
-        raise ValueError(f"`beta` must lie in [0, 1), got {beta!r}.")
+    beta = number("beta", beta, at_least=0, below=1)
     samples = at_least_one(counts, "effective-number weights")
     if beta == 0.0:
         return np.ones(samples.size)
@@ -275,11 +316,14 @@ def effective_number_weights(counts: ArrayLike, beta: float = 0.9999) -> FloatAr
 def class_weights(
     name: str, counts: ArrayLike, totals: ArrayLike | None = None, beta: float = 0.9999
 ) -> FloatArray:
-    """Return class weights by name, one of :data:`CLASS_WEIGHTS`, (K,)."""
+    """Return class weights by name, one of :data:`CLASS_WEIGHTS`, (K,).
+
+    >>> class_weights("inverse_frequency", [30, 10])
+    array([0.5, 1.5])
+    """
     if name == "median_frequency":
         return median_frequency_weights(counts, totals)
     if name == "inverse_frequency":
         return inverse_frequency_weights(counts)
-    if name == "effective_number":
-        return effective_number_weights(counts, beta)
-    raise ValueError(f"`class_weight` must be one of {', '.join(CLASS_WEIGHTS)}, got {name!r}.")
+    choice("class_weight", name, CLASS_WEIGHTS)
+    return effective_number_weights(counts, beta)

@@ -7,7 +7,7 @@ from math import isfinite
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["choice", "number", "whole_number"]
+__all__ = ["boolean", "choice", "number", "whole_number"]
 
 
 def number(
@@ -34,7 +34,7 @@ def number(
     fits = isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
     if fits and all(within(value) for _, within in bounds):
         return float(value)
-    raise ValueError(f"`{name}` must be a finite number{_said(bounds)}, got {value!r}.")
+    raise ValueError(f"`{name}` must be a finite number{_describe(bounds)}, got {value!r}.")
 
 
 def whole_number(
@@ -58,7 +58,22 @@ def whole_number(
     fits = isinstance(value, Integral) and not isinstance(value, bool)
     if fits and all(within(value) for _, within in bounds):
         return int(value)
-    raise ValueError(f"`{name}` must be a whole number{_said(bounds)}, got {value!r}.")
+    raise ValueError(f"`{name}` must be a whole number{_describe(bounds)}, got {value!r}.")
+
+
+def boolean(name: str, value: Any) -> bool:
+    """Return ``value``; the string ``'false'`` is true to Python and is refused.
+
+    >>> boolean("per_image", "false")
+    Traceback (most recent call last):
+    ValueError: `per_image` must be True or False, got 'false'.
+
+    Raises:
+        ValueError: If it is neither True nor False.
+    """
+    if value is not True and value is not False:
+        raise ValueError(f"`{name}` must be True or False, got {value!r}.")
+    return value
 
 
 def choice(name: str, value: Any, choices: Collection[str]) -> Any:
@@ -71,7 +86,7 @@ def choice(name: str, value: Any, choices: Collection[str]) -> Any:
     Raises:
         ValueError: If it is not one of ``choices``.
     """
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}.")
     return value
 
@@ -86,5 +101,5 @@ def _bounds(at_least: Any, above: Any, at_most: Any, below: Any) -> list[tuple[s
     return [(words, within) for words, bound, within in bounds if bound is not None]
 
 
-def _said(bounds: list[tuple[str, Any]]) -> str:
+def _describe(bounds: list[tuple[str, Any]]) -> str:
     return "".join(f" {'and ' * (n > 0)}{words}" for n, (words, _) in enumerate(bounds))
