@@ -107,7 +107,7 @@ def test_difficulties_of_other_classes_are_named():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(tau=-1), "`tau` must be at least 0, or one of 'dynamic', 'dynamic_code', got -1"),
+        (dict(tau=-1), "`tau` must be a finite number of at least 0, got -1"),
         (dict(tau="adaptive"), "`tau` must be one of 'dynamic', 'dynamic_code', got 'adaptive'"),
         (dict(normalize="sum"), "`normalize` must be one of 'weight', 'count', got 'sum'"),
     ],

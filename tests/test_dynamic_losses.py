@@ -143,17 +143,29 @@ def test_sigmoid_equalization_equals_torch():
 @pytest.mark.parametrize(
     ("cls", "arguments", "message"),
     [
-        (EqualizationLoss, dict(gamma=1.5), r"`gamma` must be a probability in \[0, 1\], got 1.5"),
-        (EqualizationLoss, dict(threshold=5), r"`threshold` must be a share of the training samples"),
-        (SigmoidEqualizationLoss, dict(threshold=-1), r"`threshold` must be a share of the training samples"),
-        (SeesawLoss, dict(p=-1), "`p` must be at least 0, got -1"),
-        (SeesawLoss, dict(q=-0.1), "`q` must be at least 0, got -0.1"),
-        (GHMCLoss, dict(bins=0), "`bins` must be a whole number above 0, got 0"),
-        (GHMCLoss, dict(momentum=1), r"`momentum` must lie in \[0, 1\), got 1"),
+        (
+            EqualizationLoss,
+            dict(gamma=1.5),
+            r"`gamma` must be a finite number of at least 0 and at most 1, got 1.5",
+        ),
+        (
+            EqualizationLoss,
+            dict(threshold=5),
+            r"`threshold` must be a finite number of at least 0 and at most 1",
+        ),
+        (
+            SigmoidEqualizationLoss,
+            dict(threshold=-1),
+            r"`threshold` must be a finite number of at least 0 and at most 1",
+        ),
+        (SeesawLoss, dict(p=-1), "`p` must be a finite number of at least 0, got -1"),
+        (SeesawLoss, dict(q=-0.1), "`q` must be a finite number of at least 0, got -0.1"),
+        (GHMCLoss, dict(bins=0), "`bins` must be a whole number of at least 1, got 0"),
+        (GHMCLoss, dict(momentum=1), r"`momentum` must be a finite number of at least 0 and below 1, got 1"),
         (GHMCLoss, dict(divide_by="all"), "`divide_by` must be one of 'bins', 'non_empty_bins', got 'all'"),
-        (InfluenceBalancedLoss, dict(scale=0), "`scale` must be above 0, got 0"),
-        (InfluenceBalancedLoss, dict(gamma=-1), "`gamma` must be at least 0, got -1"),
-        (InfluenceBalancedLoss, dict(start_epoch=0.5), "`start_epoch` must be a whole number, at least 0"),
+        (InfluenceBalancedLoss, dict(scale=0), "`scale` must be a finite number above 0, got 0"),
+        (InfluenceBalancedLoss, dict(gamma=-1), "`gamma` must be a finite number of at least 0, got -1"),
+        (InfluenceBalancedLoss, dict(start_epoch=0.5), "`start_epoch` must be a whole number of at least 0"),
     ],
 )
 def test_wrong_settings_are_named(cls, arguments, message):

@@ -169,13 +169,13 @@ def test_class_balanced_focal_of_cui():
 @pytest.mark.parametrize(
     ("cls", "arguments", "message"),
     [
-        (FocalLoss, dict(gamma=-0.1), "`gamma` must not be negative, got -0.1"),
-        (FocalLoss, dict(gamma="2"), "`gamma` must be a finite number, got '2'"),
-        (SigmoidFocalLoss, dict(gamma=-1), "`gamma` must not be negative"),
+        (FocalLoss, dict(gamma=-0.1), "`gamma` must be a finite number of at least 0, got -0.1"),
+        (FocalLoss, dict(gamma="2"), "`gamma` must be a finite number of at least 0, got '2'"),
+        (SigmoidFocalLoss, dict(gamma=-1), "`gamma` must be a finite number of at least 0"),
         (
             SigmoidFocalLoss,
             dict(alpha=-1),
-            r"`alpha` must lie in \[0, 1\], or be None for no balance, got -1",
+            r"`alpha` must be a finite number of at least 0 and at most 1, got -1",
         ),
     ],
 )

@@ -140,7 +140,7 @@ def test_median_frequency_uses_the_totals():
             dict(class_weight="weights.json"),
             "`class_weight` names the file 'weights.json', which does not exist",
         ),
-        (dict(beta=1.0), r"`beta` must lie in \[0, 1\), got 1.0"),
+        (dict(beta=1.0), r"`beta` must be a finite number of at least 0 and below 1, got 1.0"),
         (dict(normalize="sum"), "`normalize` must be one of 'weight', 'count', got 'sum'"),
     ],
 )

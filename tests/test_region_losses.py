@@ -345,14 +345,14 @@ def on_rank(rank, cls, settings, pred, target):
     ("cls", "arguments", "message"),
     [
         (DiceLoss, dict(power=3), "`power` must be 1 or 2, got 3"),
-        (DiceLoss, dict(smooth=-1), "`smooth` must be a number or two, none negative, got -1"),
+        (DiceLoss, dict(smooth=-1), "`smooth` must be a finite number of at least 0, got -1"),
         (
             DiceLoss,
             dict(smooth=(1, 2, 3)),
             r"`smooth` must be a number or two, none negative, got \(1, 2, 3\)",
         ),
-        (IoULoss, dict(smooth="1"), "`smooth` must be a finite number, got '1'"),
-        (TverskyLoss, dict(alpha=-0.1), "`alpha` and `beta` must not be negative nor both 0, got alpha=-0.1"),
+        (IoULoss, dict(smooth="1"), "`smooth` must be a finite number of at least 0, got '1'"),
+        (TverskyLoss, dict(alpha=-0.1), "`alpha` must be a finite number of at least 0, got -0.1"),
         (TverskyLoss, dict(alpha=0, beta=0), "nor both 0, got alpha=0, beta=0"),
         *(
             (cls, dict(classes=classes), "`classes` must be 'present', 'all' or different classes as numbers")

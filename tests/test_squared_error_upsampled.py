@@ -79,9 +79,9 @@ def test_float32_equals_materialised_to_rounding(small, large, align_corners):
 @pytest.fixture
 def small_pieces(monkeypatch):
     monkeypatch.setitem(upsampled.STRIP, "cpu", 50)
-    upsampled._idle.cache_clear()
+    upsampled._WORKSPACES.clear()
     yield
-    upsampled._idle.cache_clear()
+    upsampled._WORKSPACES.clear()
 
 
 def test_strips_of_labels_and_groups_of_channels_add_up(small_pieces):
@@ -114,8 +114,8 @@ def test_the_number_of_threads_is_left_as_it_was(two_threads):
 
 def test_threads_share_images_whose_outputs_fill_a_piece(two_threads, small_pieces, monkeypatch):
     shares = []
-    plain = upsampled._shared
-    monkeypatch.setattr(upsampled, "_shared", lambda *args: shares.append(args[2]) or plain(*args))
+    plain = upsampled._in_threads
+    monkeypatch.setattr(upsampled, "_in_threads", lambda *args: shares.append(args[2]) or plain(*args))
     for samples in (1, 2, 3, 5):
         pred, target = batch((samples, 31, 17), 3, outputs=(5, 6))
         check(outlying(3), pred, target, weight=torch.rand(target.shape))
@@ -127,7 +127,7 @@ def test_threads_share_images_whose_outputs_fill_a_piece(two_threads, small_piec
 
 
 def test_two_heads_keep_their_buffers(monkeypatch):
-    upsampled._idle.cache_clear()
+    upsampled._WORKSPACES.clear()
     made = []
 
     build = upsampled.ImageLoss
@@ -154,7 +154,7 @@ def test_callers_in_several_threads_do_not_meet_in_kept_buffers():
 
 
 def test_training_follows_evaluation_in_inference_mode():
-    upsampled._idle.cache_clear()
+    upsampled._WORKSPACES.clear()
     upsampled.axis_taps.cache_clear()
     pred, target = batch((2, 31, 17), 3, outputs=(5, 6))
     with torch.inference_mode():

@@ -1,28 +1,65 @@
-"""Cross entropy and what re-weights it by class."""
+"""Softmax cross entropy, optionally weighted by class."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmseol.losses.base.class_loss import Normalize, Reduction
 from mmseol.losses.base.weighted import WeightedClassLoss
 from mmseol.registry import MODELS
 
-__all__ = ["CrossEntropyLoss"]
+__all__ = ["CrossEntropyLoss", "cross_entropy"]
 
 
 @MODELS.register_module()
 class CrossEntropyLoss(WeightedClassLoss):
     r"""Softmax cross entropy :math:`-w_y \log p_y`, optionally weighted by class.
 
-    Ignored positions enter neither the sum nor the divisor (mmseg's own divides by them too unless
+    Ignored elements enter neither the sum nor the divisor (mmseg's own divides by them too unless
     ``avg_non_ignore=True``).
 
+    >>> import torch
+    >>> loss = CrossEntropyLoss(class_weight="inverse_frequency", class_counts=[30, 10])
+    >>> loss(torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1]))
+    tensor(0.5516)
+
     Args:
-        **kwargs: Class weights, see :class:`~mmseol.losses.WeightedClassLoss`, and arguments of
-            every loss, see :class:`~mmseol.losses.ClassLoss`.
+        class_weight: As of :class:`~mmseol.losses.WeightedClassLoss`; so are ``beta`` and ``normalize``.
+        class_counts: As of :class:`~mmseol.losses.ClassLoss`; so are the arguments after it.
     """
 
     def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        """Return the weighted cross entropy at every position, (N, *)."""
+        """Return the weighted cross entropy of every element, (N, *)."""
         return F.cross_entropy(pred, target, weight=self.class_weight_like(pred), reduction="none")
+
+
+def cross_entropy(
+    pred: Tensor,
+    target: Tensor,
+    class_weight: Any = None,
+    *,
+    normalize: Normalize = "weight",
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""Return the softmax cross entropy :math:`-w_y \log p_y`, as :class:`CrossEntropyLoss`.
+
+    >>> import torch
+    >>> cross_entropy(torch.zeros(2, 4), torch.tensor([0, 255]), ignore_index=255)
+    tensor(1.3863)
+
+    Args:
+        pred: Raw outputs, (N, K, *).
+        target: Labels, integer (N, *), or soft labels, (N, K, *).
+        class_weight: Weights :math:`w`, (K,).
+        normalize: As of :class:`~mmseol.losses.WeightedClassLoss`.
+        weight: Factor of each element, (N, *), or of each sample, (N,).
+        ignore_index: Label of the elements to leave out.
+        reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per element, (N, *).
+    """
+    loss = CrossEntropyLoss(class_weight, normalize=normalize, ignore_index=ignore_index, reduction=reduction)
+    return loss(pred, target, weight)

@@ -1,4 +1,4 @@
-"""Cross entropy weighted by how difficult each class is at present."""
+"""Cross entropy weighted by the present difficulty of each class."""
 
 from __future__ import annotations
 
@@ -9,22 +9,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmseol.losses.base.class_loss import Normalize, Reduction
+from mmseol.losses.base.counted import to_numpy
 from mmseol.losses.base.stateful import StatefulLoss
-from mmseol.losses.base.weighted import Normalize
 from mmseol.registry import MODELS
 from mmseol.utils.checks import choice, number
 
-__all__ = ["CDBLoss", "difficulty_weights"]
+__all__ = ["CDBLoss", "cdb_loss", "difficulty_weights"]
 
 Dynamic = Literal["dynamic", "dynamic_code"]
 
 
 def difficulty_weights(difficulty: Tensor, tau: float | Dynamic) -> Tensor:
-    r"""Return :math:`w_k = K d_k^\tau / \sum_j d_j^\tau`, (K,); ones where no class is difficult.
+    r"""Return :math:`w_k = K d_k^\tau / \sum_j d_j^\tau`, (K,); ones if no class has any difficulty.
+
+    >>> difficulty_weights(torch.tensor([0.1, 0.3]), tau=1.0)
+    tensor([0.5000, 1.5000])
 
     Args:
         difficulty: :math:`d_k`, 1 - accuracy, within 0..1, (K,).
-        tau: As in :class:`CDBLoss`.
+        tau: As of :class:`CDBLoss`.
     """
     if isinstance(tau, str):
         accuracy = 1 - difficulty
@@ -39,38 +43,58 @@ def difficulty_weights(difficulty: Tensor, tau: float | Dynamic) -> Tensor:
 
 @MODELS.register_module()
 class CDBLoss(StatefulLoss):
-    r"""Class-wise difficulty-balanced cross entropy: classes weigh by what is still wrong about them.
+    r"""Class-wise difficulty-balanced cross entropy: classes with more errors have larger weights.
 
     .. math:: L = \frac1N \sum_i -w_{y_i} \log p_{i y_i}, \qquad w_k = K \frac{d_k^\tau}{\sum_j d_j^\tau}
 
     where :math:`d_k` is 1 - accuracy of class k on validation data (its recall there). Source: Sinha,
     Ohashi & Nakamura, "Class-Wise Difficulty-Balanced Loss for Solving Class-Imbalance", ACCV 2020, and the
-    authors' code (hitachi-rd-cv/CDB-loss). ``mmseol.ClassDifficultyHook`` tells the difficulty after each
+    authors' code (hitachi-rd-cv/CDB-loss). ``mmseol.ClassDifficultyHook`` sets the difficulty after each
     validation; until then every :math:`d_k` is 1 and the loss is cross entropy. A class without error has
     weight 0; if no class has an error, all weights are 1 (the authors' code gives NaN).
+
+    >>> loss = CDBLoss(tau=1.0)
+    >>> loss.set_class_difficulty([0.1, 0.3])
+    >>> loss(torch.zeros(2, 2), torch.tensor([0, 1]), reduction_override="none")
+    tensor([0.3466, 1.0397])
 
     Args:
         tau: Power :math:`\tau`, at least 0; 0 gives cross entropy. ``'dynamic'`` is the paper's
             :math:`2 \sigma(b)`, :math:`b = \max a / (\min a + 0.01) - 1` with accuracies :math:`a = 1 - d`.
             ``'dynamic_code'`` is :math:`\sigma(b + 1)`, which the authors' CIFAR and EGTEA scripts run.
-        normalize: ``'count'`` divides by the number of valid positions (paper, CIFAR script); ``'weight'``
+        normalize: ``'count'`` divides by the number of valid elements (paper, CIFAR script); ``'weight'``
             by the sum of their class weights (the authors' ImageNet-LT script).
-        **kwargs: Arguments of every loss, see :class:`~mmseol.losses.ClassLoss`.
+        class_counts: As of :class:`~mmseol.losses.ClassLoss`; so are the arguments after it.
     """
 
     required_hooks = ("mmseol.ClassDifficultyHook",)
     state_name = "class_difficulty"
     class_difficulty: Tensor | None
 
-    def __init__(self, tau: float | Dynamic = 1.5, normalize: Normalize = "count", **kwargs: Any) -> None:
-        names = get_args(Dynamic)
-        self.tau: float | Dynamic = choice("tau", tau, names) if isinstance(tau, str) else number("tau", tau)
-        if not isinstance(self.tau, str) and self.tau < 0:
-            raise ValueError(
-                f"`tau` must be at least 0, or one of {', '.join(map(repr, names))}, got {tau!r}."
-            )
+    def __init__(
+        self,
+        tau: float | Dynamic = 1.5,
+        normalize: Normalize = "count",
+        *,
+        class_counts: Any = None,
+        ignore_index: int = -100,
+        loss_weight: float = 1.0,
+        reduction: Reduction = "mean",
+        loss_name: str | None = None,
+        sync_avg_factor: bool = False,
+    ) -> None:
+        self.tau: float | Dynamic = (
+            choice("tau", tau, get_args(Dynamic)) if isinstance(tau, str) else number("tau", tau, at_least=0)
+        )
         self.normalize = choice("normalize", normalize, get_args(Normalize))
-        super().__init__(**kwargs)
+        super().__init__(
+            class_counts=class_counts,
+            ignore_index=ignore_index,
+            loss_weight=loss_weight,
+            reduction=reduction,
+            loss_name=loss_name,
+            sync_avg_factor=sync_avg_factor,
+        )
 
     def initial_state(self, num_classes: int) -> Tensor:
         """Return the difficulty before it is known: 1 for every class."""
@@ -82,8 +106,7 @@ class CDBLoss(StatefulLoss):
         Raises:
             ValueError: If they do not lie in [0, 1] or are not one per class.
         """
-        values = difficulty.detach().cpu().numpy() if isinstance(difficulty, Tensor) else difficulty
-        values = np.asarray(values, dtype=np.float64)
+        values = np.asarray(to_numpy(difficulty), dtype=np.float64)
         size = values.size if self.class_difficulty is None else self.class_difficulty.numel()
         if values.ndim != 1 or values.size < 2 or values.size != size:
             raise ValueError(
@@ -101,14 +124,40 @@ class CDBLoss(StatefulLoss):
         """Class weights, float64 (K,), or ``None`` until the number of classes is known."""
         return None if self.class_difficulty is None else difficulty_weights(self.class_difficulty, self.tau)
 
-    def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        """Return the weighted cross entropy at every position, (N, *)."""
-        assert self.class_weight is not None
-        return F.cross_entropy(pred, target, weight=self.class_weight.to(pred), reduction="none")
+    def current_class_weight(self) -> Tensor | None:
+        """Return the weights of the present difficulties, float64 (K,)."""
+        return self.class_weight
 
-    def divisor(self, target: Tensor, valid: Tensor) -> Tensor:
-        """Return the number of valid positions, or the sum of their class weights unless labels are soft."""
-        if self.normalize == "count" or target.dim() > valid.dim():
-            return super().divisor(target, valid)
-        assert self.class_weight is not None
-        return (self.class_weight.to(target.device)[target] * valid).sum()
+    def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        """Return the weighted cross entropy of every element, (N, *)."""
+        return F.cross_entropy(pred, target, weight=self.class_weight_like(pred), reduction="none")
+
+
+def cdb_loss(
+    pred: Tensor,
+    target: Tensor,
+    difficulty: Any,
+    tau: float | Dynamic = 1.5,
+    *,
+    normalize: Normalize = "count",
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""Return :math:`-K \frac{d_y^\tau}{\sum_j d_j^\tau} \log p_y`, as :class:`CDBLoss`.
+
+    >>> cdb_loss(torch.zeros(1, 2), torch.tensor([1]), difficulty=[0.1, 0.3], tau=1.0)
+    tensor(1.0397)
+
+    Args:
+        pred: Raw outputs, (N, K, *).
+        target: Labels, integer (N, *), or soft labels, (N, K, *).
+        difficulty: :math:`d_k`, 1 - accuracy of each class, (K,).
+        tau: As of :class:`CDBLoss`; so is ``normalize``.
+        weight: Factor of each element, (N, *), or of each sample, (N,).
+        ignore_index: Label of the elements to leave out.
+        reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per element, (N, *).
+    """
+    loss = CDBLoss(tau, normalize, ignore_index=ignore_index, reduction=reduction)
+    loss.set_class_difficulty(difficulty)
+    return loss(pred, target, weight)

@@ -1,4 +1,4 @@
-"""Focal loss, on the softmax and one class against the rest."""
+"""Focal loss, on the softmax and of each class against the rest."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmseol.losses.base.class_loss import Normalize, Reduction
 from mmseol.losses.base.weighted import WeightedClassLoss
-from mmseol.losses.ops.autograd import with_slopes
-from mmseol.losses.ops.inputs import chunks, with_channels
+from mmseol.losses.ops.autograd import with_elementwise_gradient
+from mmseol.losses.ops.inputs import by_class, chunks, with_channels
 from mmseol.registry import MODELS
-from mmseol.utils.checks import number
+from mmseol.utils.checks import boolean, number
 
-__all__ = ["FocalLoss", "SigmoidFocalLoss"]
-
-
-def focusing(gamma: float) -> float:
-    gamma = number("gamma", gamma)
-    if gamma < 0:
-        raise ValueError(f"`gamma` must not be negative, got {gamma}. 0 is cross entropy, the paper's is 2.")
-    return gamma
+__all__ = ["FocalLoss", "SigmoidFocalLoss", "focal_loss", "sigmoid_focal_loss"]
 
 
 def power(miss: Tensor, gamma: float) -> Tensor:
-    """Return ``miss ** gamma``; below an exponent of 1 its slope at 0 is infinite, which times 0 is NaN."""
+    """Return ``miss ** gamma`` with a finite derivative.
+
+    Below an exponent of 1 the derivative at 0 is infinite, and times 0 it would be NaN.
+
+    >>> power(torch.tensor([0.0, 4.0]), 0.5)
+    tensor([1.0842e-19, 2.0000e+00])
+    """
     return miss.clamp_min(torch.finfo(miss.dtype).tiny).pow(gamma) if gamma < 1 else miss.pow(gamma)
 
 
@@ -37,19 +37,22 @@ class FocalLoss(WeightedClassLoss):
     place of their sigmoid (:class:`SigmoidFocalLoss`). Soft labels t: :math:`\sum_k t_k w_k (1 - p_k)^\gamma
     (-\log p_k)`. ``gamma=0`` is :class:`~mmseol.losses.CrossEntropyLoss`.
 
-    Ports of this loss differ in what the modulator :math:`(1 - p)^\gamma` does. With ``weight_in_modulator``
+    Ports of this loss differ in the modulator :math:`(1 - p)^\gamma`. With ``weight_in_modulator``
     it is :math:`(1 - e^{-c})^\gamma c` of the weighted :math:`c = -w_y \log p_y`, as in the code of LDAM-DRW
     (with ``normalize='count'``); with ``detach_modulator`` no gradient flows through it. The authors' softmax
     layer in Caffe2 is ``class_weight=[0.75, 0.25, 0.25, ...]``, background first, with the number of
-    foreground positions as ``avg_factor``.
+    foreground elements as ``avg_factor``.
+
+    >>> FocalLoss(gamma=2.0)(torch.tensor([[0.0, 0.0], [9.0, 0.0]]), torch.tensor([0, 0]))
+    tensor(0.0866)
 
     Args:
-        gamma: Exponent, not negative: the larger, the less an easy position counts.
-        class_weight: As of :class:`~mmseol.losses.WeightedClassLoss`.
+        gamma: Exponent, not negative; the larger, the smaller the weight of an easy element. The paper's is
+            2, and 0 is cross entropy.
+        class_weight: As of :class:`~mmseol.losses.WeightedClassLoss`; so are ``beta`` and ``normalize``.
         detach_modulator: Whether the modulator is a constant to the gradient.
         weight_in_modulator: Whether the class weight enters the modulator too.
-        **kwargs: Class weights, see :class:`~mmseol.losses.WeightedClassLoss`, and arguments of
-            every loss, see :class:`~mmseol.losses.ClassLoss`.
+        class_counts: As of :class:`~mmseol.losses.ClassLoss`; so are the arguments after it.
     """
 
     def __init__(
@@ -58,18 +61,36 @@ class FocalLoss(WeightedClassLoss):
         class_weight: Any = None,
         detach_modulator: bool = False,
         weight_in_modulator: bool = False,
-        **kwargs: Any,
+        *,
+        beta: float = 0.9999,
+        normalize: Normalize = "weight",
+        class_counts: Any = None,
+        ignore_index: int = -100,
+        loss_weight: float = 1.0,
+        reduction: Reduction = "mean",
+        loss_name: str | None = None,
+        sync_avg_factor: bool = False,
     ) -> None:
-        self.gamma = focusing(gamma)
-        self.detach_modulator = detach_modulator
-        self.weight_in_modulator = weight_in_modulator
-        super().__init__(class_weight, **kwargs)
+        self.gamma = number("gamma", gamma, at_least=0)
+        self.detach_modulator = boolean("detach_modulator", detach_modulator)
+        self.weight_in_modulator = boolean("weight_in_modulator", weight_in_modulator)
+        super().__init__(
+            class_weight,
+            beta,
+            normalize,
+            class_counts=class_counts,
+            ignore_index=ignore_index,
+            loss_weight=loss_weight,
+            reduction=reduction,
+            loss_name=loss_name,
+            sync_avg_factor=sync_avg_factor,
+        )
 
     def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        """Return the weighted focal loss at every position, (N, *)."""
+        """Return the weighted focal loss of every element, (N, *)."""
         weight = self.class_weight_like(pred)
         if target.dim() == pred.dim():
-            weight = None if weight is None else weight.view(1, -1, *[1] * (pred.dim() - 2))
+            weight = None if weight is None else by_class(weight, pred)
             return (target * self._focal(-F.log_softmax(pred, 1), weight)).sum(1)
         entropy = F.cross_entropy(pred, target, reduction="none")
         return self._focal(entropy, None if weight is None else weight[target])
@@ -87,62 +108,86 @@ class SigmoidFocalLoss(WeightedClassLoss):
 
     :math:`q_k` is :math:`\sigma(a_k)` and :math:`\alpha_k = \alpha` at the label, :math:`1 - \sigma(a_k)` and
     :math:`1 - \alpha` at the other classes; soft and multi-hot labels mix them as
-    :func:`torchvision.ops.sigmoid_focal_loss`. The mean runs over valid positions of the sum over classes;
-    torchvision's and fvcore's runs over classes too and is 1/K of this. Detectors divide by the positions
+    :func:`torchvision.ops.sigmoid_focal_loss`. The mean runs over valid elements of the sum over classes;
+    torchvision's and fvcore's runs over classes too and is 1/K of this. Detectors divide by the elements
     with an object instead: pass their number as ``avg_factor``.
 
     Source: Lin et al., ICCV 2017, Eq. (4), (5). The class-balanced focal loss of Cui et al., CVPR 2019,
     Eq. (13), is ``alpha=None, gamma=1, class_weight='effective_number', normalize='count'``. Predict with
     argmax.
 
+    >>> SigmoidFocalLoss(alpha=None, gamma=0.0)(torch.zeros(1, 3), torch.tensor([1]))
+    tensor(2.0794)
+
     Args:
-        alpha: Share of the label's own term, in [0, 1]; ``None`` weights all terms by 1 (-1 in fvcore).
+        alpha: Weight of the label's term, in [0, 1]; ``None`` weights all terms by 1 (-1 in fvcore).
         gamma: Exponent, not negative; 0 is binary cross entropy.
-        class_weight: As of :class:`~mmseol.losses.WeightedClassLoss`; a position's weight is its
-            label's.
-        **kwargs: Class weights, see :class:`~mmseol.losses.WeightedClassLoss`, and arguments of
-            every loss, see :class:`~mmseol.losses.ClassLoss`.
+        class_weight: As of :class:`~mmseol.losses.WeightedClassLoss`, where an element's weight is that of
+            its label; so are ``beta`` and ``normalize``.
+        class_counts: As of :class:`~mmseol.losses.ClassLoss`; so are the arguments after it.
     """
 
     def __init__(
-        self, alpha: float | None = 0.25, gamma: float = 2.0, class_weight: Any = None, **kwargs: Any
+        self,
+        alpha: float | None = 0.25,
+        gamma: float = 2.0,
+        class_weight: Any = None,
+        *,
+        beta: float = 0.9999,
+        normalize: Normalize = "weight",
+        class_counts: Any = None,
+        ignore_index: int = -100,
+        loss_weight: float = 1.0,
+        reduction: Reduction = "mean",
+        loss_name: str | None = None,
+        sync_avg_factor: bool = False,
     ) -> None:
-        self.gamma = focusing(gamma)
-        self.alpha = None if alpha is None else number("alpha", alpha)
-        if self.alpha is not None and not 0 <= self.alpha <= 1:
-            raise ValueError(f"`alpha` must lie in [0, 1], or be None for no balance, got {alpha!r}.")
-        super().__init__(class_weight, **kwargs)
+        self.gamma = number("gamma", gamma, at_least=0)
+        self.alpha = None if alpha is None else number("alpha", alpha, at_least=0, at_most=1)
+        super().__init__(
+            class_weight,
+            beta,
+            normalize,
+            class_counts=class_counts,
+            ignore_index=ignore_index,
+            loss_weight=loss_weight,
+            reduction=reduction,
+            loss_name=loss_name,
+            sync_avg_factor=sync_avg_factor,
+        )
 
     def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        """Return the sum over classes at every position, (N, *)."""
+        """Return the sum over classes of every element, (N, *)."""
         loss = self._soft(pred, target) if target.dim() == pred.dim() else self._hard(pred, target)
         weight = self.weight_of(pred, target)
         return loss if weight is None else loss * weight
 
     def _hard(self, pred: Tensor, target: Tensor) -> Tensor:
         with torch.no_grad():
-            value, slopes = pred.new_empty(target.shape), torch.empty_like(pred)
+            value, gradient = pred.new_empty(target.shape), torch.empty_like(pred)
             for where in chunks(pred):
-                part = with_channels(where)
-                value[where] = self._piece(pred[part], target[where].unsqueeze(1), slopes[part])
-        return with_slopes(value, pred, slopes, 1)
+                channels = with_channels(where)
+                value[where] = self._chunk_loss(
+                    pred[channels], target[where].unsqueeze(1), gradient[channels]
+                )
+        return with_elementwise_gradient(pred, value, gradient, 1)
 
-    def _piece(self, outputs: Tensor, index: Tensor, slopes: Tensor) -> Tensor:
-        """Return the loss of some positions and write the slopes."""
-        other, own = (1.0, 1.0) if self.alpha is None else (1 - self.alpha, self.alpha)
-        # The label's output with its sign turned is one more class to push down: no one-hot tensor.
-        push = outputs.scatter(1, index, -outputs.gather(1, index))
-        miss = push.sigmoid()
+    def _chunk_loss(self, outputs: Tensor, index: Tensor, gradient: Tensor) -> Tensor:
+        """Return the loss of the elements of a chunk and write their gradient."""
+        negative, positive = (1.0, 1.0) if self.alpha is None else (1 - self.alpha, self.alpha)
+        # With the sign of the label's output turned, every class is a negative: no one-hot tensor.
+        signed = outputs.scatter(1, index, -outputs.gather(1, index))
+        miss = signed.sigmoid()
         # The default threshold of 20 is too coarse for float64; below 88 the exponential stays finite.
-        terms = F.softplus(push, threshold=40)
+        terms = F.softplus(signed, threshold=40)
         # d/da q^g b = q^g (q + g (1 - q) b)
-        slope = torch.mul(terms, self.gamma, out=push).lerp_(push.new_ones(()), miss)
+        derivative = torch.mul(terms, self.gamma, out=signed).lerp_(signed.new_ones(()), miss)
         modulator = miss.pow_(self.gamma)
-        slope.mul_(modulator)
+        derivative.mul_(modulator)
         terms.mul_(modulator)
-        own_slope = slope.gather(1, index)
-        slopes.copy_(slope.mul_(other).scatter_(1, index, -own * own_slope))
-        return other * terms.sum(1) + (own - other) * terms.gather(1, index).squeeze(1)
+        label_derivative = derivative.gather(1, index)
+        gradient.copy_(derivative.mul_(negative).scatter_(1, index, -positive * label_derivative))
+        return negative * terms.sum(1) + (positive - negative) * terms.gather(1, index).squeeze(1)
 
     def _soft(self, pred: Tensor, target: Tensor) -> Tensor:
         miss = pred.sigmoid() * (1 - target) + (-pred).sigmoid() * target
@@ -150,3 +195,77 @@ class SigmoidFocalLoss(WeightedClassLoss):
         if self.alpha is not None:
             terms = terms * (self.alpha * target + (1 - self.alpha) * (1 - target))
         return terms.sum(1)
+
+
+def focal_loss(
+    pred: Tensor,
+    target: Tensor,
+    gamma: float = 2.0,
+    class_weight: Any = None,
+    *,
+    detach_modulator: bool = False,
+    weight_in_modulator: bool = False,
+    normalize: Normalize = "weight",
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""Return :math:`-w_y (1 - p_y)^\gamma \log p_y`, as :class:`FocalLoss`.
+
+    >>> focal_loss(torch.zeros(1, 2), torch.tensor([0]), gamma=2.0)
+    tensor(0.1733)
+
+    Args:
+        pred: Raw outputs, (N, K, *).
+        target: Labels, integer (N, *), or soft labels, (N, K, *).
+        gamma: Exponent, not negative; 0 is cross entropy.
+        class_weight: Weights :math:`w`, (K,).
+        detach_modulator: As of :class:`FocalLoss`; so are ``weight_in_modulator`` and ``normalize``.
+        weight: Factor of each element, (N, *), or of each sample, (N,).
+        ignore_index: Label of the elements to leave out.
+        reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per element, (N, *).
+    """
+    loss = FocalLoss(
+        gamma,
+        class_weight,
+        detach_modulator,
+        weight_in_modulator,
+        normalize=normalize,
+        ignore_index=ignore_index,
+        reduction=reduction,
+    )
+    return loss(pred, target, weight)
+
+
+def sigmoid_focal_loss(
+    pred: Tensor,
+    target: Tensor,
+    alpha: float | None = 0.25,
+    gamma: float = 2.0,
+    class_weight: Any = None,
+    *,
+    normalize: Normalize = "weight",
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""Return :math:`w_y \sum_k \alpha_k (1 - q_k)^\gamma (-\log q_k)`, as :class:`SigmoidFocalLoss`.
+
+    >>> sigmoid_focal_loss(torch.zeros(1, 3), torch.tensor([1]), alpha=None, gamma=0.0)
+    tensor(2.0794)
+
+    Args:
+        pred: Raw outputs, (N, K, *).
+        target: Labels, integer (N, *), or soft or multi-hot labels, (N, K, *).
+        alpha: Weight of the label's term, in [0, 1]; ``None`` weights all terms by 1.
+        gamma: Exponent, not negative; 0 is binary cross entropy.
+        class_weight: Weights :math:`w`, (K,).
+        normalize: As of :class:`~mmseol.losses.WeightedClassLoss`.
+        weight: Factor of each element, (N, *), or of each sample, (N,).
+        ignore_index: Label of the elements to leave out.
+        reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per element, (N, *).
+    """
+    loss = SigmoidFocalLoss(
+        alpha, gamma, class_weight, normalize=normalize, ignore_index=ignore_index, reduction=reduction
+    )
+    return loss(pred, target, weight)

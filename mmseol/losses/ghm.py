@@ -8,32 +8,36 @@ import torch
 from mmengine.dist import all_reduce
 from torch import Tensor
 
+from mmseol.losses.base.class_loss import Reduction
 from mmseol.losses.base.stateful import StatefulLoss
 from mmseol.losses.ops.binary_cross_entropy import binary_cross_entropy, sigmoid_residual
 from mmseol.losses.ops.inputs import is_compiling
 from mmseol.registry import MODELS
-from mmseol.utils.checks import choice, number
+from mmseol.utils.checks import choice, number, whole_number
 
-__all__ = ["GHMCLoss"]
+__all__ = ["GHMCLoss", "ghmc_loss"]
 
 DivideBy = Literal["bins", "non_empty_bins"]
 
 
 @MODELS.register_module()
 class GHMCLoss(StatefulLoss):
-    r"""GHM-C: binary cross entropies weighed down where many outputs have gradients of the same length.
+    r"""GHM-C: binary cross entropies with small weights where many outputs have gradients of the same norm.
 
     .. math:: L = \frac{1}{N K} \sum_{i,k} \frac{N K}{M R_{b(g_{ik})}}\, \mathrm{BCE}(\sigma(z_{ik}), t_{ik}),
         \qquad g = |\sigma(z) - t|
 
-    Each of the K classes is its own yes or no; :math:`R_b` of the N K outputs of the batch (ignored positions
-    left out) have a gradient length g in the b-th of M equal bins of [0, 1]. No gradient flows through the
-    weights. The loss is normalised over its batch: ``avg_factor`` is ignored. With ``sync_avg_factor=True``
-    the bins are counted over all ranks.
+    Each of the K classes is a binary problem of its own; :math:`R_b` of the N K outputs of the batch (without
+    ignored elements) have a gradient norm g in the b-th of M equal bins of [0, 1]. No gradient flows through
+    the weights. The loss is normalised over its batch: ``avg_factor`` is ignored. With
+    ``sync_avg_factor=True`` the bins are counted over all ranks.
 
     Source: Li, Liu & Wang, "Gradient Harmonized Single-stage Detector", AAAI 2019, Eq. (3) to (8). The
     authors' code (libuyu/mmdetection, and mmdet) divides by the number of bins that are not empty in place
     of M: ``divide_by='non_empty_bins'``.
+
+    >>> GHMCLoss(bins=2)(torch.tensor([[1.0, -1.0], [1.0, -1.0]]), torch.tensor([0, 1]))
+    tensor(0.8133)
 
     Args:
         bins: Number of bins M.
@@ -41,7 +45,7 @@ class GHMCLoss(StatefulLoss):
             :math:`R_b \leftarrow m R_b + (1 - m) \cdot` count, from 0, for bins that are not empty. The state
             is the buffer ``bin_counts``, which checkpoints carry; evaluation mode does not change it.
         divide_by: ``'bins'`` (paper) or ``'non_empty_bins'`` (authors' code).
-        **kwargs: Arguments of every loss, see :class:`~mmseol.losses.ClassLoss`.
+        class_counts: As of :class:`~mmseol.losses.ClassLoss`; so are the arguments after it.
     """
 
     takes_avg_factor = False
@@ -49,15 +53,29 @@ class GHMCLoss(StatefulLoss):
     bin_counts: Tensor | None
 
     def __init__(
-        self, bins: int = 10, momentum: float = 0.0, divide_by: DivideBy = "bins", **kwargs: Any
+        self,
+        bins: int = 10,
+        momentum: float = 0.0,
+        divide_by: DivideBy = "bins",
+        *,
+        class_counts: Any = None,
+        ignore_index: int = -100,
+        loss_weight: float = 1.0,
+        reduction: Reduction = "mean",
+        loss_name: str | None = None,
+        sync_avg_factor: bool = False,
     ) -> None:
-        if type(bins) is not int or bins < 1:
-            raise ValueError(f"`bins` must be a whole number above 0, got {bins!r}.")
-        self.bins, self.momentum = bins, number("momentum", momentum)
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"`momentum` must lie in [0, 1), got {momentum!r}.")
+        self.bins = whole_number("bins", bins, at_least=1)
+        self.momentum = number("momentum", momentum, at_least=0, below=1)
         self.divide_by = choice("divide_by", divide_by, get_args(DivideBy))
-        super().__init__(**kwargs)
+        super().__init__(
+            class_counts=class_counts,
+            ignore_index=ignore_index,
+            loss_weight=loss_weight,
+            reduction=reduction,
+            loss_name=loss_name,
+            sync_avg_factor=sync_avg_factor,
+        )
         self._allocate_state(0)
 
     def initial_state(self, num_classes: int) -> Tensor | None:
@@ -65,13 +83,13 @@ class GHMCLoss(StatefulLoss):
         return torch.zeros(self.bins, dtype=torch.float64) if self.momentum > 0 else None
 
     def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        """Return the mean over classes of the weighted binary cross entropies at every position, (N, *)."""
+        """Return the mean over classes of the weighted binary cross entropies of every element, (N, *)."""
         return binary_cross_entropy(pred, target, self._weights(pred, target, valid)) / pred.shape[1]
 
     @torch.no_grad()
     def _weights(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """Return N K / (M R) of the bin of every output, (N, K, *)."""
-        # int32 costs half of int64; a NaN becomes some bin, its loss stays NaN.
+        # int32 takes half the time of int64; a NaN gets an arbitrary bin, and its loss stays NaN.
         index = sigmoid_residual(pred, target).abs_().mul_(self.bins).to(torch.int32)
         index.clamp_(0, self.bins - 1)
         index.masked_fill_(~valid.unsqueeze(1), self.bins)
@@ -81,8 +99,8 @@ class GHMCLoss(StatefulLoss):
         total, filled = counts.sum(), counts > 0
         if self.momentum > 0:
             assert self.bin_counts is not None
-            moved = self.momentum * self.bin_counts + (1 - self.momentum) * counts
-            counts = torch.where(filled, moved, self.bin_counts)
+            averaged = self.momentum * self.bin_counts + (1 - self.momentum) * counts
+            counts = torch.where(filled, averaged, self.bin_counts)
             if self.training:
                 self.bin_counts.copy_(counts)
         parts = filled.sum() if self.divide_by == "non_empty_bins" else self.bins
@@ -97,3 +115,31 @@ def _count(index: Tensor, size: int) -> Tensor:
         ones = torch.ones((), dtype=torch.float64, device=index.device).expand(index.shape)
         return torch.zeros(size, dtype=torch.float64, device=index.device).index_add_(0, index, ones)
     return torch.bincount(index, minlength=size).double()
+
+
+def ghmc_loss(
+    pred: Tensor,
+    target: Tensor,
+    bins: int = 10,
+    *,
+    divide_by: DivideBy = "bins",
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""Return the gradient-harmonized binary cross entropy of a batch, as :class:`GHMCLoss` without momentum.
+
+    >>> ghmc_loss(torch.tensor([[1.0, -1.0], [1.0, -1.0]]), torch.tensor([0, 1]), bins=2)
+    tensor(0.8133)
+
+    Args:
+        pred: Raw outputs, (N, K, *).
+        target: Labels, integer (N, *), or soft or multi-hot labels, (N, K, *).
+        bins: Number of bins M.
+        divide_by: ``'bins'`` (paper) or ``'non_empty_bins'`` (authors' code).
+        weight: Factor of each element, (N, *), or of each sample, (N,).
+        ignore_index: Label of the elements to leave out.
+        reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per element, (N, *).
+    """
+    loss = GHMCLoss(bins, divide_by=divide_by, ignore_index=ignore_index, reduction=reduction)
+    return loss(pred, target, weight)

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmseol.losses.base.class_loss import ClassLoss, Reduction
-from mmseol.losses.base.weighted import Normalize, WeightedClassLoss
+from mmseol.losses.base.class_loss import Normalize, Reduction
+from mmseol.losses.base.weighted import WeightedClassLoss
 from mmseol.registry import MODELS
-from mmseol.utils.checks import number
+from mmseol.utils.checks import number, whole_number
 
-__all__ = ["InfluenceBalancedLoss"]
+__all__ = ["InfluenceBalancedLoss", "influence_balanced_loss"]
 
 _EPSILON = 1e-3
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -27,26 +27,28 @@ class InfluenceBalancedLoss(WeightedClassLoss):
         {\lVert p_i - t_i \rVert_1 \lVert h_i \rVert_1 + 10^{-3}}, \qquad c_i = -w_{y_i} \log p_{i y_i}
 
     where :math:`h_i` are the features that the classifier reads, and :math:`w \propto 1/n` sums to K. The
-    gradient flows through the influence too. ``mmseol.ClassifierFeatureHook`` hands over the features and
-    tells the epoch; before ``start_epoch`` the loss is plain, unweighted cross entropy. Used directly::
-
-        loss.set_features(h)  # (N, F, *), before each evaluation
-        loss(pred, target)
-
-    Features of a lower resolution than ``pred`` are brought to it by interpolation of :math:`\lVert h
-    \rVert_1`. They are dropped once the loss is evaluated, so that they hold no memory; an evaluation under
-    ``no_grad``, as mmseg's samplers do it before the real one, leaves them.
+    gradient flows through the influence too. ``mmseol.ClassifierFeatureHook`` sets the features and the
+    epoch; before ``start_epoch`` the loss is plain, unweighted cross entropy. Features of a lower resolution
+    than ``pred`` are brought to it by interpolation of :math:`\lVert h \rVert_1`. They are released after an
+    evaluation, so that they hold no memory; an evaluation under ``no_grad``, as mmseg's samplers do it before
+    the real one, keeps them.
 
     Source: Park et al., "Influence-Balanced Loss for Imbalanced Visual Classification", ICCV 2021, and the
     authors' code (pseulki/IB-Loss), which starts at epoch 100 of 200 with :math:`\alpha` 1000;
     ``gamma=1`` is their IB + focal.
 
+    >>> loss = InfluenceBalancedLoss(scale=1.0, class_counts=[10, 10])
+    >>> loss.set_features(torch.ones(1, 8))  # before each evaluation
+    >>> loss(torch.zeros(1, 2), torch.tensor([0]))
+    tensor(0.0866)
+
     Args:
         scale: :math:`\alpha`, above 0.
         gamma: Power of the focal factor, at least 0.
-        start_epoch: Epoch, from 0, where the influence begins to count.
-        class_weight: As in :class:`~mmseol.losses.WeightedClassLoss`; so are ``normalize``, where
-            the authors divide by the number, and further arguments.
+        start_epoch: Epoch, from 0, from which on the influence is used.
+        class_weight: As of :class:`~mmseol.losses.WeightedClassLoss`; so are ``normalize``, for which
+            the authors divide by the number, and ``beta``.
+        class_counts: As of :class:`~mmseol.losses.ClassLoss`; so are the arguments after it.
     """
 
     required_hooks = ("mmseol.ClassifierFeatureHook",)
@@ -58,32 +60,44 @@ class InfluenceBalancedLoss(WeightedClassLoss):
         start_epoch: int = 100,
         class_weight: Any = "inverse_frequency",
         normalize: Normalize = "count",
-        **kwargs: Any,
+        *,
+        beta: float = 0.9999,
+        class_counts: Any = None,
+        ignore_index: int = -100,
+        loss_weight: float = 1.0,
+        reduction: Reduction = "mean",
+        loss_name: str | None = None,
+        sync_avg_factor: bool = False,
     ) -> None:
-        self.scale, self.gamma = number("scale", scale), number("gamma", gamma)
-        if self.scale <= 0:
-            raise ValueError(f"`scale` must be above 0, got {scale!r}.")
-        if self.gamma < 0:
-            raise ValueError(f"`gamma` must be at least 0, got {gamma!r}.")
-        if type(start_epoch) is not int or start_epoch < 0:
-            raise ValueError(f"`start_epoch` must be a whole number, at least 0, got {start_epoch!r}.")
-        self.start_epoch = start_epoch
+        self.scale = number("scale", scale, above=0)
+        self.gamma = number("gamma", gamma, at_least=0)
+        self.start_epoch = whole_number("start_epoch", start_epoch, at_least=0)
         self._epoch: int | None = None
         self._norm: Tensor | None = None
         self._align_corners = False
-        super().__init__(class_weight=class_weight, normalize=normalize, **kwargs)
+        super().__init__(
+            class_weight,
+            beta,
+            normalize,
+            class_counts=class_counts,
+            ignore_index=ignore_index,
+            loss_weight=loss_weight,
+            reduction=reduction,
+            loss_name=loss_name,
+            sync_avg_factor=sync_avg_factor,
+        )
 
     @property
     def wants_features(self) -> bool:
-        """Whether the next evaluation needs features: not while it is known to be before the start."""
+        """Whether the next evaluation needs features; it does not before ``start_epoch``."""
         return self._epoch is None or self._epoch >= self.start_epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Say how many epochs are done."""
+        """Set the number of completed epochs."""
         self._epoch = epoch
 
     def set_features(self, features: Tensor, align_corners: bool = False) -> None:
-        """Take what the classifier reads, (N, F, *), for the next evaluation.
+        """Set the input of the classifier, (N, F, *), for the next evaluation.
 
         Args:
             align_corners: How the model interpolates outputs, if its features are of lower resolution.
@@ -99,6 +113,10 @@ class InfluenceBalancedLoss(WeightedClassLoss):
         self._norm = torch.linalg.vector_norm(features, ord=1, dim=1, dtype=dtype)
         self._align_corners = align_corners
 
+    def current_class_weight(self) -> Tensor | None:
+        """Return the class weights, or ``None`` before ``start_epoch``."""
+        return None if self._norm is None else super().current_class_weight()
+
     def evaluate(
         self,
         pred: Tensor,
@@ -108,7 +126,7 @@ class InfluenceBalancedLoss(WeightedClassLoss):
         reduction: Reduction,
         avg_factor: float | Tensor | None,
     ) -> Tensor:
-        """Return the loss, and let go of the features."""
+        """Return the loss and release the features."""
         if self._norm is None and self.wants_features:
             raise RuntimeError(
                 "`InfluenceBalancedLoss` needs the features that the classifier reads, and got none. Let the "
@@ -122,7 +140,7 @@ class InfluenceBalancedLoss(WeightedClassLoss):
         return loss
 
     def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        """Return the loss at every position, (N, *)."""
+        """Return the loss of every element, (N, *)."""
         entropy = F.cross_entropy(pred, target, reduction="none")
         if self._norm is None:
             return entropy
@@ -141,7 +159,7 @@ class InfluenceBalancedLoss(WeightedClassLoss):
         return loss
 
     def _norm_like(self, pred: Tensor) -> Tensor:
-        """Return the norm of the features at ``pred``'s positions, (N, *)."""
+        """Return the norm of the features of each of ``pred``'s elements, (N, *)."""
         assert self._norm is not None
         norm, shape = self._norm.to(pred.dtype), pred.shape[2:]
         if norm.dim() != pred.dim() - 1 or norm.shape[0] != pred.shape[0]:
@@ -155,8 +173,44 @@ class InfluenceBalancedLoss(WeightedClassLoss):
         norm = F.interpolate(norm.unsqueeze(1), shape, mode=mode, align_corners=self._align_corners)
         return norm.squeeze(1)
 
-    def divisor(self, target: Tensor, valid: Tensor) -> Tensor:
-        """Return the number of valid positions; with class weights and ``normalize='weight'`` their sum."""
-        if self._norm is None:
-            return ClassLoss.divisor(self, target, valid)
-        return super().divisor(target, valid)
+
+def influence_balanced_loss(
+    pred: Tensor,
+    target: Tensor,
+    features: Tensor,
+    scale: float = 1000.0,
+    gamma: float = 0.0,
+    *,
+    class_weight: Any = None,
+    normalize: Normalize = "count",
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""Return cross entropy divided by the sample's influence, as :class:`InfluenceBalancedLoss`.
+
+    >>> influence_balanced_loss(torch.zeros(1, 2), torch.tensor([0]), torch.ones(1, 8), scale=1.0)
+    tensor(0.0866)
+
+    Args:
+        pred: Raw outputs, (N, K, *).
+        target: Labels, integer (N, *), or soft labels, (N, K, *).
+        features: Input of the classifier, (N, F, *); the gradient flows through them too.
+        scale: :math:`\alpha`, above 0.
+        gamma: Power of the focal factor, at least 0.
+        class_weight: Weights :math:`w`, (K,); the authors' are proportional to 1/n and sum to K.
+        normalize: As of :class:`~mmseol.losses.WeightedClassLoss`.
+        weight: Factor of each element, (N, *), or of each sample, (N,).
+        ignore_index: Label of the elements to leave out.
+        reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per element, (N, *).
+    """
+    loss = InfluenceBalancedLoss(
+        scale,
+        gamma,
+        class_weight=class_weight,
+        normalize=normalize,
+        ignore_index=ignore_index,
+        reduction=reduction,
+    )
+    loss.set_features(features)
+    return loss(pred, target, weight)

@@ -1,8 +1,8 @@
-"""LADE: cross entropy with the prior, and a regulariser that disentangles the outputs from it."""
+"""LADE: cross entropy with the class prior and a regulariser that separates the outputs from the prior."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmseol.counting.counts import at_least_one
-from mmseol.losses.base.class_loss import ClassLoss
+from mmseol.losses.base.class_loss import ClassLoss, Reduction
+from mmseol.losses.ops.inputs import by_class
 from mmseol.registry import MODELS
 from mmseol.utils.checks import number
 
-__all__ = ["LADELoss"]
+__all__ = ["LADELoss", "lade_loss"]
 
 
 @MODELS.register_module()
@@ -24,26 +25,31 @@ class LADELoss(ClassLoss):
     .. math:: \frac1N \sum_i -\log \mathrm{softmax}(z_i + \log \pi)_{y_i}
         - a \sum_k \pi_k (A_k - B_k - \lambda B_k^2)
 
-    over the N valid positions of the batch, where :math:`\pi_k = n_k / \sum_j n_j` and
+    over the N valid elements of the batch, where :math:`\pi_k = n_k / \sum_j n_j` and
 
     .. math:: A_k = \frac{1}{N_k} \sum_{i: y_i = k} z_{ik}, \quad
         B_k = \log \frac1N \sum_i e^{z_{ik} - \log \pi_k - \log K}
 
-    with :math:`A_k = 0` for a class that the batch lacks. Soft labels :math:`t` enter as :math:`A_k =
-    \sum_i t_{ik} z_{ik} / \sum_i t_{ik}`. Predict with argmax of the raw :math:`z`.
+    with :math:`A_k = 0` for a class that is absent from the batch. Soft labels :math:`t` enter as
+    :math:`A_k = \sum_i t_{ik} z_{ik} / \sum_i t_{ik}`. Predict with argmax of the raw :math:`z`.
 
     Source: Hong et al., "Disentangling Label Distribution for Long-tailed Visual Recognition", CVPR 2021,
     and the authors' code (hyperconnect/LADE), whose guards against a logarithm or a division of 0 are
     kept: 1e-9 at :math:`\pi` and :math:`1 / K`, 1e-8 at :math:`N_k`.
 
-    The regulariser is normalised over the batch, so the loss ignores ``avg_factor``, and on several ranks
-    each has the regulariser of its own share. A position's loss is its cross entropy plus the regulariser,
-    so that their mean is the loss.
+    The regulariser is normalised over the batch, so the loss ignores ``avg_factor``, and with several ranks
+    each computes the regulariser of its own part of the batch. An element's loss is its cross entropy plus
+    the regulariser, so that their mean is the loss.
+
+    >>> import torch
+    >>> loss = LADELoss(remine_weight=0.0, class_counts=[3, 1])
+    >>> loss(torch.zeros(1, 2), torch.tensor([1]))
+    tensor(1.3863)
 
     Args:
         remine_weight: :math:`a`, at least 0.
         remine_lambda: :math:`\lambda`, at least 0; 0.01 on CIFAR-100 in the authors' code.
-        **kwargs: Arguments of every loss, see :class:`~mmseol.losses.ClassLoss`.
+        class_counts: As of :class:`~mmseol.losses.ClassLoss`; so are the arguments after it.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -51,39 +57,49 @@ class LADELoss(ClassLoss):
 
     takes_avg_factor = False
     derived = ("prior",)
+    counts_required: ClassVar[bool] = True
     prior: Tensor | None
 
-    def __init__(self, remine_weight: float = 0.1, remine_lambda: float = 0.1, **kwargs: Any) -> None:
-        self.remine_weight = number("remine_weight", remine_weight)
-        self.remine_lambda = number("remine_lambda", remine_lambda)
-        for name in ("remine_weight", "remine_lambda"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)!r}.")
-        super().__init__(**kwargs)
-
-    @property
-    def needs_counts(self) -> bool:
-        """Always: the prior follows from the counts."""
-        return True
+    def __init__(
+        self,
+        remine_weight: float = 0.1,
+        remine_lambda: float = 0.1,
+        *,
+        class_counts: Any = None,
+        ignore_index: int = -100,
+        loss_weight: float = 1.0,
+        reduction: Reduction = "mean",
+        loss_name: str | None = None,
+        sync_avg_factor: bool = False,
+    ) -> None:
+        self.remine_weight = number("remine_weight", remine_weight, at_least=0)
+        self.remine_lambda = number("remine_lambda", remine_lambda, at_least=0)
+        super().__init__(
+            class_counts=class_counts,
+            ignore_index=ignore_index,
+            loss_weight=loss_weight,
+            reduction=reduction,
+            loss_name=loss_name,
+            sync_avg_factor=sync_avg_factor,
+        )
 
     def update_from_counts(self, counts: np.ndarray, totals: np.ndarray | None) -> None:
-        """Work out the share of each class."""
+        """Compute the fraction of each class."""
         counts = at_least_one(counts, "the prior of LADELoss")
         self.set_derived("prior", counts / counts.sum())
 
     def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        """Return cross entropy plus regulariser at every position, (N, *)."""
+        """Return cross entropy plus regulariser of every element, (N, *)."""
         assert self.prior is not None
         log_prior = torch.log(self.prior + 1e-9).to(pred)
-        shift = log_prior.view(1, -1, *[1] * (pred.dim() - 2))
-        loss = F.cross_entropy(pred + shift, target, reduction="none")
+        loss = F.cross_entropy(pred + by_class(log_prior, pred), target, reduction="none")
         return loss.add_(self.remine_weight * self.regulariser(pred, target, valid, log_prior))
 
     def regulariser(self, pred: Tensor, target: Tensor, valid: Tensor, log_prior: Tensor) -> Tensor:
         r"""Return :math:`-\sum_k \pi_k (A_k - B_k - \lambda B_k^2)`, a scalar; 0 if nothing is valid."""
         assert self.prior is not None
         prior, classes, number_valid = self.prior.to(pred), pred.shape[1], valid.sum()
-        first = _mean_own_output(pred, target, valid, prior)
+        first = _mean_label_output(pred, target, valid, prior)
         second = _log_sum_exp(pred, valid)
         second = second - log_prior + np.log(1 / classes + 1e-9) - number_valid.clamp(min=1).to(pred).log()
         total = -first + (prior * (second + self.remine_lambda * second.square())).sum()
@@ -91,24 +107,61 @@ class LADELoss(ClassLoss):
 
 
 def _log_sum_exp(pred: Tensor, valid: Tensor) -> Tensor:
-    """Return the log-sum-exp of each class over the valid positions, (K,), finite where there is none.
+    """Return the log-sum-exp of each class over the valid elements, (K,), finite if there is none.
 
     As :func:`torch.logsumexp`, with less memory.
     """
-    positions = [0, *range(2, pred.dim())]
+    elements = [0, *range(2, pred.dim())]
     ignored = ~valid.unsqueeze(1)
-    largest = pred.detach().masked_fill(ignored, torch.finfo(pred.dtype).min).amax(positions, keepdim=True)
-    shares = (pred - largest).masked_fill_(ignored, -torch.inf).exp_().sum(positions)
-    return largest.flatten() + shares.clamp(min=torch.finfo(pred.dtype).tiny).log()
+    largest = pred.detach().masked_fill(ignored, torch.finfo(pred.dtype).min).amax(elements, keepdim=True)
+    sums = (pred - largest).masked_fill_(ignored, -torch.inf).exp_().sum(elements)
+    return largest.flatten() + sums.clamp(min=torch.finfo(pred.dtype).tiny).log()
 
 
-def _mean_own_output(pred: Tensor, target: Tensor, valid: Tensor, prior: Tensor) -> Tensor:
+def _mean_label_output(pred: Tensor, target: Tensor, valid: Tensor, prior: Tensor) -> Tensor:
     r"""Return :math:`\sum_k \pi_k A_k`."""
     if target.dim() == pred.dim():
-        positions = [0, *range(2, pred.dim())]
-        mass = target.sum(positions)
-        return (prior * (target * pred).sum(positions) / (mass + 1e-8)).sum()
-    # Counted in integers: float32 stops at 2^24 positions.
+        elements = [0, *range(2, pred.dim())]
+        mass = target.sum(elements)
+        return (prior * (target * pred).sum(elements) / (mass + 1e-8)).sum()
+    # Counted in integers: float32 stops at 2^24 elements.
     mass = torch.zeros_like(prior, dtype=torch.int64).index_add(0, target.flatten(), valid.flatten().long())
-    own = pred.gather(1, target.unsqueeze(1)).squeeze(1)
-    return ((prior / (mass.to(prior) + 1e-8))[target] * valid * own).sum()
+    label_output = pred.gather(1, target.unsqueeze(1)).squeeze(1)
+    return ((prior / (mass.to(prior) + 1e-8))[target] * valid * label_output).sum()
+
+
+def lade_loss(
+    pred: Tensor,
+    target: Tensor,
+    class_counts: Any,
+    remine_weight: float = 0.1,
+    remine_lambda: float = 0.1,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""Return prior cross entropy plus :math:`a` times the regulariser, as :class:`LADELoss`.
+
+    >>> import torch
+    >>> lade_loss(torch.zeros(1, 2), torch.tensor([1]), class_counts=[3, 1], remine_weight=0.0)
+    tensor(1.3863)
+
+    Args:
+        pred: Raw outputs, (N, K, *).
+        target: Labels, integer (N, *), or soft labels, (N, K, *).
+        class_counts: Training samples :math:`n_k` of each class, (K,).
+        remine_weight: :math:`a`, at least 0.
+        remine_lambda: :math:`\lambda`, at least 0.
+        weight: Factor of each element, (N, *), or of each sample, (N,).
+        ignore_index: Label of the elements to leave out.
+        reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per element, (N, *).
+    """
+    loss = LADELoss(
+        remine_weight,
+        remine_lambda,
+        class_counts=class_counts,
+        ignore_index=ignore_index,
+        reduction=reduction,
+    )
+    return loss(pred, target, weight)

@@ -2,125 +2,133 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from mmseol.losses.base.region import RegionLoss
-from mmseol.losses.ops.autograd import with_slopes
+from mmseol.losses.base.class_loss import Reduction
+from mmseol.losses.base.region import Classes, RegionLoss
+from mmseol.losses.ops.autograd import with_elementwise_gradient
 from mmseol.losses.ops.inputs import is_compiling
 from mmseol.registry import MODELS
 
-__all__ = ["LovaszHingeLoss", "LovaszSoftmaxLoss"]
+__all__ = ["LovaszHingeLoss", "LovaszSoftmaxLoss", "lovasz_hinge_loss", "lovasz_softmax_loss"]
 
 _ELEMENTS = 2**21
-"""Errors sorted at once: many classes of few pixels together, large maps class by class."""
+"""Errors sorted at once: small maps sort many classes together, large ones one class at a time."""
 
 
 class LovaszLoss(RegionLoss):
     r"""Lovász extension :math:`\sum_i m_{\pi_i} g_i` of the Jaccard loss of each class.
 
     :math:`m` are the errors of the pixels with respect to the class, :math:`\pi` sorts them, largest first,
-    and :math:`g_i` is what the i-th adds to the Jaccard loss of the pixels before it (Berman et al., CVPR
-    2018, Eq. (8), (9)). Each rank sorts its own pixels: several ranks equal one process with
-    ``per_image=True`` and ``sync_avg_factor=True`` alone.
+    and :math:`g_i` is the increase of the Jaccard loss by the i-th pixel (Berman et al., CVPR 2018, Eq. (8),
+    (9)). Each rank sorts its own pixels: several ranks equal one process only with ``per_image=True`` and
+    ``sync_avg_factor=True``.
     """
 
     soft_targets: ClassVar[bool] = False
 
     def scores(self, pred: Tensor) -> Tensor:
-        """Return what is compared with the labels, of ``pred``'s shape."""
+        """Return the scores that are compared with the labels, of ``pred``'s shape."""
         raise NotImplementedError
 
     def errors(self, scores: Tensor, truth: Tensor) -> Tensor:
-        """Return the errors of scores, none negative, that grow by 1 per unit in the wrong direction.
+        """Return the errors of scores, not negative, which increase by 1 per unit in the wrong direction.
 
         Args:
-            scores: Of some classes at every pixel, (C, P).
-            truth: Whether the pixel is labelled as the class, (C, P).
+            scores: Scores of some classes for every pixel, (C, P).
+            truth: Mask of the pixels labelled as the class, (C, P).
         """
         raise NotImplementedError
 
-    def class_losses(self, pred: Tensor, target: Tensor, measure: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the Lovász extension of every class and which are present, (B, K)."""
+    def class_losses(self, pred: Tensor, target: Tensor, pixel_weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the Lovász extension of every class and the mask of the classes present, (B, K)."""
         n, k = pred.shape[:2]
-        target, measure = target.reshape(n, -1), measure.reshape(n, -1).double()
+        target, pixel_weight = target.reshape(n, -1), pixel_weight.reshape(n, -1).double()
         scores = self.scores(pred.reshape(n, k, -1))
         groups = [slice(i, i + 1) for i in range(n)] if self.per_image else [slice(None)]
-        values, presence, slopes = scores.new_zeros(len(groups), k), [], torch.zeros_like(scores)
+        values, presence, gradient = scores.new_zeros(len(groups), k), [], torch.zeros_like(scores)
         with torch.no_grad():
             for i, group in enumerate(groups):
-                empty = measure.new_zeros(k)
-                labelled = empty.index_add(0, target[group].flatten(), measure[group].flatten())
+                empty = pixel_weight.new_zeros(k)
+                labelled = empty.index_add(0, target[group].flatten(), pixel_weight[group].flatten())
                 presence.append(labelled > 0)
                 classes = self.chosen_classes(k)
                 if self.classes == "present" and not is_compiling():
                     classes = presence[-1].nonzero().flatten().tolist()
-                step = max(1, _ELEMENTS // max(1, measure[group].numel()))
+                step = max(1, _ELEMENTS // max(1, pixel_weight[group].numel()))
                 for start in range(0, len(classes), step):
                     part = classes[start : start + step]
-                    values[i, part], slopes[group, part] = self._extension(
-                        scores[group, part], target[group], measure[group], part
+                    values[i, part], gradient[group, part] = self._extension(
+                        scores[group, part], target[group], pixel_weight[group], part
                     )
         if self.per_image:
-            losses = with_slopes(values, scores, slopes, 2)
+            losses = with_elementwise_gradient(scores, values, gradient, 2)
         else:
-            losses = with_slopes(values[0], scores, slopes, (0, 2)).unsqueeze(0)
+            losses = with_elementwise_gradient(scores, values[0], gradient, (0, 2)).unsqueeze(0)
         return losses, torch.stack(presence)
 
     def _extension(
-        self, scores: Tensor, target: Tensor, measure: Tensor, classes: list[int]
+        self, scores: Tensor, target: Tensor, pixel_weight: Tensor, classes: list[int]
     ) -> tuple[Tensor, Tensor]:
-        """Return value, (C,), and slopes, (N, C, L), of some classes for scores (N, C, L)."""
+        """Return value, (C,), and gradient, (N, C, L), of some classes for scores (N, C, L)."""
         n, c, _ = scores.shape
         truth = target.reshape(1, -1) == torch.tensor(classes, device=target.device).unsqueeze(1)
         errors = self.errors(scores.transpose(0, 1).reshape(c, -1), truth)
-        # The order is constant around almost every point: what an error is multiplied with has no gradient.
-        slopes = jaccard_slopes(errors, truth, measure.reshape(-1)).to(scores.dtype)
-        value = (errors * slopes).sum(1)
-        slopes = torch.where(truth, -slopes, slopes).mul_(errors > 0)
-        return value, slopes.view(c, n, -1).transpose(0, 1)
+        # The order is constant around almost every point, so the factor of an error has no gradient.
+        factors = jaccard_gradient(errors, truth, pixel_weight.reshape(-1)).to(scores.dtype)
+        value = (errors * factors).sum(1)
+        gradient = torch.where(truth, -factors, factors).mul_(errors > 0)
+        return value, gradient.view(c, n, -1).transpose(0, 1)
 
 
-def jaccard_slopes(errors: Tensor, truth: Tensor, measure: Tensor) -> Tensor:
-    r"""Return what each pixel adds to the Jaccard loss of those with larger errors, :math:`g` of Eq. (9).
+def jaccard_gradient(errors: Tensor, truth: Tensor, pixel_weight: Tensor) -> Tensor:
+    r"""Return the increase of the Jaccard loss by each pixel in the order of errors, :math:`g` of Eq. (9).
 
-    One more labelled pixel of measure m shrinks the intersection I, by :math:`m / U`; one more other pixel
-    grows the union U, by :math:`I m / (U (U + m))`. Written so, small steps do not cancel as differences of
+    A labelled pixel of weight w reduces the intersection I and adds :math:`w / U`; another pixel increases
+    the union U and adds :math:`I w / (U (U + w))`. In this form small steps do not cancel, as differences of
     neighbouring losses would.
 
+    >>> errors, truth = torch.tensor([[0.9, 0.1]]), torch.tensor([[True, False]])
+    >>> jaccard_gradient(errors, truth, torch.ones(2, dtype=torch.float64))
+    tensor([[1., 0.]], dtype=torch.float64)
+
     Args:
-        errors: Of every pixel, (C, P).
-        truth: Whether the pixel is labelled as the class, (C, P).
-        measure: How much each pixel counts, float64 (P,); 0 where ignored.
+        errors: Errors of each class, (C, P).
+        truth: Mask of the pixels labelled as the class, (C, P).
+        pixel_weight: Weight of each pixel, float64 (P,); 0 where ignored.
 
     Returns:
-        Slopes, float64 (C, P), 0 where ignored.
+        Increases, float64 (C, P), 0 where ignored.
     """
-    order = errors.masked_fill(measure == 0, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    size, truth = measure[order], truth.gather(1, order)
+    order = errors.masked_fill(pixel_weight == 0, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    size, truth = pixel_weight[order], truth.gather(1, order)
     covered = (size * truth).cumsum(1)
     intersection = covered[:, -1:] - covered
     union = intersection + size.cumsum(1)  # after this pixel
-    slopes = torch.where(truth, size / union, intersection * size / (union * (union - size)))
-    slopes = torch.where((union == size) & ~truth, 1, slopes)  # first pixel of a class that has none
-    slopes = torch.where(size > 0, slopes, 0)
-    return torch.zeros_like(slopes).scatter_(1, order, slopes)
+    steps = torch.where(truth, size / union, intersection * size / (union * (union - size)))
+    steps = torch.where((union == size) & ~truth, 1, steps)  # first pixel of a class that has none
+    steps = torch.where(size > 0, steps, 0)
+    return torch.zeros_like(steps).scatter_(1, order, steps)
 
 
 @MODELS.register_module()
 class LovaszSoftmaxLoss(LovaszLoss):
     r"""Lovász-Softmax loss: errors :math:`|[y = c] - p_c|` of the softmax, averaged over classes.
 
-    An absent class that counts (``classes='all'``) costs its largest probability. A pixel's ``weight``
-    is its size in the intersection and the union.
+    The loss of an absent class that counts (``classes='all'``) is its largest probability. A pixel's
+    ``weight`` is its size in the intersection and the union.
 
     Source: Berman et al., "The Lovász-Softmax loss", CVPR 2018, Eq. (8), (9), (11), (12).
 
+    >>> LovaszSoftmaxLoss()(torch.zeros(1, 2, 2), torch.tensor([[0, 0]]))
+    tensor(0.5000)
+
     Args:
-        **kwargs: ``classes``, ``per_image`` and class weights, see
-            :class:`~mmseol.losses.base.region.RegionLoss`, and arguments of every loss.
+        classes: As of :class:`~mmseol.losses.RegionLoss`; so are ``per_image`` and ``class_weight``.
+        class_counts: As of :class:`~mmseol.losses.ClassLoss`; so are the arguments after it.
     """
 
     def scores(self, pred: Tensor) -> Tensor:
@@ -136,15 +144,18 @@ class LovaszSoftmaxLoss(LovaszLoss):
 class LovaszHingeLoss(LovaszLoss):
     r"""Lovász hinge of every class against the rest: errors :math:`\max(0, 1 - a_c s_c)` of raw outputs.
 
-    :math:`s_c` is 1 at pixels of class c and -1 elsewhere. The authors define the binary loss of one output
+    :math:`s_c` is 1 for pixels of class c and -1 for others. The authors define the binary loss of one output
     z; it is this one for outputs (-z, z) and ``classes=[1], per_image=True``. The mean over classes is ours.
 
     Source: Berman et al., "The Lovász-Softmax loss", CVPR 2018, Eq. (8), (9), after Yu & Blaschko, "The
     Lovász Hinge", TPAMI 2018.
 
+    >>> LovaszHingeLoss()(torch.tensor([[[2.0, 0.5], [-2.0, -0.5]]]), torch.tensor([[0, 0]]))
+    tensor(0.2500)
+
     Args:
-        **kwargs: ``classes``, ``per_image`` and class weights, see
-            :class:`~mmseol.losses.base.region.RegionLoss`, and arguments of every loss.
+        classes: As of :class:`~mmseol.losses.RegionLoss`; so are ``per_image`` and ``class_weight``.
+        class_counts: As of :class:`~mmseol.losses.ClassLoss`; so are the arguments after it.
     """
 
     def scores(self, pred: Tensor) -> Tensor:
@@ -154,3 +165,71 @@ class LovaszHingeLoss(LovaszLoss):
     def errors(self, scores: Tensor, truth: Tensor) -> Tensor:
         """Return the hinge of the outputs."""
         return (1 + torch.where(truth, -scores, scores)).relu()
+
+
+def lovasz_softmax_loss(
+    pred: Tensor,
+    target: Tensor,
+    *,
+    classes: Classes = "present",
+    per_image: bool = False,
+    class_weight: Any = None,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""Return the Lovász extension of errors :math:`|[y = c] - p_c|`, as :class:`LovaszSoftmaxLoss`.
+
+    >>> lovasz_softmax_loss(torch.zeros(1, 2, 2), torch.tensor([[0, 0]]))
+    tensor(0.5000)
+
+    Args:
+        pred: Raw outputs, (N, K, *).
+        target: Labels, integer (N, *).
+        classes: As of :class:`~mmseol.losses.RegionLoss`; so are ``per_image`` and ``class_weight``.
+        weight: Weight of each pixel, (N, *), or of each sample, (N,).
+        ignore_index: Label of the pixels to leave out.
+        reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per class, (K,) or (N, K).
+    """
+    loss = LovaszSoftmaxLoss(
+        classes=classes,
+        per_image=per_image,
+        class_weight=class_weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+    )
+    return loss(pred, target, weight)
+
+
+def lovasz_hinge_loss(
+    pred: Tensor,
+    target: Tensor,
+    *,
+    classes: Classes = "present",
+    per_image: bool = False,
+    class_weight: Any = None,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""Return the Lovász extension of :math:`\max(0, 1 - a_c s_c)`, as :class:`LovaszHingeLoss`.
+
+    >>> lovasz_hinge_loss(torch.tensor([[[2.0, 0.5], [-2.0, -0.5]]]), torch.tensor([[0, 0]]))
+    tensor(0.2500)
+
+    Args:
+        pred: Raw outputs, (N, K, *).
+        target: Labels, integer (N, *).
+        classes: As of :class:`~mmseol.losses.RegionLoss`; so are ``per_image`` and ``class_weight``.
+        weight: Weight of each pixel, (N, *), or of each sample, (N,).
+        ignore_index: Label of the pixels to leave out.
+        reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per class, (K,) or (N, K).
+    """
+    loss = LovaszHingeLoss(
+        classes=classes,
+        per_image=per_image,
+        class_weight=class_weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+    )
+    return loss(pred, target, weight)

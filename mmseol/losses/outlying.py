@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mmseol.counting.counts import outlying_values
+from mmseol.counting.counts import Scheme, Ties, outlying_values
+from mmseol.losses.base.class_loss import Reduction
 from mmseol.losses.base.quadratic import QuadraticLoss
 from mmseol.registry import MODELS
 
-__all__ = ["OneHotMSELoss", "OutlyingMSELoss"]
+__all__ = ["OneHotMSELoss", "OutlyingMSELoss", "one_hot_mse", "outlying_mse"]
 
 
 @MODELS.register_module()
@@ -22,40 +23,56 @@ class OutlyingMSELoss(QuadraticLoss):
     .. math:: L = \sum_k \tfrac12 (a_k - v_y [k = y])^2
 
     on raw outputs :math:`a` (no softmax), where :math:`v_c = \alpha r_c` and :math:`r_c` is the
-    position of class c when classes are sorted by training count, largest first (Algorithm 1,
-    Eq. 4). The mean runs over valid positions of the sum over classes, so it is K/2 times
+    rank of class c when classes are sorted by training count, largest first (Algorithm 1,
+    Eq. 4). The mean runs over valid elements of the sum over classes, so it is K/2 times
     ``F.mse_loss``: the targets are the same, a learning rate copied from there is not. Predict with
-    argmax of the raw outputs; a softmax of them means nothing.
+    argmax of the raw outputs; a softmax of them has no meaning.
 
     Source: Kato & Hotta, "MSE Loss with Outlying Label for Imbalanced Classification", arXiv
     2107.02393; alpha there is 5 on CIFAR-10, 1 on CIFAR-100 and Food-101-LT, 6 on CamVid.
+
+    >>> import torch
+    >>> loss = OutlyingMSELoss(alpha=5, class_counts=[500, 20, 100])
+    >>> loss.target_values
+    tensor([ 5., 15., 10.], dtype=torch.float64)
+    >>> loss(torch.tensor([[5.0, 0.0, 0.0], [0.0, 13.0, 0.0]]), torch.tensor([0, 1]))
+    tensor(1.)
 
     Args:
         alpha: Target value of the most frequent class, above 0.
         scheme: ``'rank'`` (Algorithm 1), or ``'reciprocal'``: :math:`v_c = \alpha n_\max / n_c`.
         ties: Rank of equal counts: ``'ordinal'`` keeps class order, ``'dense'`` and ``'average'``
             share a rank as in :func:`scipy.stats.rankdata`.
-        **kwargs: Arguments of every loss, see :class:`~mmseol.losses.ClassLoss`.
+        class_counts: As of :class:`~mmseol.losses.ClassLoss`; so are the arguments after it.
     """
 
     derived = ("target_values",)
+    counts_required: ClassVar[bool] = True
     target_values: Tensor | None
 
     def __init__(
         self,
         alpha: float = 1.0,
-        scheme: Literal["rank", "reciprocal"] = "rank",
-        ties: Literal["ordinal", "dense", "average"] = "ordinal",
-        **kwargs: Any,
+        scheme: Scheme = "rank",
+        ties: Ties = "ordinal",
+        *,
+        class_counts: Any = None,
+        ignore_index: int = -100,
+        loss_weight: float = 1.0,
+        reduction: Reduction = "mean",
+        loss_name: str | None = None,
+        sync_avg_factor: bool = False,
     ) -> None:
         outlying_values([2, 1], alpha, scheme, ties)  # refuse wrong arguments before anything is counted
         self.alpha, self.scheme, self.ties = alpha, scheme, ties
-        super().__init__(**kwargs)
-
-    @property
-    def needs_counts(self) -> bool:
-        """Always: the targets follow from the counts."""
-        return True
+        super().__init__(
+            class_counts=class_counts,
+            ignore_index=ignore_index,
+            loss_weight=loss_weight,
+            reduction=reduction,
+            loss_name=loss_name,
+            sync_avg_factor=sync_avg_factor,
+        )
 
     def set_alpha(self, alpha: float) -> None:
         """Use this alpha from now on; for schedules.
@@ -68,7 +85,7 @@ class OutlyingMSELoss(QuadraticLoss):
         self._refresh()
 
     def update_from_counts(self, counts: np.ndarray, totals: np.ndarray | None) -> None:
-        """Work out the target value of each class."""
+        """Compute the target value of each class."""
         self.set_derived("target_values", outlying_values(counts, self.alpha, self.scheme, self.ties))
 
     def target_values_of(self, pred: Tensor) -> Tensor:
@@ -81,10 +98,87 @@ class OutlyingMSELoss(QuadraticLoss):
 class OneHotMSELoss(QuadraticLoss):
     r"""MSE loss with one-hot label, the plain :math:`\sum_k \frac12 (a_k - [k = y])^2` on raw outputs.
 
-    The row "MSE loss" of arXiv 2107.02393. The mean runs over valid positions of the sum over
+    The row "MSE loss" of arXiv 2107.02393. The mean runs over valid elements of the sum over
     classes, so it is K/2 times ``F.mse_loss``.
+
+    >>> import torch
+    >>> OneHotMSELoss()(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1]))
+    tensor(0.5000)
+
+    Args:
+        class_counts: As of :class:`~mmseol.losses.ClassLoss`, without influence on the loss; so are the
+            arguments after it.
     """
 
     def target_values_of(self, pred: Tensor) -> Tensor:
         """Return ones, (K,)."""
         return torch.ones(pred.shape[1], dtype=torch.float64, device=pred.device)
+
+
+class _GivenValues(QuadraticLoss):
+    """The half squared error with given target values."""
+
+    def __init__(self, values: Any, ignore_index: int, reduction: Reduction) -> None:
+        super().__init__(ignore_index=ignore_index, reduction=reduction)
+        self.values = torch.as_tensor(values, dtype=torch.float64).detach()
+
+    def target_values_of(self, pred: Tensor) -> Tensor:
+        if self.values.shape != pred.shape[1:2]:
+            raise ValueError(
+                f"`values` must be one number for each of the {pred.shape[1]} classes of `pred`, got shape "
+                f"{tuple(self.values.shape)}."
+            )
+        return self.values.to(pred.device)
+
+
+def outlying_mse(
+    pred: Tensor,
+    target: Tensor,
+    values: Any,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""Return :math:`\sum_k \frac12 (a_k - v_y [k = y])^2`, as :class:`OutlyingMSELoss`.
+
+    >>> import torch
+    >>> from mmseol.counting.counts import outlying_values
+    >>> values = outlying_values([500, 20, 100], alpha=5)
+    >>> outlying_mse(torch.tensor([[5.0, 0.0, 0.0], [0.0, 13.0, 0.0]]), torch.tensor([0, 1]), values)
+    tensor(1.)
+
+    Args:
+        pred: Raw outputs :math:`a`, (N, K, *).
+        target: Labels y, integer (N, *), or soft labels, (N, K, *).
+        values: Target value :math:`v_k` of each class, (K,), for example of
+            :func:`mmseol.counting.counts.outlying_values`; no gradient flows through them.
+        weight: Factor of each element, (N, *), or of each sample, (N,).
+        ignore_index: Label of the elements to leave out.
+        reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per element, (N, *).
+    """
+    return _GivenValues(values, ignore_index, reduction)(pred, target, weight)
+
+
+def one_hot_mse(
+    pred: Tensor,
+    target: Tensor,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""Return :math:`\sum_k \frac12 (a_k - [k = y])^2`, as :class:`OneHotMSELoss`.
+
+    >>> import torch
+    >>> one_hot_mse(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1]), reduction="none")
+    tensor([0., 1.])
+
+    Args:
+        pred: Raw outputs, (N, K, *).
+        target: Labels, integer (N, *), or soft labels, (N, K, *).
+        weight: Factor of each element, (N, *), or of each sample, (N,).
+        ignore_index: Label of the elements to leave out.
+        reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per element, (N, *).
+    """
+    return OneHotMSELoss(ignore_index=ignore_index, reduction=reduction)(pred, target, weight)

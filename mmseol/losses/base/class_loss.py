@@ -1,4 +1,4 @@
-"""The base of every loss: shapes, ignored positions, weights, reduction, precision and counts, once."""
+"""The base of every loss: shapes, ignored elements, weights, reduction, precision and counts, once."""
 
 from __future__ import annotations
 
@@ -11,32 +11,41 @@ from torch import Tensor
 
 from mmseol.losses.base.counted import CountedModule
 from mmseol.losses.ops.inputs import check_shapes, expand_weight, lift, mask_ignored
-from mmseol.utils.checks import choice, number
+from mmseol.utils.checks import boolean, choice, number
 
-__all__ = ["ClassLoss", "Reduction"]
+__all__ = ["ClassLoss", "Normalize", "Reduction"]
 
 Reduction = Literal["none", "mean", "sum"]
+Normalize = Literal["weight", "count"]
 
 
 class ClassLoss(CountedModule):
-    """Loss of raw outputs against class labels, averaged over the positions that are not ignored.
+    """Loss of raw outputs against class labels, averaged over the elements that are not ignored.
 
-    A subclass writes its equation in :meth:`position_loss` and, where something follows from the
-    counts, :meth:`update_from_counts`; the rest is done here, alike for all losses. A loss that is no
-    sum over positions overrides :meth:`evaluate`. It stores its settings before it calls
-    ``super().__init__``, which may already work with them.
+    An element is a sample in classification and a pixel in segmentation. A subclass writes its equation in
+    :meth:`position_loss` and, if something follows from the counts, :meth:`update_from_counts`; everything
+    else is done here, alike for all losses. A loss that is no sum over elements overrides
+    :meth:`evaluate`. A subclass stores its settings before it calls ``super().__init__``, which may already
+    use them.
+
+    >>> import torch
+    >>> class SquaredHinge(ClassLoss):
+    ...     def position_loss(self, pred, target, valid):
+    ...         return (1 - pred.gather(1, target.unsqueeze(1)).squeeze(1)).relu().square()
+    >>> SquaredHinge(ignore_index=255)(torch.tensor([[0.5, 0.0], [9.0, 9.0]]), torch.tensor([0, 255]))
+    tensor(0.2500)
 
     Args:
         class_counts: Training samples (pixels in segmentation) of each class in class order, or a
-            ``.json`` or ``.npy`` file of them; ``None`` leaves it to ``mmseol.ClassCountHook``.
-        ignore_index: Label of positions that contribute to nothing, unless the call names another.
+            ``.json`` or ``.npy`` file of them; with ``None``, ``mmseol.ClassCountHook`` counts them.
+        ignore_index: Label of the elements to leave out, unless the call passes another.
             mmseg's heads pass their own (255); mmpretrain's pass none.
         loss_weight: Factor of the result.
-        reduction: ``'none'`` keeps the positions, ``'mean'`` divides by ``avg_factor`` or, without
-            one, by :meth:`divisor`; ``'sum'`` adds up.
-        loss_name: Key in the log; mmseg optimises only what has ``loss`` in its key.
-        sync_avg_factor: Whether the divisor is averaged over ranks, so that unequal numbers of valid
-            positions on the ranks give what one process with the whole batch would.
+        reduction: ``'none'`` returns one loss per element, ``'mean'`` divides by ``avg_factor`` or, without
+            one, by :meth:`divisor`; ``'sum'`` adds them up.
+        loss_name: Key in the log; mmseg optimises only losses whose key contains ``loss``.
+        sync_avg_factor: Whether to average the divisor over ranks, so that ranks with unequal numbers of
+            valid elements together give the loss of one process with the whole batch.
 
     Raises:
         ValueError: If an argument is out of its range, with the argument's name and value.
@@ -49,10 +58,13 @@ class ClassLoss(CountedModule):
     """Whether ``avg_factor`` replaces the divisor; a loss normalised over its batch ignores it."""
 
     lifts_precision: ClassVar[bool] = False
-    """Whether :meth:`evaluate` lifts half precision itself, piece by piece."""
+    """Whether :meth:`evaluate` converts half precision to float32 itself, chunk by chunk."""
 
     required_hooks: ClassVar[tuple[str, ...]] = ()
-    """Types of the hooks, beside ``mmseol.ClassCountHook``, without which a run cannot feed the loss."""
+    """Types of the hooks that the loss needs beside ``mmseol.ClassCountHook``."""
+
+    normalize: Normalize = "weight"
+    """With class weights, whether ``'mean'`` divides by their sum or by the number of elements."""
 
     def __init__(
         self,
@@ -66,7 +78,7 @@ class ClassLoss(CountedModule):
         self.ignore_index = ignore_index
         self.loss_weight = number("loss_weight", loss_weight)
         self.reduction = choice("reduction", reduction, get_args(Reduction))
-        self.sync_avg_factor = sync_avg_factor
+        self.sync_avg_factor = boolean("sync_avg_factor", sync_avg_factor)
         self._loss_name = loss_name or default_loss_name(type(self))
         super().__init__(class_counts)
 
@@ -76,21 +88,59 @@ class ClassLoss(CountedModule):
         return self._loss_name
 
     def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        """Return the loss of every position.
+        """Return the loss of every element (position).
 
         Args:
             pred: Raw outputs in float32 or float64, (N, K, *); zero where ignored.
             target: Labels in [0, K), (N, *), 0 where ignored; or soft labels, (N, K, *).
-            valid: Which positions are not ignored, (N, *), for what is summed over the batch.
+            valid: Mask of the elements that are not ignored, (N, *), for sums over the batch.
 
         Returns:
-            Losses, (N, *); what stands at ignored positions does not matter.
+            Losses, (N, *); values at ignored elements are discarded.
         """
         raise NotImplementedError
 
+    def current_class_weight(self) -> Tensor | None:
+        """Return the class weights of this call, (K,), or ``None`` if there are none."""
+        return None
+
+    def class_weight_like(self, pred: Tensor) -> Tensor | None:
+        """Return the class weights, (K,), with ``pred``'s dtype and device, or ``None`` without any.
+
+        Raises:
+            ValueError: If they are not one per class.
+        """
+        weight = self.current_class_weight()
+        if weight is None:
+            return None
+        if weight.numel() != pred.shape[1]:
+            raise ValueError(
+                f"`class_weight` must have one entry per class, got {weight.numel()} entries "
+                f"for `pred` with {pred.shape[1]} classes."
+            )
+        return weight.to(pred)
+
+    def weight_of(self, pred: Tensor, target: Tensor) -> Tensor | None:
+        """Return the class weight of every element, (N, *); that of a soft label is the weighted mean."""
+        weight = self.class_weight_like(pred)
+        if weight is None:
+            return None
+        if target.dim() == pred.dim():
+            return torch.einsum("nk...,k->n...", target, weight)
+        return weight[target]
+
     def divisor(self, target: Tensor, valid: Tensor) -> Tensor:
-        """Return what ``reduction='mean'`` divides by: the number of valid positions."""
-        return valid.count_nonzero()
+        """Return the divisor of ``reduction='mean'``.
+
+        It is the number of valid elements or, with class weights, hard labels and
+        ``normalize='weight'``, the sum of the weights of the valid elements.
+        """
+        weight = None
+        if self.normalize == "weight" and target.dim() == valid.dim():
+            weight = self.current_class_weight()
+        if weight is None:
+            return valid.count_nonzero()
+        return (weight.to(target.device)[target] * valid).sum()
 
     def forward(
         self,
@@ -104,27 +154,27 @@ class ClassLoss(CountedModule):
         """Return the loss.
 
         Args:
-            pred: Raw outputs, (N, K, *) with K >= 2; half precision is lifted to float32.
+            pred: Raw outputs, (N, K, *) with K >= 2; half precision is converted to float32.
             target: Labels, integer (N, *), or soft or multi-hot labels, (N, K, *).
-            weight: Factor of each position, (N, *), or of each sample, (N,); not in the divisor.
+            weight: Factor of each element, (N, *), or of each sample, (N,); not in the divisor.
             ignore_index: Label to ignore in this call instead of the constructor's.
             avg_factor: Divisor of ``'mean'`` in place of :meth:`divisor`, unless the loss is normalised
                 over its batch (:attr:`takes_avg_factor`).
             reduction_override: Reduction of this call instead of the constructor's.
 
         Returns:
-            A scalar, or (N, *) for ``'none'``. If all positions are ignored: 0 with zero gradient.
+            A scalar, or (N, *) for ``'none'``. If all elements are ignored: 0 with zero gradient.
 
         Raises:
             ValueError: If shapes, types or labels do not fit, with the argument's name and value.
-            RuntimeError: If the loss needs class counts and was never told.
+            RuntimeError: If the loss needs class counts and has none.
         """
         reduction, ignore_index = self.resolve(reduction_override, ignore_index)
         check_shapes(pred, target, weight)
         if target.dim() == pred.dim() and not self.soft_targets:
             raise ValueError(
                 f"`target` of {type(self).__name__} must hold integer labels, (N, *), got soft labels "
-                f"{tuple(target.shape)}. Train without mixup, cutmix and label smoothing, or take a loss "
+                f"{tuple(target.shape)}. Train without mixup, cutmix and label smoothing, or use a loss "
                 "that is defined for them."
             )
         self.require_counts(pred.shape[1])
@@ -187,6 +237,11 @@ class ClassLoss(CountedModule):
 
 
 def default_loss_name(cls: type) -> str:
-    """Return ``'loss_'`` and the class's name in snake case: ``OutlyingMSELoss``, ``loss_outlying_mse``."""
+    """Return ``'loss_'`` and the class name in snake case.
+
+    >>> from mmseol.losses import OutlyingMSELoss
+    >>> default_loss_name(OutlyingMSELoss)
+    'loss_outlying_mse'
+    """
     name = re.sub(r"Loss$", "", cls.__name__).replace("IoU", "Iou")
     return "loss_" + re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

@@ -1,31 +1,36 @@
-"""The part of every loss that knows the class counts and what follows from them."""
+"""The part of every loss that stores the class counts and the tensors derived from them."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mmseol.counting.counts import check_counts, load_counts
+from mmseol.utils.precision import FullPrecisionBuffers
 
-__all__ = ["CountedModule"]
+__all__ = ["CountedModule", "to_numpy"]
 
 _UNCOUNTED = (
-    "`{name}` needs the number of training samples of each class and was never told. Let the hook count:\n"
+    "`{name}` needs the number of training samples of each class and has no counts. Let the hook count:\n"
     "    custom_hooks = [dict(type='mmseol.ClassCountHook')]\n"
     "or give them: loss=dict(type='mmseol.{name}', class_counts=[...])."
 )
 
 
-class CountedModule(nn.Module):
-    """Module that is told the class counts, now, later by a hook, or by a checkpoint.
+class CountedModule(FullPrecisionBuffers, nn.Module):
+    """Module with class counts, which come from the constructor, later from a hook, or from a checkpoint.
 
-    Counts live in the int64 buffers ``class_counts`` and ``class_totals`` of shape (K,), which
-    checkpoints and averaged models carry; they are ``None`` until K is known and zero until counted.
-    What a subclass derives from them lives in float64 tensors that follow every change. These are no
-    buffers: averaged models pair buffers by position, and what is derived later would shift the pairs.
+    Counts are the int64 buffers ``class_counts`` and ``class_totals`` of shape (K,), which checkpoints and
+    averaged models carry; they are ``None`` until K is known and zero until counted. The tensors that a
+    subclass derives from them are float64 and are computed again whenever the counts change. They are plain
+    attributes, not buffers, for the reason given in :class:`~mmseol.utils.precision.FullPrecisionBuffers`.
+
+    >>> module = CountedModule([30, 10])
+    >>> module.class_counts, module.counted
+    (tensor([30, 10]), True)
 
     Args:
         class_counts: Training samples of each class in class order, a ``.json`` or ``.npy`` file of
@@ -35,6 +40,9 @@ class CountedModule(nn.Module):
     derived: tuple[str, ...] = ()
     """Names of the tensors that :meth:`update_from_counts` fills with :meth:`set_derived`."""
 
+    counts_required: ClassVar[bool] = False
+    """Whether the equation itself needs the class counts, whatever the settings."""
+
     class_counts: Tensor | None
     class_totals: Tensor | None
     _anchor: Tensor
@@ -43,11 +51,11 @@ class CountedModule(nn.Module):
         super().__init__()
         self.register_buffer("class_counts", None)
         self.register_buffer("class_totals", None)
-        self.register_buffer("_anchor", torch.empty(0), persistent=False)  # knows the module's device
+        self.register_buffer("_anchor", torch.empty(0), persistent=False)  # follows the module's device
         self._counted = False
         for name in self.derived:
             setattr(self, name, None)
-        self._given_counts = None if class_counts is None else load_counts(class_counts)
+        self._given_counts = None if class_counts is None else load_counts(to_numpy(class_counts))
         if self._given_counts is None:
             self._refresh()
         else:
@@ -56,7 +64,7 @@ class CountedModule(nn.Module):
     @property
     def needs_counts(self) -> bool:
         """Whether the loss cannot be evaluated without class counts."""
-        return False
+        return self.counts_required
 
     @property
     def given_counts(self) -> np.ndarray | None:
@@ -65,7 +73,7 @@ class CountedModule(nn.Module):
 
     @property
     def counted(self) -> bool:
-        """Whether the loss knows its class counts."""
+        """Whether the loss has class counts."""
         return self.class_counts is not None and bool(self.class_counts.any())
 
     def allocate_class_counts(self, num_classes: int) -> None:
@@ -87,15 +95,13 @@ class CountedModule(nn.Module):
                 median frequency needs them.
 
         Raises:
-            ValueError: If the counts are no valid counts or not as many as the model has classes.
+            ValueError: If the counts are invalid or not one per class of the model.
         """
         known = None if self.class_counts is None else self.class_counts.numel()
-        counts = check_counts(_to_numpy(counts), known)
+        counts = check_counts(to_numpy(counts), known)
         self.allocate_class_counts(counts.size)
         totals = (
-            np.zeros_like(counts)
-            if totals is None
-            else check_counts(_to_numpy(totals), counts.size, "totals")
+            np.zeros_like(counts) if totals is None else check_counts(to_numpy(totals), counts.size, "totals")
         )
         assert self.class_counts is not None
         assert self.class_totals is not None
@@ -104,21 +110,21 @@ class CountedModule(nn.Module):
         self._refresh()
 
     def update_from_counts(self, counts: np.ndarray, totals: np.ndarray | None) -> None:
-        """Work out what follows from the counts, both int64 (K,), with :meth:`set_derived`."""
+        """Compute the derived tensors from the counts, int64 (K,), and pass them to :meth:`set_derived`."""
 
     def set_derived(self, name: str, values: Any) -> None:
-        """Keep ``values`` as the float64 tensor ``name`` on the module's device."""
+        """Store ``values`` as the float64 tensor ``name`` on the module's device."""
         values = torch.as_tensor(np.asarray(values, dtype=np.float64))
         setattr(self, name, values.to(self._anchor.device))
 
     def _refresh(self) -> None:
         self._counted = self.counted
         if self._counted:
-            totals = _to_numpy(self.class_totals)
-            self.update_from_counts(_to_numpy(self.class_counts), totals if totals.any() else None)
+            totals = to_numpy(self.class_totals)
+            self.update_from_counts(to_numpy(self.class_counts), totals if totals.any() else None)
 
     def require_counts(self, num_classes: int) -> None:
-        """Raise unless the counts, if any, are of ``num_classes`` classes, and known where needed."""
+        """Raise if the counts are of another number of classes, or missing although the loss needs them."""
         if self.class_counts is not None and self.class_counts.numel() != num_classes:
             raise ValueError(
                 f"`pred` has {num_classes} classes, but `class_counts` has "
@@ -127,15 +133,13 @@ class CountedModule(nn.Module):
             )
         if not self._counted:
             if self.class_counts is not None and self.counted:
-                self._refresh()  # an averaged copy of the model got the counts in place
+                self._refresh()  # the counts of an averaged copy are filled in place
             elif self.needs_counts:
                 raise RuntimeError(_UNCOUNTED.format(name=type(self).__name__))
 
-    def _apply(self, fn: Any, recurse: bool = True) -> CountedModule:
-        super()._apply(fn, recurse)
-        if not (self.class_counts is not None and self.class_counts.is_meta):
-            self._refresh()  # half() must not round what follows from the counts
-        return self
+    def full_precision_names(self) -> tuple[str, ...]:
+        """Return the names of the tensors that ``half()`` must not round: counts and derived tensors."""
+        return ("class_counts", "class_totals", *self.derived)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         for name in ("class_counts", "class_totals"):
@@ -146,5 +150,6 @@ class CountedModule(nn.Module):
         self._refresh()
 
 
-def _to_numpy(values: Any) -> Any:
+def to_numpy(values: Any) -> Any:
+    """Return a tensor as a NumPy array and any other value unchanged."""
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else values

@@ -1,4 +1,4 @@
-"""What the losses that are half squared errors share: one pass, and the shortcut for upsampled outputs."""
+"""The base of the losses that are half squared errors: one pass, and a shortcut for upsampled outputs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,16 @@ __all__ = ["QuadraticLoss"]
 class QuadraticLoss(ClassLoss):
     r"""Loss :math:`\sum_k \frac12 (a_k - v_y [k = y])^2` of raw outputs :math:`a` for some targets v.
 
-    Value and gradient of integer labels are computed together in one pass, which allocates little beside
-    the gradient. Soft labels, ``reduction='none'``, compiled code and weights that are differentiated
-    take the general path of every loss.
+    For integer labels, value and gradient are computed together in one pass, which allocates little beside
+    the gradient. Soft labels, ``reduction='none'``, compiled code and weights that require a gradient
+    use the general path of every loss.
+
+    >>> import torch
+    >>> class TwiceOneHot(QuadraticLoss):
+    ...     def target_values_of(self, pred):
+    ...         return torch.full((pred.shape[1],), 2.0)
+    >>> TwiceOneHot()(torch.tensor([[0.0, 2.0], [1.0, 2.0]]), torch.tensor([1, 1]))
+    tensor(0.2500)
     """
 
     lifts_precision = True
@@ -34,7 +41,7 @@ class QuadraticLoss(ClassLoss):
         raise NotImplementedError
 
     def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        """Return the half squared error at every position, (N, *)."""
+        """Return the half squared error of every element, (N, *)."""
         return half_squared_error(pred, target, self.target_values_of(pred).to(pred))
 
     def evaluate(
@@ -46,7 +53,7 @@ class QuadraticLoss(ClassLoss):
         reduction: Reduction,
         avg_factor: float | Tensor | None,
     ) -> Tensor:
-        """Return the loss before ``loss_weight``, its gradient computed along with it where possible."""
+        """Return the loss before ``loss_weight``, with its gradient computed in the same pass if possible."""
         if is_compiling() or target.dim() == pred.dim() or not _one_pass(weight, reduction):
             return super().evaluate(lift(pred), target, weight, ignore_index, reduction, avg_factor)
         return self._sum(half_squared_error_sum, pred, target, weight, ignore_index, reduction, avg_factor)
@@ -64,9 +71,15 @@ class QuadraticLoss(ClassLoss):
         """Return the loss of bilinearly upsampled outputs, exactly, without upsampling them.
 
         The value and the gradient are those of ``forward(F.interpolate(pred, (H, W), mode='bilinear',
-        align_corners=align_corners), target, ...)`` up to rounding, for any two sizes; the cost over
-        pixels does not grow with K. Soft labels, ``'none'`` and weights that are differentiated are
-        upsampled after all.
+        align_corners=align_corners), target, ...)`` up to rounding, for any two sizes; the cost per pixel
+        does not grow with K. Soft labels, ``'none'`` and weights that require a gradient need the upsampled
+        outputs, which are then computed.
+
+        >>> import torch
+        >>> from mmseol.losses import OneHotMSELoss
+        >>> pred, target = torch.zeros(1, 3, 2, 2), torch.ones(1, 8, 8, dtype=torch.long)
+        >>> OneHotMSELoss().forward_upsampled(pred, target)
+        tensor(0.5000)
 
         Args:
             pred: Raw outputs, (N, K, h, w).
@@ -107,7 +120,7 @@ class QuadraticLoss(ClassLoss):
                 align_corners=align_corners,
             )
 
-    @torch.compiler.disable  # a graph break, met by forward_upsampled alone
+    @torch.compiler.disable  # a graph break, in forward_upsampled only
     def _sum(
         self,
         compute: Callable[..., tuple[Tensor, Tensor | None]],
@@ -136,7 +149,10 @@ class QuadraticLoss(ClassLoss):
 
 
 def _for_device(compute: Callable[..., Any], pred: Tensor) -> Callable[..., Any]:
-    """Return the Triton version of ``compute`` if it can run here; its atomic sums have no fixed order."""
+    """Return the Triton version of ``compute`` if it can run here, and ``compute`` otherwise.
+
+    The Triton kernels add atomically, in no fixed order, so they do not run in deterministic mode.
+    """
     if not pred.is_cuda or find_spec("triton") is None or torch.are_deterministic_algorithms_enabled():
         return compute
     from mmseol.losses.ops import squared_error_triton as triton  # not at the top: Triton is optional

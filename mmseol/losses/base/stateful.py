@@ -1,4 +1,4 @@
-"""What losses share that learn something during training which a checkpoint must carry."""
+"""The base of every loss that learns something during training which a checkpoint must carry."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mmseol.losses.base.class_loss import ClassLoss
+from mmseol.losses.base.class_loss import ClassLoss, Reduction
 
 __all__ = ["StatefulLoss"]
 
@@ -15,21 +15,40 @@ __all__ = ["StatefulLoss"]
 class StatefulLoss(ClassLoss):
     """Loss with a state beside the counts, kept in a buffer named :attr:`state_name`.
 
-    The buffer is made together with the counts, so that averaged models, which pair buffers by position,
-    and checkpoints have it from the start; a model that nobody told its number of classes makes it at its
-    first use. It keeps its precision in half-precision modules.
+    The buffer is created together with the counts, so that checkpoints and averaged models, which pair
+    buffers by position, have it from the start; a model whose number of classes nobody set creates it at
+    its first use. It keeps its precision when the module is converted to half precision.
+
+    Args:
+        class_counts: As of :class:`~mmseol.losses.ClassLoss`; so are the arguments after it.
     """
 
     state_name: ClassVar[str]
     """Name of the buffer."""
 
-    def __init__(self, class_counts: Any = None, **kwargs: Any) -> None:
-        super().__init__(class_counts, **kwargs)
+    def __init__(
+        self,
+        class_counts: Any = None,
+        *,
+        ignore_index: int = -100,
+        loss_weight: float = 1.0,
+        reduction: Reduction = "mean",
+        loss_name: str | None = None,
+        sync_avg_factor: bool = False,
+    ) -> None:
+        super().__init__(
+            class_counts=class_counts,
+            ignore_index=ignore_index,
+            loss_weight=loss_weight,
+            reduction=reduction,
+            loss_name=loss_name,
+            sync_avg_factor=sync_avg_factor,
+        )
         if self.state_name not in self._buffers:
             self.register_buffer(self.state_name, None)
 
     def initial_state(self, num_classes: int) -> Tensor | None:
-        """Return the state before training, or ``None`` where these settings need none."""
+        """Return the state before training, or ``None`` if these settings need none."""
         raise NotImplementedError
 
     @property
@@ -37,19 +56,23 @@ class StatefulLoss(ClassLoss):
         """The buffer."""
         return self._buffers[self.state_name]
 
+    def full_precision_names(self) -> tuple[str, ...]:
+        """Return the names of the tensors that ``half()`` must not round, the state among them."""
+        return (*super().full_precision_names(), self.state_name)
+
     def allocate_class_counts(self, num_classes: int) -> None:
         """Create the buffers for ``num_classes`` classes, before a model is copied or loaded."""
         super().allocate_class_counts(num_classes)
         self._allocate_state(num_classes)
 
     def _allocate_state(self, num_classes: int) -> None:
-        fresh = self.initial_state(num_classes)
-        known = self._buffers.get(self.state_name)
-        if fresh is not None and (known is None or known.shape != fresh.shape):
-            self.register_buffer(self.state_name, fresh.to(self._anchor.device))
+        initial = self.initial_state(num_classes)
+        present = self._buffers.get(self.state_name)
+        if initial is not None and (present is None or present.shape != initial.shape):
+            self.register_buffer(self.state_name, initial.to(self._anchor.device))
 
     def require_counts(self, num_classes: int) -> None:
-        """Raise unless counts and state, if any, are of ``num_classes`` classes."""
+        """Raise unless the counts and the state, if any, have ``num_classes`` classes."""
         super().require_counts(num_classes)
         if self.state is None:
             self._allocate_state(num_classes)
@@ -59,16 +82,9 @@ class StatefulLoss(ClassLoss):
                 "entries. Set it for the classes of the model's head (num_classes)."
             )
 
-    def _apply(self, fn: Any, recurse: bool = True) -> StatefulLoss:
-        kept = self.state
-        super()._apply(fn, recurse)
-        if kept is not None and self.state is not None and not self.state.is_meta:
-            self._buffers[self.state_name] = kept.to(self.state.device)  # half() must not round it
-        return self
-
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         stored = state_dict.get(prefix + self.state_name)
         if stored is not None and self.state is None and self.initial_state(stored.numel()) is not None:
-            fresh = torch.zeros_like(stored, device=self._anchor.device)
-            self.register_buffer(self.state_name, fresh)
+            empty = torch.zeros_like(stored, device=self._anchor.device)
+            self.register_buffer(self.state_name, empty)
         super()._load_from_state_dict(state_dict, prefix, *args)

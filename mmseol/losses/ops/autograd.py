@@ -1,4 +1,4 @@
-"""Values whose gradient is written out, where automatic differentiation would keep many copies of outputs."""
+"""Values with a gradient computed beside them, where autograd would keep many copies of the outputs."""
 
 from __future__ import annotations
 
@@ -10,45 +10,52 @@ from torch.autograd import Function
 
 from mmseol.losses.ops.inputs import is_compiling
 
-__all__ = ["with_gradient", "with_slopes"]
+__all__ = ["with_elementwise_gradient", "with_gradient"]
 
-# Tells whether the graph lives on (retain_graph); torch 2.1 does not say, so there it might.
+# Whether backward keeps the graph (retain_graph=True); torch 2.1 cannot tell, so assume that it does.
 _keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 
 
 def with_gradient(pred: Tensor, value: Tensor, gradient: Tensor | None) -> Tensor:
-    """Return the scalar ``value`` such that its backward pass hands ``gradient`` to ``pred``.
+    """Return the scalar ``value`` such that its backward pass gives ``gradient`` to ``pred``.
+
+    >>> pred = torch.tensor([3.0, 4.0], requires_grad=True)
+    >>> with_gradient(pred, torch.tensor(25.0), 2 * pred.detach()).backward()
+    >>> pred.grad
+    tensor([6., 8.])
 
     Args:
-        pred: What is differentiated by.
+        pred: Outputs to differentiate by.
         value: The scalar.
-        gradient: Its derivative, of ``pred``'s shape; ``None`` if nobody will ask. Backward scales it in
-            place and gives it away unless the graph is retained.
+        gradient: Its derivative, of ``pred``'s shape; ``None`` if no gradient is needed. Backward reuses
+            this tensor as the gradient unless ``retain_graph=True``.
 
     Returns:
-        ``value``, differentiable once; a second derivative raises an error that says what to do.
+        ``value``, differentiable once; a second derivative raises an error that names the remedy.
     """
     return value if gradient is None else _WithGradient.apply(pred, value, gradient)
 
 
-def with_slopes(value: Tensor, outputs: Tensor, slopes: Tensor, dim: int | tuple[int, ...]) -> Tensor:
-    """Return ``value`` with ``slopes`` as its gradient to ``outputs``, once differentiable.
+def with_elementwise_gradient(
+    outputs: Tensor, value: Tensor, gradient: Tensor, dim: int | tuple[int, ...]
+) -> Tensor:
+    """Return ``value`` with ``gradient`` as its derivative by ``outputs``, differentiable once.
 
     Args:
+        outputs: Outputs to differentiate by.
         value: A constant, of the shape that ``outputs`` has when summed over ``dim``.
-        outputs: What to differentiate by.
-        slopes: Derivative of the value by each output, a constant of the outputs' shape.
+        gradient: Derivative of the value by each output, a constant of the outputs' shape.
         dim: Dimensions that the value sums over.
     """
-    return _WithSlopes.apply(outputs, value, slopes, dim)
+    return _WithElementwiseGradient.apply(outputs, value, gradient, dim)
 
 
-class _WithSlopes(Function):
+class _WithElementwiseGradient(Function):
     @staticmethod
     def forward(
-        ctx: Any, outputs: Tensor, value: Tensor, slopes: Tensor, dim: int | tuple[int, ...]
+        ctx: Any, outputs: Tensor, value: Tensor, gradient: Tensor, dim: int | tuple[int, ...]
     ) -> Tensor:
-        ctx.save_for_backward(slopes)
+        ctx.save_for_backward(gradient)
         ctx.dim = (dim,) if isinstance(dim, int) else dim
         return value.clone()
 
@@ -56,10 +63,10 @@ class _WithSlopes(Function):
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor, None, None, None]:
         if torch.is_grad_enabled() and not is_compiling():  # by create_graph=True, as below
             raise RuntimeError("This loss is differentiable once; it cannot be used with create_graph=True.")
-        (slopes,) = ctx.saved_tensors
+        (gradient,) = ctx.saved_tensors
         for dim in sorted(ctx.dim):
             factor = factor.unsqueeze(dim)
-        return slopes * factor, None, None, None
+        return gradient * factor, None, None, None
 
 
 class _WithGradient(Function):
@@ -73,8 +80,8 @@ class _WithGradient(Function):
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor, None, None]:
         if torch.is_grad_enabled():  # by create_graph=True; a gradient penalty would silently be a constant
             raise RuntimeError(
-                "This loss is differentiable once. For create_graph=True, take the mean or sum of what "
-                "reduction_override='none' returns, which is differentiable any number of times."
+                "This loss is differentiable once. For create_graph=True, take the mean or sum of the losses "
+                "of reduction_override='none', which are differentiable any number of times."
             )
         gradient = ctx.gradient
         if gradient is None:

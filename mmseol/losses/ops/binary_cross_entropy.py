@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from mmseol.losses.ops.autograd import with_elementwise_gradient
 
 __all__ = ["binary_cross_entropy", "sigmoid_residual"]
 
 
 def sigmoid_residual(pred: Tensor, target: Tensor) -> Tensor:
-    r"""Return :math:`\sigma(z) - t`, (N, K, *), for use without gradient: it is worked out in place.
+    r"""Return :math:`\sigma(z) - t`, (N, K, *), computed in place and without a gradient of its own.
+
+    >>> sigmoid_residual(torch.zeros(1, 3), torch.tensor([2]))
+    tensor([[ 0.5000,  0.5000, -0.5000]])
 
     Args:
         pred: Raw outputs, (N, K, *).
@@ -26,30 +29,28 @@ def sigmoid_residual(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def binary_cross_entropy(pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    r"""Return :math:`\sum_k w_k \mathrm{BCE}(\sigma(z_k), t_k)` of each position, (N, *).
+    r"""Return :math:`\sum_k w_k \mathrm{BCE}(\sigma(z_k), t_k)` of each element, (N, *).
+
+    The gradient is computed beside the value: autograd would keep several times the outputs.
+
+    >>> binary_cross_entropy(torch.zeros(1, 3), torch.tensor([2]), torch.ones(1, 3))
+    tensor([2.0794])
 
     Args:
         pred: Raw outputs, (N, K, *).
         target: Labels, (N, *), or soft labels, (N, K, *).
         weight: Factors, (N, K, *); no gradient flows through them.
     """
-    return _WeightedSum.apply(pred, target, weight)
-
-
-class _WeightedSum(torch.autograd.Function):
-    """The sum with its gradient written out: what autograd would keep takes several times the outputs."""
-
-    @staticmethod
-    def forward(ctx: Any, pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(pred, target, weight)
+    requires_grad = torch.is_grad_enabled() and pred.requires_grad
+    with torch.no_grad():
         negative = F.softplus(pred, threshold=40)  # -log(1 - sigmoid(z)); -log(sigmoid(z)) is that minus z
         if target.dim() == pred.dim():
-            return (negative - target * pred).mul_(weight).sum(1)
-        label = target.unsqueeze(1)
-        positive = weight.gather(1, label) * pred.gather(1, label)
-        return negative.mul_(weight).sum(1) - positive.squeeze(1)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        pred, target, weight = ctx.saved_tensors
-        return sigmoid_residual(pred, target).mul_(weight).mul_(grad.unsqueeze(1)), None, None
+            value = (negative - target * pred).mul_(weight).sum(1)
+        else:
+            label = target.unsqueeze(1)
+            positive = weight.gather(1, label) * pred.gather(1, label)
+            value = negative.mul_(weight).sum(1) - positive.squeeze(1)
+        if not requires_grad:
+            return value
+        gradient = sigmoid_residual(pred, target).mul_(weight)
+    return with_elementwise_gradient(pred, value, gradient, 1)

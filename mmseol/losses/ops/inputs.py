@@ -11,6 +11,7 @@ from torch import Tensor
 __all__ = [
     "CHUNK",
     "Labels",
+    "by_class",
     "check_labels",
     "check_shapes",
     "chunks",
@@ -21,42 +22,45 @@ __all__ = [
     "with_channels",
 ]
 
-# torch 2.1 has it in a private place only.
+# torch 2.1 has it in a private module only.
 is_compiling = getattr(torch.compiler, "is_compiling", None) or torch._utils.is_compiling
 
 
 class Labels(NamedTuple):
-    """Integer labels, looked at piece by piece."""
+    """Integer labels of a batch and the mask of those that are not ignored."""
 
     target: Tensor
     """Labels, (N, *)."""
     valid: Tensor
-    """Which of them are not ignored, (N, *)."""
+    """Mask of the labels that are not ignored, (N, *)."""
     classes: int
     """K."""
     ignore_index: int
-    """Label of the others."""
+    """The ignored label."""
 
     @classmethod
     def of(cls, target: Tensor, classes: int, ignore_index: int) -> Labels:
-        """Return ``target``'s labels with a mask of those that are not ``ignore_index``."""
+        """Return the labels ``target`` with the mask of those that are not ``ignore_index``."""
         return cls(target, target != ignore_index, classes, ignore_index)
 
-    def piece(self, where: Any) -> tuple[Tensor, Tensor]:
-        """Return the labels at an index, int64, 0 where ignored, and where they are not.
+    def chunk(self, where: Any) -> tuple[Tensor, Tensor]:
+        """Return the int64 labels of a chunk, with ignored ones set to 0, and the mask of valid ones.
+
+        >>> Labels.of(torch.tensor([2, 255, 1]), classes=3, ignore_index=255).chunk(slice(0, 2))
+        (tensor([2, 0]), tensor([ True, False]))
 
         Raises:
-            ValueError: If one of them is no class.
+            ValueError: If a label is neither a class nor the ignored label.
         """
         valid = self.valid[where]
-        # All bits of a label or none: half the time of `torch.where`.
+        # The mask's bits, all 0 or all 1, are half the time of `torch.where`.
         label = valid.view(torch.uint8).long().neg_().bitwise_and_(self.target[where].long())
         check_labels(label, self.classes, self.ignore_index)
         return label, valid
 
 
 def check_labels(target: Tensor, classes: int, ignore_index: int) -> None:
-    """Raise if labels, 0 where ignored, are not in [0, classes); on a GPU, torch's indexing does that."""
+    """Raise if labels (0 where ignored) are not in [0, classes). On a GPU, torch's indexing checks them."""
     if target.device.type != "cpu" or not target.numel() or is_compiling():
         return
     low, high = (bound.item() for bound in torch.aminmax(target))
@@ -68,22 +72,38 @@ def check_labels(target: Tensor, classes: int, ignore_index: int) -> None:
 
 
 def mask_ignored(pred: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the outputs and labels, both zero where ignored, and where they are not, (N, *)."""
+    """Set outputs and labels to 0 where ignored.
+
+    >>> pred, target, valid = mask_ignored(torch.ones(2, 3), torch.tensor([2, 255]), 255)
+    >>> pred.tolist(), target.tolist(), valid.tolist()
+    ([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]], [2, 0], [True, False])
+
+    Returns:
+        Outputs, (N, K, *); labels, int64 (N, *), or soft labels in the outputs' dtype, (N, K, *), of which
+        none is ignored; and the mask of valid elements, (N, *).
+    """
     if target.dim() == pred.dim():
-        valid = torch.ones_like(pred[:, 0], dtype=torch.bool)
-        return pred, target.to(pred.dtype), valid
-    valid = target != ignore_index
-    target = torch.where(valid, target, 0).long()
-    check_labels(target, pred.shape[1], ignore_index)
-    return torch.where(valid.unsqueeze(1), pred, 0), target, valid
+        return pred, target.to(pred.dtype), torch.ones_like(pred[:, 0], dtype=torch.bool)
+    label, valid = Labels.of(target, pred.shape[1], ignore_index).chunk(...)
+    return torch.where(valid.unsqueeze(1), pred, 0), label, valid
+
+
+def by_class(values: Tensor, pred: Tensor) -> Tensor:
+    """Return per-class values (K,) in ``pred``'s dtype, shaped to broadcast over (N, K, *).
+
+    >>> by_class(torch.tensor([1, 2]), torch.zeros(4, 2, 5, 6)).shape
+    torch.Size([1, 2, 1, 1])
+    """
+    return values.to(pred).view(1, -1, *[1] * (pred.dim() - 2))
 
 
 def lift(pred: Tensor) -> Tensor:
-    """Return half-precision outputs in float32, others as they are."""
+    """Convert float16 and bfloat16 outputs to float32; return others unchanged."""
     return pred.float() if pred.dtype in (torch.float16, torch.bfloat16) else pred
 
 
 def check_shapes(pred: Tensor, target: Tensor, weight: Tensor | None) -> None:
+    """Raise a ``ValueError`` that names the argument unless shapes and dtypes fit together."""
     if pred.dim() < 2 or not pred.is_floating_point():
         raise ValueError(f"`pred` must be floating-point (N, K, *), got {pred.dtype} {tuple(pred.shape)}.")
     if pred.shape[1] < 2:
@@ -91,33 +111,33 @@ def check_shapes(pred: Tensor, target: Tensor, weight: Tensor | None) -> None:
             f"`pred` must have at least 2 classes, got shape {tuple(pred.shape)}. A head with out_channels=1 "
             "is a sigmoid with a threshold; use num_classes=2 and out_channels=2."
         )
-    positions = pred.shape[:1] + pred.shape[2:]
+    elements = pred.shape[:1] + pred.shape[2:]
     if target.dim() == pred.dim():
         if target.shape != pred.shape:
             raise ValueError(
                 f"soft `target` must be of `pred`'s shape {tuple(pred.shape)}, got {tuple(target.shape)}."
             )
-    elif target.shape != positions:
+    elif target.shape != elements:
         raise ValueError(
-            f"`target` must be of shape {tuple(positions)} (labels) or {tuple(pred.shape)} (soft labels) "
+            f"`target` must be of shape {tuple(elements)} (labels) or {tuple(pred.shape)} (soft labels) "
             f"for `pred` of shape {tuple(pred.shape)}, got {tuple(target.shape)}."
         )
     elif target.is_floating_point() or target.dtype == torch.bool:
         raise ValueError(
             f"`target` of shape {tuple(target.shape)} must hold integer labels, got {target.dtype}."
         )
-    if weight is not None and weight.shape not in (positions, pred.shape[:1]):
+    if weight is not None and weight.shape not in (elements, pred.shape[:1]):
         raise ValueError(
-            f"`weight` must be of shape {tuple(positions)} or ({pred.shape[0]},), got {tuple(weight.shape)}."
+            f"`weight` must be of shape {tuple(elements)} or ({pred.shape[0]},), got {tuple(weight.shape)}."
         )
 
 
 def expand_weight(weight: Tensor, loss: Tensor) -> Tensor:
-    """Return the weights of samples or positions in a shape that multiplies ``loss``, (N, *)."""
+    """Return the weights of samples, (N,), or elements, (N, *), shaped to multiply ``loss``, (N, *)."""
     return weight.to(loss.dtype).reshape(weight.shape + (1,) * (loss.dim() - weight.dim()))
 
 
-# Elements of a chunk: 4 MB in float32 stay in the cache; a GPU wants few, large kernels.
+# Elements of a chunk: 4 MB in float32 fit in the CPU cache; on a GPU, few large kernels are faster.
 CHUNK = {"cpu": 2**20, "cuda": 2**24}
 
 Where = tuple[slice, ...]
@@ -126,8 +146,8 @@ Where = tuple[slice, ...]
 def chunks(outputs: Tensor) -> list[Where]:
     """Return the indices that split (N, *) of outputs (N, K, *) into chunks that fit in the CPU cache.
 
-    Along N and, where one sample is larger than a chunk, along the first dimension after K. It is a list:
-    compilers do not follow generators.
+    They split N and, if one sample is larger than a chunk, the first dimension after K. The result is a
+    list, because ``torch.compile`` does not trace generators.
     """
     shape, elements = outputs.shape, CHUNK.get(outputs.device.type, CHUNK["cpu"])
     if len(shape) == 2:
@@ -143,5 +163,5 @@ def chunks(outputs: Tensor) -> list[Where]:
 
 
 def with_channels(where: Where) -> Where:
-    """Return the index into outputs (N, K, *) that goes with one into (N, *)."""
+    """Return the index into outputs (N, K, *) that matches an index into (N, *)."""
     return (where[0], slice(None), *where[1:])

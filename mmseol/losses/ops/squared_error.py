@@ -1,17 +1,20 @@
-"""The half squared error of outputs and labels of one size, and its gradient, in one pass over pieces."""
+"""The half squared error of outputs and labels of one size, and its gradient, in one pass over chunks."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from mmseol.losses.ops.inputs import Labels, chunks, expand_weight, with_channels
+from mmseol.losses.ops.inputs import Labels, by_class, chunks, expand_weight, with_channels
 
 __all__ = ["half_squared_error", "half_squared_error_sum"]
 
 
 def half_squared_error(pred: Tensor, target: Tensor, values: Tensor) -> Tensor:
-    r"""Return :math:`\sum_k \frac12 (a_k - t_k)^2` of each position.
+    r"""Return :math:`\sum_k \frac12 (a_k - t_k)^2` of each element.
+
+    >>> half_squared_error(torch.zeros(1, 3), torch.tensor([1]), torch.tensor([1.0, 2.0, 3.0]))
+    tensor([2.])
 
     Args:
         pred: Raw outputs :math:`a`, (N, K, *).
@@ -23,7 +26,7 @@ def half_squared_error(pred: Tensor, target: Tensor, values: Tensor) -> Tensor:
         Losses, (N, *); their gradient is :math:`a - t`.
     """
     if target.dim() == pred.dim():
-        residual = pred - target * values.view(1, -1, *[1] * (pred.dim() - 2))
+        residual = pred - target * by_class(values, pred)
     else:
         # a - t without a one-hot tensor; not a^2 - 2at + t^2, which cancels once a is near t.
         residual = pred.scatter_add(1, target.unsqueeze(1), -values[target].unsqueeze(1))
@@ -40,7 +43,7 @@ def half_squared_error_sum(
 ) -> tuple[Tensor, Tensor | None]:
     r"""Return :math:`\frac1d \sum_p w_p \sum_k \frac12 (a_{pk} - v_{y_p} [k = y_p])^2` and its gradient.
 
-    Beside the gradient, which is written once, only pieces that fit in the cache are allocated.
+    Apart from the gradient, which is written once, it allocates only chunks that fit in the CPU cache.
 
     Args:
         pred: Raw outputs :math:`a`, (N, K, *).
@@ -48,7 +51,7 @@ def half_squared_error_sum(
         values: Target value :math:`v_k` of each class, (K,).
         weight: Weights :math:`w`, (N, *) or (N,).
         divisor: d, a scalar.
-        requires_grad: Whether the gradient is wanted.
+        requires_grad: Whether to compute the gradient.
 
     Returns:
         The value, a scalar, and the gradient, (N, K, *), in float32, or float64 for such outputs.
@@ -58,17 +61,19 @@ def half_squared_error_sum(
     values, scale = -values.to(dtype), (1 / divisor).to(dtype)
     total = torch.zeros((), dtype=torch.float64, device=pred.device)
     for where in chunks(pred):
-        label, valid = labels.piece(where)
+        label, valid = labels.chunk(where)
         channels = with_channels(where)
         out = torch.empty_like(pred[channels], dtype=dtype) if gradient is None else gradient[channels]
         if weight is not None:
-            piece_weight = weight[where[0]] if weight.dim() == 1 else weight[where]
-            factor = expand_weight(piece_weight, out[:, 0])
-        total += _piece(pred[channels], label, valid, values, None if weight is None else factor, scale, out)
+            chunk_weight = weight[where[0]] if weight.dim() == 1 else weight[where]
+            factor = expand_weight(chunk_weight, out[:, 0])
+        total += _write_chunk(
+            pred[channels], label, valid, values, None if weight is None else factor, scale, out
+        )
     return (total / divisor).to(dtype), gradient
 
 
-def _piece(
+def _write_chunk(
     pred: Tensor,
     label: Tensor,
     valid: Tensor,
@@ -77,13 +82,13 @@ def _piece(
     scale: Tensor,
     out: Tensor,
 ) -> Tensor:
-    """Write the gradient of one piece to ``out`` and return its part of the sum before division."""
+    """Write the gradient of one chunk to ``out`` and return its part of the sum before division."""
     out.copy_(pred)
     # a - t; not a^2 - 2at + t^2, which cancels once a is near t.
     shift = negative.index_select(0, label.reshape(-1)).view_as(label)
     out.scatter_add_(1, label.unsqueeze(1), shift.unsqueeze(1))
     if pred.device.type != "cpu" or not valid.all():
-        _zero_where_not(valid, out)
+        _zero_invalid(valid, out)
     square = out.square()
     if weight is None:
         total = square.sum()
@@ -94,7 +99,7 @@ def _piece(
     return 0.5 * total.double()
 
 
-def _zero_where_not(valid: Tensor, out: Tensor) -> None:
-    """Zero ``out``, (N, K, *), where not ``valid``, (N, *), whatever stands there: NaN * 0 would be NaN."""
+def _zero_invalid(valid: Tensor, out: Tensor) -> None:
+    """Set ``out``, (N, K, *), to 0 where ``valid``, (N, *), is false, also where it is NaN or infinite."""
     bits = torch.int32 if out.dtype == torch.float32 else torch.int64
     out.view(bits).bitwise_and_(-valid.to(bits).unsqueeze(1))  # 5 times as fast as masked_fill_

@@ -1,6 +1,6 @@
-"""The half squared errors of :mod:`same_size` and :mod:`upsampled` as Triton kernels, for CUDA.
+"""The sums of :mod:`squared_error` and :mod:`squared_error_upsampled` as Triton kernels, for CUDA.
 
-The functions have the same names, arguments and results as there, where they are explained.
+The functions have the same names, arguments and results as those, whose docstrings describe them.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ _BLOCK = 256
 
 @triton.jit
 def _residual_kernel(
-    pred, target, weight, values, scale, gradient, sums, positions, per_sample, classes, ignore_index,
+    pred, target, weight, values, scale, gradient, sums, elements, per_sample, classes, ignore_index,
     stride_n, stride_k, stride_p, WEIGHT: tl.constexpr, WRITE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Residuals and their squares' sum at BLOCK positions of outputs (N, K, P); WEIGHT is 0, (N,), (N, P)."""
+    """Residuals and their squares' sum at BLOCK elements of outputs (N, K, P); WEIGHT is 0, (N,), (N, P)."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < positions
+    inside = at < elements
     n = at // per_sample
     offset = n * stride_n + (at % per_sample) * stride_p
     label = tl.load(target + at, mask=inside, other=0).to(tl.int64)
     valid = inside & (label != ignore_index)
     known = valid & (label >= 0) & (label < classes)
-    own = tl.load(values + label, mask=known, other=0.0)
+    label_value = tl.load(values + label, mask=known, other=0.0)
     factor = tl.full([BLOCK], 1.0, values.dtype.element_ty)
     if WEIGHT == 1:
         factor = tl.load(weight + n, mask=inside, other=0.0).to(values.dtype.element_ty)
@@ -41,10 +41,10 @@ def _residual_kernel(
     total = tl.zeros([BLOCK], values.dtype.element_ty)
     for k in range(classes):
         output = tl.load(pred + offset + k * stride_k, mask=valid, other=0.0).to(values.dtype.element_ty)
-        residual = output - tl.where(known & (label == k), own, 0.0)  # Eq. (5)
+        residual = output - tl.where(known & (label == k), label_value, 0.0)  # Eq. (5)
         total += residual * residual
         if WRITE:
-            # At ignored positions 0, even where the weight is not finite.
+            # 0 at ignored elements, even if their weight is not finite.
             tl.store(gradient + offset + k * stride_k, tl.where(valid, residual * scaled, 0.0), mask=inside)
     total = tl.where(valid & ~known, float("nan"), total * factor)  # a label that is no class must show
     tl.store(sums + tl.program_id(0), 0.5 * tl.sum(tl.where(valid, total, 0.0)))
@@ -152,12 +152,12 @@ def half_squared_error_sum(
     """Triton version of the function of this name in ``squared_error``; a label out of range gives NaN."""
     dtype = torch.promote_types(pred.dtype, torch.float32)
     flat, gradient = _flat(pred, dtype, requires_grad)
-    positions = labels.target.numel()
-    sums = torch.zeros(triton.cdiv(positions, _BLOCK), dtype=dtype, device=pred.device)
-    if positions:
+    elements = labels.target.numel()
+    sums = torch.zeros(triton.cdiv(elements, _BLOCK), dtype=dtype, device=pred.device)
+    if elements:
         _residual_kernel[(len(sums),)](
             flat, labels.target.contiguous(), flat if weight is None else weight.contiguous(),
-            values.to(dtype), (1 / divisor).to(dtype), gradient, sums, positions, flat.shape[2],
+            values.to(dtype), (1 / divisor).to(dtype), gradient, sums, elements, flat.shape[2],
             flat.shape[1], labels.ignore_index, *flat.stride(),
             WEIGHT=_kind(weight, labels), WRITE=requires_grad, BLOCK=_BLOCK,
         )  # fmt: skip

@@ -16,13 +16,13 @@ from mmseol.losses.ops.inputs import Labels
 
 __all__ = ["axis_taps", "not_below_zero", "upsampled_half_squared_error_sum"]
 
-# Elements of a strip of labels or of a group of channels; on a CPU their tensors, 1 MB in float64, stay in a
+# Elements of a strip of labels or of a group of channels; on a CPU such a tensor, 1 MB in float64, fits in a
 # core's cache.
 STRIP = {"cpu": 2**17, "cuda": 2**24}
-# Threads that share a batch on a CPU if an image's outputs fill a piece: below that, waiting for the
-# interpreter's lock costs what the second thread brings.
+# Threads that share a batch on a CPU if the outputs of one image fill a strip. For smaller images the
+# interpreter's lock costs as much time as the second thread saves.
 _WORKERS = 2
-# Sizes whose buffers outlive a call on a CPU: those of a model's main and auxiliary head.
+# Input sizes whose workspaces are kept after a call on a CPU: one for the main head, one for the auxiliary.
 _SIZES = 2
 
 
@@ -43,7 +43,7 @@ def upsampled_half_squared_error_sum(
     :math:`\frac12 (a^T g - a^T b + t^T D t)`. U has two taps per axis: :math:`U^T D U` couples each point
     with its 8 neighbours, and b scatters each label to 4 points; neither has a pixel-sized tensor of K
     channels, and the work over pixels does not grow with K. Near convergence the sum is a small
-    difference of large numbers: all sums are float64.
+    difference of large numbers, so all sums are float64.
 
     Args:
         pred: Raw outputs :math:`a`, (N, K, h, w).
@@ -51,7 +51,7 @@ def upsampled_half_squared_error_sum(
         values: Target value :math:`v_k` of each class, (K,).
         weight: Weights :math:`w`, (N, H, W) or (N,).
         divisor: d, a scalar.
-        requires_grad: Whether the gradient is wanted.
+        requires_grad: Whether to compute the gradient.
         align_corners: As in :func:`torch.nn.functional.interpolate`.
 
     Returns:
@@ -65,13 +65,13 @@ def upsampled_half_squared_error_sum(
     values = values.double().view(-1, 1)
     gradient = torch.empty_like(pred, dtype=dtype) if requires_grad else None
     sizes = pred.shape[1:], labels.target.shape[1:], align_corners, dtype
-    idle = _idle(*sizes) if pred.device.type == "cpu" else []
+    workspaces = _WORKSPACES if pred.device.type == "cpu" else _Workspaces()
 
-    @torch.no_grad()  # of this thread
+    @torch.no_grad()  # the grad mode belongs to a thread
     def sums(images: range) -> list[Tensor]:
-        with _taken(idle, rows, columns, pred.shape[1]) as loss:
+        with workspaces.borrow(sizes, rows, columns) as image_loss:
             return [
-                loss(
+                image_loss(
                     pred[n],
                     labels,
                     n,
@@ -83,49 +83,69 @@ def upsampled_half_squared_error_sum(
                 for n in images
             ]
 
-    with _one_thread(pred.device) as threads:
+    with _single_threaded(pred.device) as threads:
         large = pred.shape[1:].numel() >= STRIP["cpu"]
-        totals = _shared(sums, len(pred), min(threads, _WORKERS) if large else 1)
+        totals = _in_threads(sums, len(pred), min(threads, _WORKERS) if large else 1)
     total = torch.stack(totals).sum() if totals else divisor.new_zeros((), dtype=torch.float64)
     return (not_below_zero(total, weight) / divisor).to(dtype), gradient
 
 
-def _shared(work: Callable[[range], list[Tensor]], count: int, workers: int) -> list[Tensor]:
-    """Return ``work(range(count))``, done by up to ``workers`` threads, this one among them."""
-    share = -(-count // workers)
-    if count <= share:
+def _in_threads(work: Callable[[range], list[Tensor]], count: int, workers: int) -> list[Tensor]:
+    """Return ``work(range(count))``, divided among up to ``workers`` threads including this one."""
+    part = -(-count // workers)
+    if count <= part:
         return work(range(count))
     with ThreadPoolExecutor(workers - 1) as pool:
-        starts = range(share, count, share)
-        others = [pool.submit(work, range(start, min(start + share, count))) for start in starts]
-        return work(range(share)) + [total for other in others for total in other.result()]
+        starts = range(part, count, part)
+        others = [pool.submit(work, range(start, min(start + part, count))) for start in starts]
+        return work(range(part)) + [total for other in others for total in other.result()]
 
 
-@lru_cache(maxsize=_SIZES)
-def _idle(
-    outputs: torch.Size, labels: torch.Size, align_corners: bool, dtype: torch.dtype
-) -> list[ImageLoss]:
-    """Return what earlier calls of these sizes left; memory that is given back comes again page by page."""
+# Sizes of the outputs (K, h, w) and of the labels (H, W), align_corners and dtype.
+_Sizes = tuple[torch.Size, torch.Size, bool, torch.dtype]
+
+
+class _Workspaces:
+    """Pool of work buffers (:class:`ImageLoss`) that are used again by later calls of the same sizes.
+
+    Re-allocating the buffers in each call would cause page faults. The pool of the CPU is process-wide: it
+    keeps the buffers of the last ``_SIZES`` input sizes, for at most ``_WORKERS`` threads each, until the
+    process ends. Two threads never share a workspace.
+    """
+
+    def __init__(self) -> None:
+        self._idle = lru_cache(maxsize=_SIZES)(_no_workspaces)
+
+    def clear(self) -> None:
+        """Release all idle workspaces."""
+        self._idle.cache_clear()
+
+    @contextmanager
+    def borrow(self, sizes: _Sizes, rows: Taps, columns: Taps) -> Iterator[ImageLoss]:
+        """Take a workspace for these sizes from the pool, or create one, and put it back afterwards."""
+        idle = self._idle(sizes)
+        try:
+            workspace = idle.pop()
+        except IndexError:  # not `if idle`: another thread may take the last one in between
+            workspace = ImageLoss(rows, columns, sizes[0][0])
+        yield workspace
+        idle.append(workspace)
+        del idle[:-_WORKERS]
+
+
+def _no_workspaces(sizes: _Sizes) -> list[ImageLoss]:
     return []
 
 
-@contextmanager
-def _taken(idle: list[ImageLoss], rows: Taps, columns: Taps, classes: int) -> Iterator[ImageLoss]:
-    """Take an idle one or make one, and leave it idle; no two threads get the same."""
-    try:
-        loss = idle.pop()
-    except IndexError:
-        loss = ImageLoss(rows, columns, classes)
-    yield loss
-    idle.append(loss)
-    del idle[:-_WORKERS]
+_WORKSPACES = _Workspaces()
 
 
 @contextmanager
-def _one_thread(device: torch.device) -> Iterator[int]:
-    """Keep torch's loops on one thread and yield how many there may be.
+def _single_threaded(device: torch.device) -> Iterator[int]:
+    """Set torch's thread number, which is process-wide, to 1 and yield the number that was set before.
 
-    Pieces are too small to share, and a busy core would hold up every one.
+    Strips are too small to divide among threads, and one busy core would delay each of them. While the
+    block runs, other Python threads of the process compute with one thread too.
     """
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1:
@@ -139,13 +159,17 @@ def _one_thread(device: torch.device) -> Iterator[int]:
 
 
 def not_below_zero(total: Tensor, weight: Tensor | None) -> Tensor:
-    """Return a sum of squares whose rounding may have left it below zero, unless a weight is negative."""
+    """Clamp a sum of squares that rounding may have made negative to 0, unless a weight is negative.
+
+    >>> not_below_zero(torch.tensor(-1e-16), None)
+    tensor(0.)
+    """
     least = total.clamp(min=0)
     return least if weight is None else torch.where((weight < 0).any(), total, least)
 
 
 class Taps(NamedTuple):
-    """One axis of the bilinear operator, two taps for each of its S outputs; weights in float64."""
+    """One axis of the bilinear operator: two taps for each of its S outputs, with weights in float64."""
 
     first: Tensor
     """Index of the left tap, int64 (S,)."""
@@ -159,25 +183,30 @@ class Taps(NamedTuple):
 @lru_cache(maxsize=32)
 @torch.inference_mode(False)
 def axis_taps(small: int, large: int, align_corners: bool, dtype: torch.dtype, device: torch.device) -> Taps:
-    """Return the taps by which torch resizes an axis from ``small`` to ``large``, rounded as in ``dtype``."""
+    """Return the taps by which torch resizes an axis from ``small`` to ``large``, rounded as in ``dtype``.
+
+    >>> taps = axis_taps(2, 4, align_corners=False, dtype=torch.float32, device=torch.device("cpu"))
+    >>> taps.first.tolist(), taps.weights[1].tolist()
+    ([0, 0, 0, 1], [0.0, 0.25, 0.75, 0.0])
+    """
     unit = torch.eye(small, dtype=dtype, device=device)[None, :, None]
     matrix = F.interpolate(unit, (1, large), mode="bilinear", align_corners=align_corners)[0, :, 0].double()
     first = (matrix != 0).int().argmax(0)
     right = torch.cat([matrix[1:], torch.zeros_like(matrix[:1])])
     weight = right.gather(0, first.unsqueeze(0)).squeeze(0)
-    # That the two add up to 1 exactly keeps the sum of squares exact near convergence.
+    # The two add up to exactly 1, which keeps the sum of squares exact near convergence.
     left = 1 - weight
-    position = torch.arange(small, device=device).unsqueeze(1)
-    at_first, at_second = position == first, position == first + 1
+    point = torch.arange(small, device=device).unsqueeze(1)
+    at_first, at_second = point == first, point == first + 1
     squares = left.square() * at_first + weight.square() * at_second
     coupling = torch.cat([squares, left * weight * at_first]).to_sparse()
     return Taps(first, torch.stack([left, weight]), coupling)
 
 
 class ImageLoss:
-    """Value and gradient of one image after the other, in buffers that are kept.
+    """Loss and gradient of one image at a time, computed in preallocated buffers.
 
-    Labels are taken strip by strip and outputs in groups of channels.
+    Labels are processed in strips of rows and outputs in groups of channels.
 
     Args:
         rows: Taps of the height.
@@ -185,23 +214,23 @@ class ImageLoss:
         classes: K.
     """
 
-    @torch.inference_mode(False)  # its tensors may be written to in any mode
+    @torch.inference_mode(False)  # an inference tensor could not be written to outside of that mode
     def __init__(self, rows: Taps, columns: Taps, classes: int) -> None:
         self.rows, self.columns, self.classes = rows, columns, classes
         device = rows.first.device
         large_height, large_width = len(rows.first), len(columns.first)
         self.height, self.width = (axis.coupling.shape[0] // 2 for axis in (rows, columns))
         points = self.height * self.width
-        piece = STRIP.get(device.type, STRIP["cpu"])
-        self.strip = min(max(piece // large_width, 1), large_height)
-        self.group = min(max(piece // points, 1), classes)
+        elements = STRIP.get(device.type, STRIP["cpu"])
+        self.strip = min(max(elements // large_width, 1), large_height)
+        self.group = min(max(elements // points, 1), classes)
         empty = partial(torch.empty, dtype=torch.float64, device=device)
         # The first bin of the point that is each pixel's upper left tap.
         self.cells = (rows.first.unsqueeze(1) * self.width + columns.first) * classes
         self.index = torch.empty_like(self.cells[: self.strip])
         self.pixels = empty(large_height, large_width)
         self.by_row, self.by_tap = empty(2, self.strip, large_width)
-        # Right or lower taps beyond the border have weight 0 and land in some other bin or in the excess.
+        # Right or lower taps beyond the border have weight 0; they add 0 to another bin or to the spare ones.
         self.bins = empty((points + self.width + 1) * classes)
         self.corners = [
             [self.bins[(row * self.width + column) * classes :] for column in (0, 1)] for row in (0, 1)
@@ -218,7 +247,7 @@ class ImageLoss:
         divisor: Tensor,
         gradient: Tensor | None,
     ) -> Tensor:
-        """Write the gradient of one image, divided, and return its sum, a scalar, not divided.
+        """Write the gradient of one image, divided by ``divisor``, and return its undivided sum, a scalar.
 
         Args:
             pred: Its outputs, (K, h, w).
@@ -227,19 +256,19 @@ class ImageLoss:
             values: Target value of each class, float64 (K, 1).
             weight: Weights of its pixels, (H, W), or of all of them, (), or ``None``.
             divisor: Divisor of the gradient, a scalar.
-            gradient: Where to write that, (K, h, w), or ``None``.
+            gradient: Output tensor of the gradient, (K, h, w), or ``None``.
         """
         stencil = self._project(labels, weight, image)
         projected = self.bins[: pred.numel()].view(-1, self.classes)
         total = torch.zeros((), dtype=torch.float64, device=pred.device)
-        # Elsewhere an output may be anything: 0 * inf would be NaN.
-        unseen = None if stencil[0].all() else stencil[0] == 0
+        # An output that no valid label reaches may be infinite, and 0 * inf would be NaN.
+        unused = None if stencil[0].all() else stencil[0] == 0
         for start in range(0, len(pred), self.group):
             group = slice(start, start + self.group)
             outputs, right_side, residual, product = self.channels[:, : len(values[group])]
             outputs.view_as(pred[group]).copy_(pred[group])  # a
-            if unseen is not None:
-                outputs.masked_fill_(unseen, 0)
+            if unused is not None:
+                outputs.masked_fill_(unused, 0)
             right_side.copy_(projected[:, group].T).mul_(values[group])  # b
             apply_stencil(stencil, outputs, self.width, out=residual).sub_(right_side)  # g
             total += 0.5 * torch.mul(outputs, residual, out=product).sum()
@@ -249,17 +278,17 @@ class ImageLoss:
         return total
 
     def _project(self, labels: Labels, weight: Tensor | None, image: int) -> list[Tensor]:
-        r"""Return :math:`U^T D U` of an image, and leave :math:`U^T D Y` in the bins, Y its one-hot labels.
+        r"""Return :math:`U^T D U` of an image and write :math:`U^T D Y`, Y its one-hot labels, to the bins.
 
         Returns:
-            How each point couples with itself and its neighbours to the right, below, below right and
-            below left, each (h w,).
+            Coefficients of each point with itself and with its neighbours to the right, below, below right
+            and below left, each (h w,).
         """
-        for part in self.bins.split(self.index.numel()):
+        for part in self.bins.split(self.index.numel()):  # parts that fit in the cache
             part.zero_()
         for start in range(0, len(self.rows.first), self.strip):
             strip = slice(start, start + self.strip)
-            label, valid = labels.piece((image, strip))
+            label, valid = labels.chunk((image, strip))
             pixels = self.pixels[strip].copy_(valid.view(torch.uint8))
             if weight is not None:
                 pixels *= weight if weight.dim() == 0 else weight[strip]
@@ -272,7 +301,7 @@ class ImageLoss:
         return [itself, right, below, across, across.roll(1)]
 
     def _scatter(self, label: Tensor, pixels: Tensor, strip: slice) -> None:
-        """Add the pixels' weights, shared out to their four taps, to the bins of their labels."""
+        """Distribute the pixels' weights over their four taps and add them to the bins of their labels."""
         index, by_row, by_tap = (part[: len(label)] for part in (self.index, self.by_row, self.by_tap))
         torch.add(label, self.cells[strip], out=index)
         for row_weight, corners in zip(self.rows.weights[:, strip, None], self.corners, strict=True):
@@ -283,7 +312,7 @@ class ImageLoss:
 
 
 def apply_stencil(stencil: list[Tensor], outputs: Tensor, width: int, out: Tensor) -> Tensor:
-    """Return :math:`U^T D U a`, (K, h w), of ``outputs`` a, in ``out``; it is zero around a row's end."""
+    """Write :math:`U^T D U a`, (K, h w), of ``outputs`` a to ``out``; coefficients across row ends are 0."""
     points = outputs.shape[1]
     torch.mul(outputs, stencil[0], out=out)
     for coupling, offset in zip(stencil[1:], (1, width, width + 1, width - 1), strict=True):
