@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 import os
 import pickle
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mmcv
 import numpy as np
 import pytest
 import torch
@@ -19,7 +22,15 @@ pytest.importorskip("mmseg")
 pytest.importorskip("mmpretrain")
 
 from helpers.distributed import run_ranks
-from helpers.small_data import SIZE, FourClassDataset, LabelDataset, seg_config, seg_dataset, write_maps
+from helpers.small_data import (
+    SIZE,
+    FourClassDataset,
+    LabelDataset,
+    seg_config,
+    seg_dataset,
+    write_images,
+    write_maps,
+)
 from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
 from mmengine.registry import DefaultScope
 from mmpretrain.datasets import CustomDataset, KFoldDataset
@@ -30,7 +41,7 @@ from PIL import Image
 
 import mmseol.counting.label_maps as label_maps
 import mmseol.counting.wrappers as wrappers
-from mmseol.counting import count_dataset, count_label_maps, image_classes
+from mmseol.counting import count_dataset, count_label_maps, image_classes, image_size
 from mmseol.counting.cache import default_cache_dir, describe
 from mmseol.counting.counts import ClassCounts
 from mmseol.counting.decode import count_file, count_values
@@ -241,7 +252,7 @@ def test_file_is_counted_as_mmseg_loads_it(
     if counted is not None:
         loaded = LoadAnnotations()(dict(info))["gt_seg_map"]
         values, pixels = np.unique(loaded, return_counts=True)
-        assert counted == dict(zip(values.tolist(), pixels.tolist(), strict=True))
+        assert counted == (dict(zip(values.tolist(), pixels.tolist(), strict=True)), loaded.shape)
 
 
 class OtherLoadAnnotations(LoadAnnotations):
@@ -354,12 +365,104 @@ def test_first_bad_map_is_named(workers: int | None, root: Path, monkeypatch: py
         count_dataset(reverse, K, workers=workers)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\x89PNG no more"])
-def test_broken_map_is_named(content: bytes | None, root: Path) -> None:
-    path = root / "ann" / "003.png"
-    path.unlink() if content is None else path.write_bytes(content)
+@pytest.mark.parametrize("content", [b"", b"\x89PNG no more"])
+def test_broken_map_is_named(content: bytes, root: Path) -> None:
+    (root / "ann" / "003.png").write_bytes(content)
     with pytest.raises(ValueError, match=r"003\.png \(item 3\) cannot be read"):
         count_dataset(seg_dataset(root), K)
+
+
+def test_missing_maps_are_listed(root: Path) -> None:
+    for number in range(2, 9):
+        (root / "ann" / f"{number:03}.png").unlink()
+    with pytest.raises(
+        ValueError, match=r"^7 of 12 label maps do not exist: .*002\.png \(item 2\)"
+    ) as caught:
+        count_dataset(seg_dataset(root), K)
+    assert "006.png (item 6), .. (7 in all). Check `data_root`" in str(caught.value)
+    shutil.rmtree(root / "ann")
+    with pytest.raises(ValueError, match=r"folder of label maps '.*/ann' does not exist \(12 of 12"):
+        count_dataset(seg_dataset(root), K)
+
+
+def test_labels_of_more_than_eight_bits_are_refused(root: Path) -> None:
+    """mmseg casts to uint8: 300 would be trained as 44, and 259 as class 3."""
+    labels = np.zeros(SIZE, dtype=np.uint16)
+    labels[0, 0] = 3
+    Image.fromarray(labels).save(root / "ann" / "005.png")
+    assert count_dataset(seg_dataset(root), K).samples[3] > 0
+    labels[0, 0] = 259
+    Image.fromarray(labels).save(root / "ann" / "005.png")
+    with pytest.raises(ValueError, match=r"005\.png \(item 5\) holds the label 259 .* cuts to 3\. Write"):
+        count_dataset(seg_dataset(root), K)
+
+
+def test_palette_maps_in_nested_folders_are_read_as_indices(tmp_path: Path) -> None:
+    root = write_maps(tmp_path / "nested" / "data")
+    expected = slow_maps(seg_dataset(root))
+    for path in sorted((root / "ann").iterdir()):
+        labels = Image.open(path).copy()
+        labels.putpalette(list(range(255, -1, -1)) * 3)
+        city = ("bonn", "ulm")[int(path.stem) % 2]
+        for folder in ("img", "ann"):
+            (root / folder / city).mkdir(exist_ok=True)
+        (root / "img" / path.name).rename(root / "img" / city / path.name)
+        path.unlink()
+        labels.save(root / "ann" / city / path.name)
+        assert Image.open(root / "ann" / city / path.name).mode == "P"
+    nested = seg_dataset(root)
+    assert len(nested) == 12
+    assert count_dataset(nested, K) == expected
+
+
+# ------------------------------------------------------------------ sizes
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_label_map_of_another_size_than_its_image_is_named(world: int, root: Path) -> None:
+    write_images(root)
+    dataset = seg_dataset(root)
+    assert count_dataset(dataset, K, check_sizes=True) == slow_maps(dataset)
+    Image.new("RGB", SIZE).save(root / "img" / "007.png")  # as many pixels, turned
+    Image.new("RGB", (4, 4)).save(root / "img" / "008.png")
+    assert count_dataset(dataset, K) == slow_maps(dataset)
+    message = (
+        r"007\.png \(item 7\) must have the size of its image .*007\.png, 10x8 \(HxW\), got 8x10\. Resize"
+    )
+    for cache in (True, False):  # the counts are cached, the images have changed
+        if world == 1:
+            with pytest.raises(ValueError, match=message):
+                count_dataset(dataset, K, cache=cache, check_sizes=True)
+        else:
+            for error in run_ranks(_check_on, root, cache):
+                assert re.search(message, error)
+    (root / "img" / "007.png").unlink()
+    with pytest.raises(ValueError, match=r"The image .*007\.png \(item 7\) cannot be read"):
+        count_dataset(dataset, K, check_sizes=True)
+
+
+def _check_on(rank: int, root: Path, cache: bool) -> str:
+    with pytest.raises(ValueError, match="must have the size of its image") as caught:
+        count_dataset(seg_dataset(root), K, cache=cache, check_sizes=True)
+    return str(caught.value)
+
+
+def test_images_of_unknown_formats_are_not_checked(root: Path) -> None:
+    assert image_size(root / "img" / "000.png") is None  # no image at all
+    dataset = seg_dataset(root)
+    assert count_dataset(dataset, K, check_sizes=True) == slow_maps(dataset)
+
+
+def test_size_is_that_of_the_decoded_image(tmp_path: Path) -> None:
+    """OpenCV turns a photograph upright by its EXIF tag."""
+    exif = Image.Exif()
+    for orientation in range(1, 9):
+        exif[274] = orientation
+        Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
+        assert image_size(tmp_path / "a.jpg") == mmcv.imread(tmp_path / "a.jpg").shape[:2]
+    assert image_size(str(tmp_path / "a.jpg"), {"backend": "local"}) == (30, 20)
+    with pytest.raises(FileNotFoundError):
+        image_size(tmp_path / "b.jpg")
 
 
 def test_colour_map_is_refused(root: Path) -> None:
@@ -450,7 +553,17 @@ def test_cache_notices_a_changed_file(root: Path, monkeypatch: pytest.MonkeyPatc
         count_dataset(seg_dataset(root), K)
 
 
-@pytest.mark.parametrize("damage", ["truncate", "empty", "garbage", "flip", "other numbers"])
+class Payload:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "empty", "garbage", "flip", "other numbers", "payload"])
 def test_broken_cache_is_counted_anew(damage: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counter = Counter(monkeypatch)
     _, expected = counter.during(seg_dataset(root), K)
@@ -458,7 +571,10 @@ def test_broken_cache_is_counted_anew(damage: str, root: Path, monkeypatch: pyte
     content = file.read_bytes()
     if damage == "other numbers":
         with file.open("wb") as handle:
-            np.savez(handle, counts=np.full((12, K), 10**6), sizes=np.ones(12, dtype=np.int64))
+            np.savez(handle, table=np.full((12, K + 3), 10**6))
+    elif damage == "payload":
+        with file.open("wb") as handle:
+            np.savez(handle, table=np.array(Payload(root / "ran"), dtype=object))
     else:
         middle = len(content) // 3
         flipped = bytearray(content)
@@ -472,6 +588,7 @@ def test_broken_cache_is_counted_anew(damage: str, root: Path, monkeypatch: pyte
         assert counter.during(seg_dataset(root), K) == (12, expected)
     assert counter.during(seg_dataset(root), K) == (0, expected)
     assert [path.name for path in default_cache_dir().iterdir()] == [file.name]
+    assert not (root / "ran").exists()
 
 
 def test_folder_that_cannot_be_written_costs_a_warning(root: Path, tmp_path: Path) -> None:

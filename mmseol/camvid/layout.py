@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmseol.utils.tables import first_few
+
 __all__ = [
     "CAMVID_PIXELS",
     "CAMVID_VOID_PIXELS",
@@ -106,9 +108,7 @@ def first_names(names: Iterable[str], shown: int = 5) -> str:
     >>> first_names("cba", shown=2)
     "'a', 'b', .. (3 in all)"
     """
-    ordered = sorted(names)
-    more = f", .. ({len(ordered)} in all)" if len(ordered) > shown else ""
-    return ", ".join(repr(name) for name in ordered[:shown]) + more
+    return first_few(map(repr, sorted(names)), shown)
 
 
 def _names(folder: Path, suffix: str, what: str) -> set[str]:

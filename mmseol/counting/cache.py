@@ -69,47 +69,46 @@ def _code(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__} {version}"
 
 
-def read(path: Path, shape: tuple[int, int]) -> tuple[IntArray, IntArray] | None:
-    """Return the counts, of the given shape (M, K), and sizes, (M,), in a cache file, or ``None``.
+def read(path: Path, number: int, num_classes: int) -> IntArray | None:
+    """Return the table in a cache file, (M, K + 3), or ``None`` if there is none of these sizes.
 
-    The file holds plain arrays and is never unpickled. A warning names a file that is broken.
+    A row holds the pixels of the K classes, those of the whole label map, its height and its width. The file
+    holds a plain array and is never unpickled. A warning names a file that is broken.
 
-    >>> read(Path("no such file.npz"), (367, 11)) is None
+    >>> read(Path("no such file.npz"), number=367, num_classes=11) is None
     True
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            counts, sizes = file["counts"], file["sizes"]
+            table = file["table"]
     except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as error:  # a broken file may raise anything, and counting again is always right
         warnings.warn(f"The cached counts in {path} cannot be read ({error}); counting anew.", stacklevel=2)
         return None
     if (
-        counts.dtype != np.int64
-        or sizes.dtype != np.int64
-        or counts.shape != shape
-        or sizes.shape != shape[:1]
-        or (counts < 0).any()
-        or (counts.sum(1) > sizes).any()
+        table.dtype != np.int64
+        or table.shape != (number, num_classes + 3)
+        or (table < 0).any()
+        or (table[:, :-3].sum(1) > table[:, -3]).any()
     ):
         warnings.warn(f"The cached counts in {path} were changed; counting anew.", stacklevel=2)
         return None
-    return counts, sizes
+    return table
 
 
-def write(path: Path, counts: IntArray, sizes: IntArray) -> None:
+def write(path: Path, table: IntArray) -> None:
     """Write a cache file, whole or not at all. If the folder cannot be written, warn.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write(Path(folder) / "counts.npz", np.array([[3, 1]]), np.array([5]))
-    ...     read(Path(folder) / "counts.npz", (1, 2))
-    (array([[3, 1]]), array([5]))
+    ...     write(Path(folder) / "counts.npz", np.array([[3, 1, 6, 2, 3]]))
+    ...     read(Path(folder) / "counts.npz", number=1, num_classes=2)
+    array([[3, 1, 6, 2, 3]])
     """
     try:
         with replacing(path) as file:
-            np.savez_compressed(file, counts=counts, sizes=sizes)
+            np.savez_compressed(file, table=table)
     except OSError as error:
         warnings.warn(
             f"The counts could not be cached in {path.parent} ({error}) and will be counted anew next time; "

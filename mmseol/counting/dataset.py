@@ -26,6 +26,7 @@ def count_dataset(
     cache: bool = True,
     cache_dir: str | Path | None = None,
     progress: bool = True,
+    check_sizes: bool = False,
 ) -> ClassCounts:
     """Count the classes of a data set as training sees it before augmentation.
 
@@ -51,6 +52,8 @@ def count_dataset(
         cache_dir: Folder of the cache; ``None``: ``$MMSEOL_CACHE``, or ``mmseol`` under ``$XDG_CACHE_HOME``
             or ``~/.cache``.
         progress: Whether the first rank shows a bar.
+        check_sizes: Whether each label map must have the height and width of its image, which is read from
+            the header of the image if it is on a local disk.
 
     Raises:
         ValueError: If an argument is out of range, the data set is empty, or a label map is missing, broken
@@ -61,7 +64,7 @@ def count_dataset(
     items, segmentation = _items(dataset, num_classes, workers)
     if segmentation:
         ignore = 255 if ignore_index is None else ignore_index
-        maps = count_label_maps(items, num_classes, ignore, workers, cache, cache_dir, progress)
+        maps = count_label_maps(items, num_classes, ignore, workers, cache, cache_dir, progress, check_sizes)
         return maps.class_counts()
     labels, _ = agree(lambda: item_labels(items, num_classes, ignore_index))
     samples = np.bincount(labels, minlength=num_classes)

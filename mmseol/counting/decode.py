@@ -1,17 +1,19 @@
-"""Count the pixels of each value in a label map."""
+"""Count the pixels of each value in the file of a label map, and read the sizes of images."""
 
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mmengine import fileio
 from numpy.typing import NDArray
 
-__all__ = ["count_file", "count_values"]
+__all__ = ["check_depth", "count_file", "count_values", "image_size", "is_local", "reads_file"]
 
 # Settings of mmseg's LoadAnnotations that are known here. With any other its label maps are counted as it
 # loads them.
@@ -26,8 +28,8 @@ _SETTINGS = {
 _LOADER = ("mmseg.datasets.transforms.loading", "LoadAnnotations")
 
 
-def count_file(loader: Any, info: Mapping[str, Any]) -> dict[int, int] | None:
-    """Return the pixels of each label in the label map that ``loader`` would load for ``info``.
+def count_file(loader: Any, info: Mapping[str, Any]) -> tuple[dict[int, int], tuple[int, int]] | None:
+    """Return the pixels of each label, and H and W, of the label map that ``loader`` would load for ``info``.
 
     mmseg's ``LoadAnnotations`` replaces labels (``reduce_zero_label``, ``label_map``) by passes over the
     pixels that take longer than decoding. Here the values in the file are counted as Pillow decodes them,
@@ -47,13 +49,96 @@ def count_file(loader: Any, info: Mapping[str, Any]) -> dict[int, int] | None:
     ):
         if image.mode not in ("L", "P") or 1 in image.size:
             return None
+        size = image.height, image.width
         pixels = image.histogram()
     labels = _labels(bool(info["reduce_zero_label"]), tuple((info.get("label_map") or {}).items()))
     counts: dict[int, int] = {}
     for label, number in zip(labels, pixels, strict=True):  # of 256 values, a dict is as fast as an array
         if number:
             counts[label] = counts.get(label, 0) + number
-    return counts
+    return counts, size
+
+
+def check_depth(loader: Any, info: Mapping[str, Any]) -> None:
+    """Check that no label of a file is lost where mmseg's ``LoadAnnotations`` casts it to 8 bits.
+
+    >>> check_depth(loader=None, info={"seg_map_path": "map.png"})  # another loader does not cast
+
+    Raises:
+        ValueError: If the file holds a label above 255.
+    """
+    from PIL import Image
+
+    if not reads_file(loader):
+        return
+    content = fileio.get(info["seg_map_path"], backend_args=loader.backend_args)
+    with io.BytesIO(content) as buffer, Image.open(buffer) as image:
+        if image.mode.startswith(("I", "F")):  # 16 or 32 bits
+            highest = np.asarray(image).max(initial=0)
+            if highest > 255:
+                raise ValueError(
+                    f"holds the label {highest} in more than 8 bits, which mmseg's LoadAnnotations cuts to "
+                    f"{int(highest) % 256}. Write label maps of 8 bits with classes from 0, and 255 for void."
+                )
+
+
+def reads_file(loader: Any) -> bool:
+    """Return whether a transform reads the file ``seg_map_path`` as mmseg's ``LoadAnnotations`` does.
+
+    >>> reads_file(loader=None)
+    False
+    """
+    return getattr(getattr(loader, "_load_seg_map", None), "__module__", None) == _LOADER[0]
+
+
+def is_local(path: str, loader: Any = None) -> bool:
+    """Return whether a path names a file on a local disk, read by a transform with the local backend.
+
+    >>> is_local("data/map.png"), is_local("s3://data/map.png")
+    (True, False)
+    """
+    backends = [getattr(loader, name, None) for name in ("backend_args", "file_client_args")]
+    return "://" not in path and all(
+        not settings or settings.get("backend") in ("local", "disk") for settings in backends
+    )
+
+
+def image_size(path: str | Path, backend_args: dict[str, Any] | None = None) -> tuple[int, int] | None:
+    """Return height and width of an image as the hosts decode it, from its header alone.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Image.new("RGB", (48, 32)).save(f"{folder}/a.png")
+    ...     image_size(f"{folder}/a.png")
+    (32, 48)
+
+    Args:
+        backend_args: Settings of mmengine's file backend; ``None`` opens a local file without reading all
+            of it.
+
+    Returns:
+        H and W, or ``None`` if Pillow does not know the format.
+
+    Raises:
+        OSError: If there is no such file.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    path = str(path)
+    content: Any = path
+    if backend_args or "://" in path:
+        content = io.BytesIO(fileio.get(path, backend_args=backend_args))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(content) as image:
+                size = image.height, image.width
+                # OpenCV turns photographs upright; the tag 274 says by how much.
+                turned = "exif" in image.info and image.getexif().get(274, 1) > 4
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        return None
+    return size[::-1] if turned else size
 
 
 def _is_stock(loader: Any, info: Mapping[str, Any]) -> bool:

@@ -17,33 +17,36 @@ from numpy.typing import NDArray
 
 from mmseol.counting.cache import default_cache_dir, describe, read, write
 from mmseol.counting.counts import ClassCounts
-from mmseol.counting.decode import count_file, count_values
+from mmseol.counting.decode import check_depth, count_file, count_values, image_size, is_local, reads_file
 from mmseol.counting.parallel import agree, check_alike, run
 from mmseol.counting.wrappers import Items, LabelError, walk
 from mmseol.utils.arrays import IntArray
+from mmseol.utils.tables import first_few
 from mmseol.version import __version__
 
 __all__ = ["LabelMapCounts", "count_label_maps"]
 
-_FORMAT = 2  # of the cache files; raise it when the same key would mean other numbers
+_FORMAT = 3  # of the cache files; raise it when the same key would mean other numbers
 
 
 @dataclass(frozen=True)
 class LabelMapCounts:
     """Pixels of each class in every distinct label map, and the label map of each item of the data set.
 
-    >>> maps = LabelMapCounts(np.array([[3, 1]]), sizes=np.array([6]), rows=np.array([0, 0]))
+    >>> maps = LabelMapCounts(np.array([[3, 1]]), np.array([6]), np.array([[2, 3]]), rows=np.array([0, 0]))
     >>> maps.class_counts().samples
     array([6, 2])
 
     Attributes:
         counts: Pixels of each class, (M, K).
         sizes: Pixels, void included, (M,).
+        shapes: Height and width, (M, 2); 0 for a label map that is no plane.
         rows: Row of ``counts`` of each item of the data set, (N,); repetitions share a row.
     """
 
     counts: IntArray
     sizes: IntArray
+    shapes: IntArray
     rows: IntArray
 
     def class_counts(self) -> ClassCounts:
@@ -72,11 +75,11 @@ class _Job:
     def name(self) -> str:
         return f"{self.path} (item {self.position})"
 
-    def __call__(self) -> tuple[list[int], int] | str:
-        """Return the pixels of each class, K of them, and of the whole map; or an error message."""
+    def __call__(self) -> list[int] | str:
+        """Return the pixels of each class, K of them, of the whole map, height and width; or an error."""
         try:
-            pixels = count_file(self.loader, self.info)
-            if pixels is None:
+            counted = count_file(self.loader, self.info)
+            if counted is None:
                 labels = np.asarray(self.loader(copy.deepcopy(self.info))["gt_seg_map"])
         except Exception as error:
             return (
@@ -84,10 +87,41 @@ class _Job:
                 "Restore the file, or take the image out of the data set."
             )
         try:
-            pixels = count_map(labels) if pixels is None else pixels
-            return class_pixels(pixels, self.num_classes, self.ignore_index), sum(pixels.values())
+            if counted is None:
+                check_depth(self.loader, self.info)
+                counted = count_map(labels), (labels.shape if labels.ndim == 2 else (0, 0))
+            pixels, shape = counted
+            return [
+                *class_pixels(pixels, self.num_classes, self.ignore_index),
+                sum(pixels.values()),
+                *shape,
+            ]
         except ValueError as error:
             return f"The label map {self.name} {error}"
+
+
+@dataclass
+class _SizeCheck:
+    """Comparison of a label map's size with its image's, as a worker gets it."""
+
+    job: _Job
+    shape: tuple[int, int]
+
+    def __call__(self) -> str | None:
+        """Return an error, or ``None``."""
+        path = str(self.job.info.get("img_path") or "")
+        if not path or not is_local(path, self.job.loader) or not any(self.shape):
+            return None
+        try:
+            size = image_size(path)
+        except OSError as error:
+            return f"The image {path} (item {self.job.position}) cannot be read: {error}. Restore the file."
+        if size in (None, self.shape):
+            return None
+        return (
+            f"The label map {self.job.name} must have the size of its image {path}, "
+            f"{size[0]}x{size[1]} (HxW), got {self.shape[0]}x{self.shape[1]}. Resize one of them (labels by nearest neighbour)."
+        )
 
 
 def count_map(labels: NDArray[Any]) -> dict[int, int]:
@@ -99,7 +133,11 @@ def count_map(labels: NDArray[Any]) -> dict[int, int]:
     Raises:
         ValueError: If it is not a map of whole numbers.
     """
-    if labels.dtype.kind not in "ui" or labels.ndim < 2 or (labels.ndim == 3 and labels.shape[2] in (3, 4)):
+    if (
+        labels.dtype.kind not in "ui"
+        or labels.ndim < 2
+        or (labels.ndim == 3 and labels.shape[2] in (2, 3, 4))
+    ):
         raise ValueError(
             f"must hold one whole number per pixel, got {labels.dtype} of shape {labels.shape}. Convert "
             "colour maps to label indices first."
@@ -138,6 +176,7 @@ def count_label_maps(
     cache: bool = True,
     cache_dir: str | Path | None = None,
     progress: bool = True,
+    check_sizes: bool = False,
 ) -> LabelMapCounts:
     """Count the pixels of each class in every label map of a segmentation data set.
 
@@ -150,36 +189,69 @@ def count_label_maps(
     names = "\n".join(os.path.basename(job.path) for job in jobs)
     check_alike("The list of label maps", (len(jobs), hashlib.sha256(names.encode()).hexdigest()))
     rank, world = get_dist_info()
+    progress = progress and rank == 0
+    part = range(rank, len(jobs), world)
     path: Path | None = None
-    cached: list[tuple[IntArray, IntArray] | None] = [None]
+    cached: list[IntArray | None] = [None]
     if cache and rank == 0:
         path = _cache_path(jobs, Path(cache_dir).expanduser() if cache_dir else default_cache_dir())
-        cached = [read(path, (len(jobs), num_classes)) if path else None]
+        cached = [read(path, len(jobs), num_classes) if path else None]
     broadcast_object_list(cached)  # rank 0 decides for all: one that counts would wait for those that do not
-    if cached[0] is not None:
-        counts, sizes = cached[0]
-        return LabelMapCounts(counts, sizes, rows)
-
-    table = np.zeros((len(jobs), num_classes + 1), dtype=np.int64)  # the last column holds the sizes
-    part = range(rank, len(jobs), world)
-    agree(lambda: _count(jobs, part, table, workers, progress and rank == 0))
-    all_reduce(torch.from_numpy(table))  # in place; int64, so that sums are exact
-    counts, sizes = table[:, :-1], table[:, -1]
-    if path is not None:
-        write(path, counts, sizes)
-    return LabelMapCounts(counts, sizes, rows)
+    table = cached[0]
+    if table is None:
+        table = np.zeros((len(jobs), num_classes + 3), dtype=np.int64)
+        agree(lambda: _count(jobs, part, table, workers, progress))
+        all_reduce(torch.from_numpy(table))  # in place; int64, so that sums are exact
+        if path is not None:
+            write(path, table)
+    if check_sizes:
+        agree(lambda: _check_sizes(jobs, part, table[:, -2:].tolist(), workers, progress))
+    return LabelMapCounts(table[:, :-3], table[:, -3], table[:, -2:], rows)
 
 
 def _count(jobs: list[_Job], part: range, table: IntArray, workers: int | None, progress: bool) -> None:
     """Fill the rows of ``part``."""
+    if 0 in part:
+        _check_files(jobs)
     chosen = [jobs[row] for row in part]
-    for row, job, result in zip(
-        part, chosen, run(chosen, workers, progress, "Counting classes"), strict=True
-    ):
+    results = run(chosen, workers, progress, "Counting classes")
+    for row, job, result in zip(part, chosen, results, strict=True):
         if isinstance(result, str):
             raise LabelError(result, job.position)
-        pixels, size = result
-        table[row] = [*pixels, size]
+        table[row] = result
+
+
+def _check_files(jobs: list[_Job]) -> None:
+    """Check that all label maps on local disks exist."""
+    missing = [
+        job
+        for job in jobs
+        if reads_file(job.loader) and is_local(job.path, job.loader) and not os.path.exists(job.path)
+    ]
+    if not missing:
+        return
+    folder = os.path.dirname(os.path.abspath(missing[0].path))
+    if not os.path.isdir(folder):
+        text = (
+            f"The folder of label maps {folder!r} does not exist ({len(missing)} of {len(jobs)} label maps)."
+        )
+    else:
+        text = f"{len(missing)} of {len(jobs)} label maps do not exist: {first_few(j.name for j in missing)}."
+    raise LabelError(
+        f"{text} Check `data_root`, `data_prefix` (its 'seg_map_path') and `seg_map_suffix` of the data set, "
+        "or restore the files.",
+        missing[0].position,
+    )
+
+
+def _check_sizes(
+    jobs: list[_Job], part: range, shapes: list[list[int]], workers: int | None, progress: bool
+) -> None:
+    """Check that the label maps of ``part`` have the sizes of their images."""
+    checks = [_SizeCheck(jobs[row], (shapes[row][0], shapes[row][1])) for row in part]
+    for check, error in zip(checks, run(checks, workers, progress, "Checking sizes"), strict=True):
+        if error is not None:
+            raise LabelError(error, check.job.position)
 
 
 def _jobs(items: Items, num_classes: int, ignore_index: int) -> tuple[list[_Job], IntArray]:

@@ -1,13 +1,26 @@
-"""Print tables into log files."""
+"""Tables and lists as plain text, for logs and errors."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from io import StringIO
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["table_text"]
+__all__ = ["first_few", "table_text"]
+
+
+def first_few(items: Iterable[Any], shown: int = 5) -> str:
+    """Return the first items as text, and the number of all if there are more.
+
+    >>> first_few(["sky", "road", "car"], shown=2)
+    'sky, road, .. (3 in all)'
+    """
+    texts = [str(item) for item in items]
+    more = f", .. ({len(texts)} in all)" if len(texts) > shown else ""
+    return ", ".join(texts[:shown]) + more
 
 
 def table_text(table: Table) -> str:
