@@ -120,7 +120,8 @@ class _SizeCheck:
             return None
         return (
             f"The label map {self.job.name} must have the size of its image {path}, "
-            f"{size[0]}x{size[1]} (HxW), got {self.shape[0]}x{self.shape[1]}. Resize one of them (labels by nearest neighbour)."
+            f"{size[0]}x{size[1]} (HxW), got {self.shape[0]}x{self.shape[1]}. Resize one of "
+            "them (labels by nearest neighbour)."
         )
 
 
