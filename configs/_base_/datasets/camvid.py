@@ -3,6 +3,8 @@
 Batch 16 and alpha 6 are those of sec. 4.2 of arXiv 2107.02393.
 """
 
+_base_ = ["../losses.py"]
+
 data_root = "data/camvid"
 losses = dict(outlying_mse=dict(alpha=6.0))
 num_classes = 11

@@ -5,6 +5,8 @@
 decoded images in memory and augments whole batches: the batches are the same and come sooner.
 """
 
+_base_ = ["../losses.py"]
+
 data_root = "data/cifar10"
 losses = dict(outlying_mse=dict(alpha=5.0))
 data_preprocessor = dict(

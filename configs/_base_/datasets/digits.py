@@ -4,6 +4,8 @@ Training has about 100 images of the digit 0 down to 5 of the digit 9; validatio
 Nothing is downloaded. The validation images chose alpha 1.
 """
 
+_base_ = ["../losses.py"]
+
 losses = dict(outlying_mse=dict(alpha=1.0))
 data_preprocessor = dict(num_classes=10, mean=[78.0] * 3, std=[94.0] * 3, to_rgb=False)
 

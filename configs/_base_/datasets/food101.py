@@ -5,6 +5,8 @@ CIFAR-100's threshold. Random crops and flips for training and the centre crop a
 choice. ``data_root`` is the unpacked archive, with ``images/`` and ``meta/``.
 """
 
+_base_ = ["../losses.py"]
+
 data_root = "data/food-101"
 losses = dict(outlying_mse=dict(alpha=1.0), equalization=dict(threshold=0.005))
 data_preprocessor = dict(
