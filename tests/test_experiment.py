@@ -206,9 +206,9 @@ def test_set_loss_on_a_classifier():
     ("spec", "message"),
     [
         ("mes", "`--loss` must name one of balanced_softmax, cdb_ce, ce, .*, got 'mes'"),
-        ("focal:detach_modulator=no", "`detach_modulator` must be true or false, got 'no'"),
-        ("lovasz_hinge:per_image=1", "`per_image` must be true or false, got 1"),
-        ("ce:sync_avg_factor='yes'", "`sync_avg_factor` must be true or false, got 'yes'"),
+        ("focal:detach_modulator=no", "`detach_modulator` must be True or False, got 'no'"),
+        ("lovasz_hinge:per_image=1", "`per_image` must be True or False, got 1"),
+        ("ce:sync_avg_factor='yes'", "`sync_avg_factor` must be True or False, got 'yes'"),
         ("outlying_mse:alpha=0", "`alpha` must be a finite number above 0, got 0"),
         ("outlying_mse:alhpa=2", "cannot be built.*alhpa"),
     ],

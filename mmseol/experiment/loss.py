@@ -132,7 +132,7 @@ def _built_loss(
         raise ValueError(f"`--loss` {spec!r} cannot be built: {error}") from error
     for key, value in arguments.items():
         if _is_boolean(type(built), key) and not isinstance(value, bool):
-            raise ValueError(f"`--loss` {spec!r}: `{key}` must be true or false, got {value!r}.")
+            raise ValueError(f"`--loss` {spec!r}: `{key}` must be True or False, got {value!r}.")
     return loss, built
 
 
