@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mmengine.dataset import BaseDataset
+from mmengine.logging import MMLogger
 
 
 class CatsAndDogs(BaseDataset):
@@ -45,4 +46,5 @@ class RoadScenes(BaseDataset):
 
 @pytest.fixture(scope="session", autouse=True)
 def _example_data(doctest_namespace: dict[str, Any]) -> None:
+    MMLogger.get_current_instance()  # writes to the standard output of now, not to that of an example
     doctest_namespace.update(dataset=CatsAndDogs(), road_scenes=RoadScenes())

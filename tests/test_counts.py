@@ -1,5 +1,10 @@
 """Ranks and weights against scipy, scikit-learn and the numbers of the literature."""
 
+import io
+import pickle
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -91,3 +96,99 @@ def test_class_counts_add_scale_and_round_trip(tmp_path):
     assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == ["counts.json"]
     with pytest.raises(ValueError, match="must be of one shape"):
         C.ClassCounts([1, 2], [1], [5, 5])
+
+
+class Payload:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def numpy_file(array, **settings):
+    file = io.BytesIO()
+    np.save(file, array, **settings)
+    return file.getvalue()
+
+
+def numpy_archive():
+    file = io.BytesIO()
+    np.savez(file, a=[1, 2], b=[1, 2])
+    return file.getvalue()
+
+
+BROKEN = {
+    "no json": ("a.json", b"[3, 1", "cannot be read: Expecting"),
+    "no text": ("a.json", b"\xff\xfe\x00", "cannot be read"),
+    "deep": ("a.json", b"[" * 100_000, "cannot be read"),
+    "strings": ("a.json", b'["3", "1"]', "must be a sequence of at least two numbers"),
+    "nan": ("a.json", b"[3, NaN]", "must be finite whole numbers, got"),
+    "infinite": ("a.json", b"[3, Infinity]", "must be finite whole numbers, got"),
+    "fraction": ("a.json", b"[3, 1.5]", "must be finite whole numbers, got"),
+    "too large": ("a.json", b"[3, 1e300]", "must be finite whole numbers, got"),
+    "beyond int64": ("a.json", b"[3, 9223372036854775808]", "must be finite whole numbers, got"),
+    "far beyond": ("a.json", b"[3, 1" + b"0" * 30 + b"]", "must be a sequence"),
+    "negative": ("a.json", b"[3, -1]", "must not be negative"),
+    "nested": ("a.json", b"[[3, 1], [2, 2]]", "must be a sequence"),
+    "ragged": ("a.json", b"[[3, 1], 2]", "must be a sequence"),
+    "null": ("a.json", b"[3, null]", "must be a sequence"),
+    "booleans": ("a.json", b"[true, false]", "must be a sequence"),
+    "zero": ("a.json", b"[0, 0]", "must not be all zero"),
+    "other keys": ("a.json", b'{"counts": [3, 1]}', "no key 'samples'"),
+    "empty": ("a.npy", b"", "cannot be read"),
+    "half": ("a.npy", numpy_file(np.arange(9))[:-4], "cannot be read"),
+    "archive": ("a.npy", numpy_archive(), "of several"),
+    "float array": ("a.npy", numpy_file(np.array([0.5, 1])), "must be finite whole numbers"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_files_are_named(name, tmp_path):
+    file, content, message = BROKEN[name]
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        C.load_counts(tmp_path / file)
+    assert str(tmp_path / file) in str(caught.value)
+    assert "`class_counts`" in str(caught.value)
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path / file))):
+        C.ClassCounts.load(tmp_path / file)
+
+
+@pytest.mark.parametrize("load", [C.load_counts, C.load_weights, C.ClassCounts.load])
+def test_pickles_are_never_loaded(load, tmp_path):
+    ran = tmp_path / "ran"
+    (tmp_path / "array.npy").write_bytes(numpy_file(np.array([Payload(ran), 1]), allow_pickle=True))
+    (tmp_path / "pickle.npy").write_bytes(pickle.dumps(Payload(ran)))
+    for name in ("array.npy", "pickle.npy"):
+        with pytest.raises(ValueError, match=f"{name}', which cannot be read.*pickle"):
+            load(tmp_path / name)
+    assert not ran.exists()
+    pickle.loads(pickle.dumps(Payload(ran)))
+    assert ran.exists()  # the payload works
+
+
+def test_weights_of_a_broken_file_are_named(tmp_path):
+    for content in ("[1", '["a", 1]', "[[1, 2], 3]", "[1, NaN]"):
+        (tmp_path / "w.json").write_text(content)
+        with pytest.raises(ValueError, match=r"`class_weight` must be .*") as caught:
+            C.load_weights(tmp_path / "w.json")
+        assert str(tmp_path / "w.json") in str(caught.value)
+
+
+def test_long_lists_are_shortened():
+    counts = np.ones(139, dtype=np.int64)
+    with pytest.raises(ValueError, match=r"negative, got -2 for class 130\.$"):
+        C.check_counts(np.where(np.arange(139) == 130, -2, counts))
+    with pytest.raises(ValueError, match=r"got nan for class 5, nan for class 6, .*\(134 in all\)\.$"):
+        C.check_counts(np.where(np.arange(139) > 4, np.nan, counts))
+    with pytest.warns(
+        UserWarning, match=r"Classes \[1, 2, .*\(138 in all\)\] have no training sample"
+    ) as caught:
+        C.inverse_frequency_weights([5] + [0] * 138)
+    assert len(str(caught[0].message)) < 200
+    with pytest.raises(ValueError, match="at least two numbers") as error:
+        C.check_counts(["a"] * 1000)
+    assert len(str(error.value)) < 500

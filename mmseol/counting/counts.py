@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from mmseol.utils.arrays import FloatArray, IntArray
 from mmseol.utils.checks import choice, number
 from mmseol.utils.files import replacing
+from mmseol.utils.tables import first_few
 
 __all__ = [
     "CLASS_WEIGHTS",
@@ -66,11 +68,6 @@ class ClassCounts:
                     f"{getattr(self, name).shape} beside samples of shape {self.samples.shape}."
                 )
 
-    @classmethod
-    def zeros(cls, num_classes: int) -> ClassCounts:
-        """Return the counts of an empty data set."""
-        return cls(*(np.zeros(num_classes, dtype=np.int64) for _ in range(3)))
-
     def __add__(self, other: ClassCounts) -> ClassCounts:
         return ClassCounts(
             self.samples + other.samples, self.images + other.images, self.totals + other.totals
@@ -100,8 +97,15 @@ class ClassCounts:
 
     @classmethod
     def load(cls, path: str | Path) -> ClassCounts:
-        """Read a file that :meth:`save` wrote."""
-        return cls(**json.loads(Path(path).read_text()))
+        """Read a file that :meth:`save` wrote.
+
+        Raises:
+            ValueError: If it is another file.
+        """
+        content, names = _read_file(Path(path), "path"), ("samples", "images", "totals")
+        if not isinstance(content, dict) or sorted(content) != sorted(names):
+            raise ValueError(f"`path` must be a file of {', '.join(names)}, got {str(path)!r}.")
+        return cls(**{name: _in_file(check_counts, path, content[name], name=name) for name in names})
 
 
 def check_counts(counts: Any, num_classes: int | None = None, name: str = "class_counts") -> IntArray:
@@ -115,10 +119,13 @@ def check_counts(counts: Any, num_classes: int | None = None, name: str = "class
         ValueError: If the counts are not one-dimensional whole numbers, at least two, none negative,
             not all zero, or not ``num_classes`` of them.
     """
-    array = np.asarray(counts)
+    try:
+        array = np.asarray(counts)
+    except (TypeError, ValueError, OverflowError):  # lists of different lengths
+        array = np.empty(0)
     if array.ndim != 1 or array.size < 2 or array.dtype.kind not in "iuf":
         raise ValueError(
-            f"`{name}` must be a sequence of at least two numbers, one per class, got {counts!r}. "
+            f"`{name}` must be a sequence of at least two numbers, one per class, got {_short(counts)}. "
             "Give the number of samples (pixels) of each class in class order."
         )
     if num_classes is not None and array.size != num_classes:
@@ -126,17 +133,32 @@ def check_counts(counts: Any, num_classes: int | None = None, name: str = "class
             f"`{name}` must have one entry per class, got {array.size} entries for {num_classes} classes. "
             "Count the data set with the classes of the model's head (num_classes)."
         )
-    whole = array.astype(np.int64) if np.isfinite(array).all() else None
-    if whole is None or (whole != array).any():
-        raise ValueError(f"`{name}` must be finite whole numbers, got {array.tolist()}.")
+    with np.errstate(invalid="ignore"):
+        whole = array.astype(np.int64)
+    wrong = ~np.isfinite(array) | (whole != array) | (np.abs(array.astype(np.float64)) >= 2.0**63)
+    if wrong.any():
+        raise ValueError(f"`{name}` must be finite whole numbers, got {_entries(array, wrong)}.")
     if (whole < 0).any():
-        raise ValueError(f"`{name}` must not be negative, got {whole.tolist()}.")
+        raise ValueError(f"`{name}` must not be negative, got {_entries(whole, whole < 0)}.")
     if not whole.any():
         raise ValueError(
-            f"`{name}` must not be all zero, got {whole.tolist()}. Check the data set's paths, "
+            f"`{name}` must not be all zero, got {_short(whole.tolist())}. Check the data set's paths, "
             "`label_map`, `reduce_zero_label` and `ignore_index`: no label was counted."
         )
     return whole
+
+
+def _short(values: Any) -> str:
+    """Return a text of at most some hundred characters."""
+    text = repr(values)
+    return text if len(text) <= 200 else f"{text[:200]}.."
+
+
+def _entries(values: NDArray[Any], wrong: NDArray[np.bool_]) -> str:
+    """Return the values, or of many the wrong ones with their classes."""
+    if values.size <= 20:
+        return str(values.tolist())
+    return first_few(f"{values[c]} for class {c}" for c in np.flatnonzero(wrong))
 
 
 def load_counts(source: Any) -> IntArray:
@@ -145,10 +167,12 @@ def load_counts(source: Any) -> IntArray:
     >>> load_counts([30, 10])
     array([30, 10])
 
-    A JSON file holds a list, or an object with ``samples`` as :meth:`ClassCounts.save` writes it.
+    A JSON file holds a list, or an object with ``samples`` as :meth:`ClassCounts.save` writes it. Pickled
+    objects are refused.
 
     Raises:
-        ValueError: If the file is missing or of another kind, or the counts are invalid.
+        ValueError: If the file is missing, broken or of another kind, or the counts are invalid; names the
+            file.
     """
     if not isinstance(source, (str, Path)):
         return check_counts(source)
@@ -159,7 +183,15 @@ def load_counts(source: Any) -> IntArray:
                 f"`class_counts` file {str(source)!r} has no key 'samples', got {sorted(content)}."
             )
         content = content["samples"]
-    return check_counts(content)
+    return _in_file(check_counts, source, content)
+
+
+def _in_file(check: Callable[..., Any], path: str | Path, content: Any, **settings: Any) -> Any:
+    """Return ``check(content)``; an error names the file."""
+    try:
+        return check(content, **settings)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def load_weights(source: Any) -> FloatArray:
@@ -169,21 +201,26 @@ def load_weights(source: Any) -> FloatArray:
     array([0.5, 1.5])
 
     Raises:
-        ValueError: If the file is missing or the weights are not at least two finite numbers, none
-            negative, not all zero.
+        ValueError: If the file is missing, broken or of another kind, or the weights are not at least two
+            finite numbers, none negative, not all zero.
     """
-    content = _read_file(Path(source), "class_weight") if isinstance(source, (str, Path)) else source
+    if isinstance(source, (str, Path)):
+        return _in_file(_check_weights, source, _read_file(Path(source), "class_weight"))
+    return _check_weights(source)
+
+
+def _check_weights(values: Any) -> FloatArray:
     try:
-        weights = np.array(content, dtype=np.float64)
-    except (TypeError, ValueError):
+        weights = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
         weights = np.empty(0)
     if weights.ndim != 1 or weights.size < 2 or not np.isfinite(weights).all() or (weights < 0).any():
         raise ValueError(
             "`class_weight` must be at least two finite numbers, none negative, one per class, "
-            f"got {source!r}."
+            f"got {_short(values)}."
         )
     if not weights.any():
-        raise ValueError(f"`class_weight` must not be all zero, got {source!r}.")
+        raise ValueError(f"`class_weight` must not be all zero, got {_short(values)}.")
     return weights
 
 
@@ -192,7 +229,18 @@ def _read_file(path: Path, name: str) -> Any:
         raise ValueError(f"`{name}` must be a sequence or a .json or .npy file, got {str(path)!r}.")
     if not path.is_file():
         raise ValueError(f"`{name}` names the file {str(path)!r}, which does not exist.")
-    return np.load(path) if path.suffix == ".npy" else json.loads(path.read_text())
+    try:
+        if path.suffix == ".json":
+            return json.loads(path.read_text())
+        array = np.load(path, allow_pickle=False)  # pickles can run code
+    except Exception as error:  # a broken file may raise anything
+        raise ValueError(
+            f"`{name}` must be a file of plain numbers, got {str(path)!r}, which cannot be read: {error} "
+            "Write it again, such as by ClassCounts.save or numpy.save."
+        ) from None
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"`{name}` must be a .npy file of one array, got {str(path)!r} of several.")
+    return array
 
 
 def at_least_one(counts: ArrayLike, used_for: str) -> IntArray:
@@ -205,7 +253,8 @@ def at_least_one(counts: ArrayLike, used_for: str) -> IntArray:
     empty = np.flatnonzero(counts < 1)
     if empty.size:
         warnings.warn(
-            f"Classes {empty.tolist()} have no training sample; their count enters as 1 in {used_for}.",
+            f"Classes [{first_few(empty, 20)}] have no training sample; their count enters as 1 in "
+            f"{used_for}.",
             stacklevel=3,
         )
     return np.maximum(counts, 1)
@@ -248,7 +297,9 @@ def outlying_values(
         return alpha * counts.max() / counts
     empty = np.flatnonzero(counts == 0)
     if empty.size:
-        warnings.warn(f"Classes {empty.tolist()} have no training sample and are ranked last.", stacklevel=2)
+        warnings.warn(
+            f"Classes [{first_few(empty, 20)}] have no training sample and are ranked last.", stacklevel=2
+        )
     return alpha * _ranks(-counts, ties)
 
 

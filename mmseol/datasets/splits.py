@@ -15,6 +15,7 @@ from mmseol.datasets.stratify import held_out, stratified_parts
 from mmseol.registry import DATASETS
 from mmseol.utils.arrays import IntArray
 from mmseol.utils.checks import choice, number, whole_number
+from mmseol.utils.tables import first_few
 
 __all__ = ["HoldOut", "StratifiedHoldOut", "StratifiedKFold"]
 
@@ -161,6 +162,6 @@ def _parts(dataset: Any, shares: list[float], seed: int, ignore_index: int, val:
     counts = [np.bincount(label[owner == side], minlength=len(names)) for side in (False, True)]
     lone = np.flatnonzero((counts[0] > 0) != (counts[1] > 0))
     if lone.size:
-        listed = ", ".join(f"{names[c]} ({counts[0][c]} train, {counts[1][c]} val)" for c in lone)
+        listed = first_few(f"{names[c]} ({counts[0][c]} train, {counts[1][c]} val)" for c in lone)
         warnings.warn(f"Too few images hold these classes for both sides: {listed}.", stacklevel=2)
     return parts

@@ -15,6 +15,7 @@ from mmseol.counting.counts import check_counts, load_counts
 from mmseol.metrics.report import class_rows, evaluation, score_table, write_scores
 from mmseol.metrics.scores import groups_by_limits, groups_by_terciles, score_classes, summarize
 from mmseol.utils.checks import whole_number
+from mmseol.utils.tables import first_few
 
 __all__ = ["BalanceMetric", "check_range"]
 
@@ -92,8 +93,9 @@ class BalanceMetric(BaseMetric):
             check_counts(self._counts, size)
 
     def names(self) -> list[str]:
-        """Return the names of the K classes."""
-        names = (self._dataset_meta or {}).get("classes") or range(self.num_classes or 0)
+        """Return the names of the K classes; their numbers if the data set does not name them."""
+        number = self.num_classes or (0 if self._counts is None else len(self._counts))
+        names = (self._dataset_meta or {}).get("classes") or range(number)
         if len(names) == 0:
             raise ValueError(
                 f"`num_classes` must be given to {type(self).__name__}, got None: the data set's metainfo "
@@ -116,7 +118,7 @@ class BalanceMetric(BaseMetric):
         text = score_table("Scores per class in per cent" + (f" (groups: {rule})" if rule else ""), rows)
         absent = [name for name, seen in zip(names, scores.seen, strict=True) if not seen]
         if absent:
-            text += f"\nNeither in the truth nor predicted, left out of every mean: {', '.join(absent)}."
+            text += f"\nNeither in the truth nor predicted, left out of every mean: {first_few(absent, 10)}."
         self.log(f"{type(self).__name__}:\n{text}")
         folder, progress = evaluation()
         folder = self.table_dir or folder

@@ -29,11 +29,11 @@ class ClassBalanceMetric(BalanceMetric):
     Data samples hold one class in ``gt_label`` and one in ``pred_label`` (argmax of the outputs), as
     mmpretrain's single-label heads return them.
 
-    >>> metric = ClassBalanceMetric(class_counts=[900, 10], num_classes=2)
+    >>> metric = ClassBalanceMetric(class_counts=[900, 10], num_classes=2, prefix="val")
     >>> zero, one = torch.tensor([0]), torch.tensor([1])
     >>> metric.process({}, [dict(gt_label=label, pred_label=zero) for label in (zero, zero, one)])
     >>> scores = metric.evaluate(size=3)
-    >>> round(scores["accuracy"], 1), scores["balanced_accuracy"], scores["few/accuracy"]
+    >>> round(scores["val/accuracy"], 1), scores["val/balanced_accuracy"], scores["val/few/accuracy"]
     (66.7, 50.0, 0.0)
 
     Args:

@@ -26,10 +26,10 @@ class SegClassBalanceMetric(BalanceMetric):
     As :class:`ClassBalanceMetric`, but the groups are thirds of the classes by training pixels unless
     ``limits`` are given. Data samples hold label maps (1, H, W) in ``gt_sem_seg`` and ``pred_sem_seg``.
 
-    >>> metric = SegClassBalanceMetric(class_counts=[900, 10], num_classes=2)
+    >>> metric = SegClassBalanceMetric(class_counts=[900, 10], num_classes=2, prefix="val")
     >>> truth, predicted = torch.tensor([[[0, 0, 1, 255]]]), torch.tensor([[[0, 0, 0, 0]]])
     >>> metric.process({}, [dict(gt_sem_seg=dict(data=truth), pred_sem_seg=dict(data=predicted))])
-    >>> round(metric.evaluate(size=1)["mIoU"], 1)
+    >>> round(metric.evaluate(size=1)["val/mIoU"], 1)
     33.3
 
     Args:
