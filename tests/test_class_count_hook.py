@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -260,6 +261,39 @@ def test_named_weights_get_their_column_and_use_global_frequency(tmp_path: Path)
     log = log_of(runner)
     assert "class weight" in log
     assert "class weight (" not in log  # both heads have the same
+
+
+class ForeignLoss(torch.nn.Module):
+    """A loss of somebody else, known by its one method."""
+
+    loss_name = "loss_foreign"
+
+    def set_class_counts(self, counts: Any, totals: Any = None) -> None:
+        self.told = counts
+
+
+def test_a_foreign_loss_is_served_and_counts_as_dependent(tmp_path: Path) -> None:
+    net = TinyModel([outlying()], [])
+    net.decode_head.foreign = ForeignLoss()
+    tiny_runner(tmp_path / "a", net).train()
+    assert net.decode_head.foreign.told.tolist() == COUNTS
+    head = torch.nn.Module()
+    head.loss, head.num_classes = ForeignLoss(), 4
+    runner = SimpleNamespace(model=head, _train_loop=None, _val_loop=None, iter=0)
+    with pytest.raises(RuntimeError, match=r"\['loss'\] need class counts, but this run has no `train_dataloader`"):
+        ClassCountHook().before_train(runner)
+
+
+def test_averaged_models_know_the_counts_before_their_first_update(tmp_path: Path) -> None:
+    class Look(Hook):
+        def before_train_epoch(self, runner: Any) -> None:
+            (ema,) = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
+            self.found = told(ema.ema_model.module)
+
+    look = Look()
+    hooks = [{"type": "EMAHook", "begin_iter": 3}, look, {"type": "mmseol.ClassCountHook"}]
+    tiny_runner(tmp_path, model(), custom_hooks=hooks).train()
+    assert look.found == [COUNTS, COUNTS]
 
 
 GIVEN, KNOWN, DATA = [9, 1], [8, 2], [7, 3]

@@ -214,6 +214,10 @@ def test_mmpretrains_metrics_name_their_results_so() -> None:
         metric.process(None, samples)
         found = _recall([metric], metric.evaluate(len(samples)))
         np.testing.assert_allclose(1 - found, difficulty(data), atol=1e-6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        absent = _recall([HostMatrix(num_classes=4)], {"confusion_matrix/result": torch.diag(torch.tensor([2, 1, 0, 3]))})
+    np.testing.assert_array_equal(absent, [1, 1, np.nan, 1])
     assert not _gives_recall(SingleLabelMetric(average="macro"))
 
 

@@ -703,6 +703,39 @@ def test_ranks_with_other_data_all_raise(root: Path) -> None:
     assert all("must be the same on every rank" in error for error in errors)
 
 
+def _count_in_a_daemon(root: Path, expected: list[int]) -> None:
+    counts = count_dataset(seg_dataset(root), K, workers=2, cache=False)
+    os._exit(0 if counts.samples.tolist() == expected else 1)
+
+
+def test_a_daemon_counts_without_workers(root: Path) -> None:
+    """A process of a data loader or a launcher may not start processes of its own."""
+    expected = slow_maps(seg_dataset(root)).samples.tolist()
+    context = multiprocessing.get_context("fork")
+    daemon = context.Process(target=_count_in_a_daemon, args=(root, expected), daemon=True)
+    daemon.start()
+    daemon.join(60)
+    assert daemon.exitcode == 0
+
+
+def test_counting_leaves_the_transforms_of_the_pipeline_alone(root: Path) -> None:
+    dataset = seg_dataset(root)
+    loader = dataset.pipeline.transforms[1] = SlowLoader()
+    before = dict(vars(loader))
+    count_dataset(dataset, K)
+    assert vars(loader) == before
+
+
+class LoadMyAnnotation(LoadImageFromFile):
+    """A loader of labels of somebody's own."""
+
+
+def test_the_loader_of_labels_is_found_behind_that_of_images() -> None:
+    image, label = LoadImageFromFile(), LoadMyAnnotation()
+    assert wrappers.annotation_loaders(SimpleNamespace(pipeline=[image, label])) == [label]
+    assert wrappers.annotation_loaders(SimpleNamespace(pipeline=[image])) == []
+
+
 def test_import_is_light() -> None:
     code = (
         "import sys, mmseol, mmseol.counting; "

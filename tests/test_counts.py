@@ -192,3 +192,8 @@ def test_long_lists_are_shortened():
     with pytest.raises(ValueError, match="at least two numbers") as error:
         C.check_counts(["a"] * 1000)
     assert len(str(error.value)) < 500
+
+
+def test_median_frequency_of_a_class_that_fills_its_images():
+    """f = 1, 0.2, 0.1: the median over them."""
+    np.testing.assert_allclose(C.median_frequency_weights([4, 2, 1], [4, 10, 10]), [0.2, 1, 2])

@@ -233,6 +233,7 @@ def test_subsets_of_a_part() -> None:
     assert paths(part.get_subset([3, 0, -1])) == [names[3], names[0], names[-1]]
     assert paths(part.get_subset(5)) == names[:5]
     assert paths(part.get_subset(-5)) == names[-5:]
+    assert paths(part.get_subset(0)) == []
     assert paths(part) == names
     part.get_subset_(2)
     assert paths(part) == names[:2]
@@ -382,6 +383,13 @@ def host_repetitions(classes: list[np.ndarray], threshold: float) -> list[int]:
     ).tolist()
 
 
+def test_one_item_of_each_class_on_a_side_is_enough() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        part = StratifiedHoldOut(LabelDataset([0, 1, 2, 3] * 4), 0.25, side="val")
+    assert sorted(part.get_gt_labels()) == [0, 1, 2, 3]
+
+
 def test_repeat_factors_are_those_of_mmengine(maps: Path) -> None:
     whole = seg_dataset(maps)
     classes = image_classes(whole, K)
@@ -409,7 +417,8 @@ def test_repeating_needs_no_decoding_twice(maps: Path, monkeypatch: pytest.Monke
     whole = seg_dataset(maps)
     first = RepeatRareDataset(whole).repeat_indices
     monkeypatch.setattr("mmseol.counting.label_maps._Job.__call__", None)
-    assert RepeatRareDataset(whole).repeat_indices == first
+    assert RepeatRareDataset(whole, seed=0).repeat_indices == first  # the default seed
+    assert RepeatRareDataset(whole, seed=1).repeat_indices != first
 
 
 def test_counting_sees_the_repetitions(maps: Path) -> None:

@@ -159,6 +159,28 @@ def test_alpha_of_averaged_models_follows(tmp_path: Path) -> None:
         ema.decode_head.losses[0].set_alpha(-1)
 
 
+def test_median_frequency_uses_the_totals_of_the_loss(tmp_path: Path) -> None:
+    """f = 0.5, 0.25, 0.75, 1 of the images with the class: 0.625 is the median."""
+    loss = {**CE, "class_counts": [8, 4, 3, 1]}
+    net = TinyModel([loss], [])
+    (counted,) = net.decode_head.losses
+    counted.set_class_counts([8, 4, 3, 1], totals=[16, 16, 4, 1])
+    hook = {"type": "mmseol.DeferredReweightHook", "begin": 0, "weight": "median_frequency"}
+    tiny_runner(tmp_path, net, custom_hooks=[hook]).train()
+    np.testing.assert_allclose(counted.class_weight, [1.25, 2.5, 0.625 / 0.75, 0.625])
+
+
+def test_a_second_training_of_a_runner_ramps_to_the_same_alpha(tmp_path: Path) -> None:
+    hook = {"type": "mmseol.AlphaRampHook", "start": 2.0, "until": 2}
+    net = TinyModel([outlying(alpha=6.0)], [])
+    runner = tiny_runner(tmp_path, net, custom_hooks=[hook, COUNT], epochs=1)
+    runner.train()
+    assert net.decode_head.losses[0].alpha == 2.0  # of epoch 0
+    runner._train_loop._max_epochs, runner._train_loop.stop_training = 3, False
+    runner.train()
+    assert net.decode_head.losses[0].alpha == 6.0
+
+
 DRS = {"type": "mmseol.DeferredSampler", "begin": 1, "then": {"type": "mmseol.ClassAwareSampler"}}
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from mmseol.losses import CDBLoss
 
 DIFFICULTY = [0.1, 0.9, 0.0, 0.5, 1.0]
+MODERATE = [0.1, 0.4, 0.2, 0.35, 0.05]  # no accuracy near 0, where the sigmoid of a dynamic exponent is 1
 
 
 def slow_weights(difficulty, tau):
@@ -29,12 +30,13 @@ def slow_weights(difficulty, tau):
 
 @pytest.mark.parametrize("normalize", ["count", "weight"])
 @pytest.mark.parametrize("tau", [1.5, 0.5, "dynamic", "dynamic_code"])
-def test_equals_weighted_cross_entropy_with_slow_weights(tau, normalize):
+@pytest.mark.parametrize("difficulty", [DIFFICULTY, MODERATE])
+def test_equals_weighted_cross_entropy_with_slow_weights(difficulty, tau, normalize):
     loss = CDBLoss(tau=tau, normalize=normalize)
-    loss.set_class_difficulty(DIFFICULTY)
-    weights = slow_weights(DIFFICULTY, tau)
+    loss.set_class_difficulty(difficulty)
+    weights = slow_weights(difficulty, tau)
     np.testing.assert_allclose(loss.class_weight.numpy(), weights, rtol=1e-12)
-    assert weights[2] == 0
+    assert [weight == 0 for weight in weights] == [d == 0 for d in difficulty]
     pred, target = batch()
     value = loss(pred, target, ignore_index=IGNORE)
     (grad,) = torch.autograd.grad(value, pred)

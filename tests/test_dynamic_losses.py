@@ -327,6 +327,33 @@ def test_ghmc_of_saturated_outputs():
     assert torch.autograd.grad(value, pred)[0].isfinite().all()
 
 
+def _uneven():
+    """Return a batch whose second sample has small errors and more ignored labels than the first."""
+    pred, target = batch((2, 8, 8), scale=1.0)
+    target[1, :3] = IGNORE
+    scale = torch.tensor([5.0, 0.3], dtype=pred.dtype).view(2, 1, 1, 1)
+    return (pred.detach() * scale).requires_grad_(), target
+
+
+def _ghmc_on_rank(rank):
+    pred, target = _uneven()
+    loss = GHMCLoss(momentum=0.5, ignore_index=IGNORE, sync_avg_factor=True)
+    value = loss(pred[rank : rank + 1], target[rank : rank + 1])
+    value.backward()
+    return value.item(), pred.grad.numpy(), loss.bin_counts.tolist()
+
+
+def test_ghmc_bins_count_over_ranks():
+    (first, first_grad, bins), (second, second_grad, same) = run_ranks(_ghmc_on_rank)
+    pred, target = _uneven()
+    loss = GHMCLoss(momentum=0.5, ignore_index=IGNORE)
+    value = loss(pred, target)
+    value.backward()
+    assert bins == same == loss.bin_counts.tolist()
+    np.testing.assert_allclose((first + second) / 2, value.item(), rtol=1e-12)  # as DDP averages
+    np.testing.assert_allclose((first_grad + second_grad) / 2, pred.grad.numpy(), rtol=1e-10, atol=1e-15)
+
+
 # ------------------------------------------------------------------ influence-balanced
 
 
@@ -515,3 +542,20 @@ def fed(loss):
 def under_autocast(loss, pred, target):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         return loss(pred.bfloat16(), target)
+
+
+@pytest.mark.parametrize("loss", [EqualizationLoss, SigmoidEqualizationLoss])
+def test_a_class_at_the_threshold_is_not_rare(loss):
+    assert loss(class_counts=[5, 95], threshold=0.05).tail.tolist() == [0, 0]
+    assert loss(class_counts=[5, 96], threshold=0.05).tail.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("gamma", [0.25, 0.5, 1.0, 2.0])
+def test_sure_outputs_have_a_finite_gradient_of_influence(gamma):
+    pred = torch.tensor([[200.0, 0, 0], [0, 200, 0]], requires_grad=True)
+    loss = InfluenceBalancedLoss(gamma=gamma, start_epoch=0, class_counts=[3, 2, 1])
+    loss.set_epoch(0)
+    loss.set_features(torch.ones(2, 4))
+    loss(pred, torch.tensor([0, 2])).backward()  # one right, one wrong
+    assert pred.grad.isfinite().all()
+    assert pred.grad[1].abs().sum() > 0

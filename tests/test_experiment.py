@@ -246,7 +246,9 @@ def test_set_data_root_reaches_wrapped_data_sets(tmp_path):
             test_dataloader=None,
         )
     )
+    cfg.data_root = "old"
     experiment.set_data_root(cfg, str(tmp_path))
+    assert cfg.data_root == str(tmp_path)
     roots = [leaf.data_root for leaf in cfg.train_dataloader.dataset.dataset.datasets]
     assert [*roots, cfg.val_dataloader.dataset.data_root] == [str(tmp_path)] * 3
     with pytest.raises(ValueError, match="`--data-root` must be an existing folder, got 'nowhere'"):
@@ -269,7 +271,9 @@ def test_set_split():
 
 def test_cpu_distributed_leaves_no_sync_bn():
     cfg = seg_config()
+    cfg.model.neck = dict(norm_cfg=dict(type="mmengine.SyncBN", requires_grad=True))
     experiment.set_cpu_distributed(cfg)
+    assert cfg.model.neck.norm_cfg == dict(type="BN", requires_grad=True)
     assert "SyncBN" not in str(cfg.to_dict())
     assert cfg.model_wrapper_cfg.device_ids is None
 

@@ -329,6 +329,19 @@ def test_a_transform_that_inherits_is_refused() -> None:
         InMemoryDataset(dataset)
 
 
+def test_samples_of_a_batch_share_no_state() -> None:
+    dataset = InMemoryDataset(Noise())
+    first, twin, other = dataset.__getitems__([0, 0, 1]).data_samples
+    first.set_pred_label(2)
+    first.set_field(3, "view", field_type="metainfo")
+    first.set_gt_label(1)
+    (again,) = dataset.__getitems__([0]).data_samples
+    for sample in (twin, other, again):
+        assert "pred_label" not in sample
+        assert "view" not in sample.metainfo_keys()
+    assert twin.gt_label.tolist() == again.gt_label.tolist() == [0]
+
+
 def test_errors_say_what_to_do() -> None:
     with pytest.raises(ValueError, match=r"`pad_if_needed` of RandomCrop must be False"):
         InMemoryDataset(Noise([{**CROP, "pad_if_needed": True}, PACK]))

@@ -1,13 +1,18 @@
 """The losses against torch, against slow loops from the formula, and their identities."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
 from helpers.batches import IGNORE, batch, soft_labels
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
+from mmseol import losses
 from mmseol.camvid.layout import CAMVID_PIXELS
 from mmseol.losses import CrossEntropyLoss, OneHotMSELoss, OutlyingMSELoss
+from mmseol.registry import MODELS
 
 
 def slow_outlying(pred, target, counts, alpha, ignored=IGNORE):
@@ -152,3 +157,79 @@ def test_wrong_cross_entropy_settings_are_named(arguments, message):
 def test_wrong_number_of_class_weights_is_named():
     with pytest.raises(ValueError, match="`class_weight` must have one entry per class, got 2 entries"):
         CrossEntropyLoss(class_weight=[1, 2])(torch.zeros(1, 3), torch.tensor([0]))
+
+
+# What a config without arguments trains with, each value with its source.
+DEFAULTS = [
+    (OutlyingMSELoss, dict(alpha=1.0, scheme="rank", ties="ordinal")),  # Kato & Hotta, Algorithm 1
+    (losses.FocalLoss, dict(gamma=2.0)),  # Lin et al. 2017, sec. 5.1
+    (losses.SigmoidFocalLoss, dict(gamma=2.0, alpha=0.25)),  # Lin et al. 2017, sec. 5.1
+    (
+        CrossEntropyLoss,
+        dict(class_weight=None, beta=0.9999, normalize="weight"),
+    ),  # torch; Cui et al. 2019
+    (losses.LDAMLoss, dict(max_margin=0.5, scale=30.0)),  # Cao et al. 2019, their code
+    (losses.EnlargedMarginLoss, dict(enlargement=1.0, max_margin=0.5, scale=30.0)),  # Kato & Hotta 2023
+    (losses.CDBLoss, dict(tau=1.5, normalize="count")),  # Sinha et al. 2020, the README of their code
+    (
+        losses.EqualizationLoss,
+        dict(gamma=0.9, threshold=0.05),
+    ),  # Tan et al. 2020; BagofTricks-LT
+    (losses.SigmoidEqualizationLoss, dict(threshold=0.00177)),  # Tan et al. 2020, LVIS v0.5
+    (losses.LogitAdjustedLoss, dict(tau=1.0)),  # Menon et al. 2021, sec. 4
+    (losses.VSLoss, dict(gamma=0.3, tau=1.0)),  # Kini et al. 2021, their code
+    (losses.LADELoss, dict(remine_weight=0.1, remine_lambda=0.1)),  # Hong et al. 2021, their code
+    (losses.SeesawLoss, dict(p=0.8, q=2.0)),  # Wang et al. 2021, sec. 4.2
+    (losses.GHMCLoss, dict(bins=10, momentum=0.0, divide_by="bins")),  # Li et al. 2019, their code; eq. (8)
+    (
+        losses.InfluenceBalancedLoss,  # Park et al. 2021, their training script
+        dict(scale=1000.0, gamma=0.0, start_epoch=100, class_weight="inverse_frequency", normalize="count"),
+    ),
+    (losses.TverskyLoss, dict(alpha=0.3, beta=0.7, smooth=0.0)),  # Salehi et al. 2017, best row
+    (losses.DiceLoss, dict(power=2, smooth=0.0)),  # Milletari et al. 2016, sec. 3
+    (losses.IoULoss, dict(power=1, smooth=0.0)),  # Rahman & Wang 2016, eq. (3) to (5)
+    (losses.LovaszSoftmaxLoss, dict(classes="present", per_image=False)),  # Berman et al. 2018, their code
+    (losses.LovaszHingeLoss, dict(classes="present", per_image=False)),  # as the softmax version
+]
+
+
+@pytest.mark.parametrize(("loss", "defaults"), DEFAULTS, ids=lambda value: getattr(value, "__name__", ""))
+def test_defaults_are_those_of_the_papers(loss, defaults):
+    parameters = inspect.signature(loss).parameters
+    assert {name: parameters[name].default for name in defaults} == defaults
+
+
+def test_the_table_of_defaults_is_complete():
+    every = {getattr(losses, name) for name in losses.__all__}
+    concrete = {one for one in every if inspect.isclass(one) and one.__name__ in MODELS.module_dict}
+    without_settings = {OneHotMSELoss, losses.BalancedSoftmaxLoss}
+    assert concrete - {one for one, _ in DEFAULTS} == without_settings
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("class_counts", [1, 2, 3, 4]), ("class_totals", [5, 6, 7, 8])])
+def test_a_checkpoint_of_another_number_of_classes_is_refused(name, wrong):
+    loss = CrossEntropyLoss(class_counts=[3, 2, 1])
+    with pytest.raises(RuntimeError, match=f"size mismatch for {name}"):
+        loss.load_state_dict({**loss.state_dict(), name: torch.tensor(wrong)})
+
+
+@pytest.mark.skipif(torch.__version__ < "2.4", reason="its fake tensors need a GPU's driver")
+@pytest.mark.parametrize(
+    ("loss", "name"),
+    [
+        (OutlyingMSELoss(class_counts=[3, 2, 1]), "target_values"),
+        (CrossEntropyLoss(class_weight="inverse_frequency", class_counts=[3, 2, 1]), "class_weight"),
+        (CrossEntropyLoss(class_weight=[3, 2, 1]), "class_weight"),
+        (losses.LDAMLoss(class_counts=[3, 2, 1]), "margins"),
+        (losses.LogitAdjustedLoss(class_counts=[3, 2, 1]), "offset"),
+        (losses.LADELoss(class_counts=[3, 2, 1]), "prior"),
+        (losses.EqualizationLoss(class_counts=[3, 2, 1]), "tail"),
+    ],
+)
+def test_what_follows_from_the_counts_moves_with_the_module(loss, name):
+    before = getattr(loss, name)
+    with FakeTensorMode(allow_non_fake_inputs=True):  # tensors of a device that need not be there
+        loss.half().to("cuda:0")
+    after = getattr(loss, name)
+    assert (after.device.type, after.dtype, after.shape) == ("cuda", torch.float64, before.shape)
+    assert loss.class_counts is None or loss.class_counts.device.type == "cuda"

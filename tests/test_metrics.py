@@ -276,6 +276,15 @@ def test_bad_input_is_named(call: Any, message: str) -> None:
         call()
 
 
+@pytest.mark.parametrize("cls", [ClassBalanceMetric, SegClassBalanceMetric])
+def test_counts_of_the_config_are_not_replaced(cls: type) -> None:
+    given, told = cls(class_counts=[9, 1]), cls()
+    for metric in (given, told):
+        metric.set_class_counts([1, 9])
+    assert given._counts.tolist() == [9, 1]
+    assert told._counts.tolist() == [1, 9]
+
+
 def test_classes_without_names_are_numbered(logged: list[str]) -> None:
     metric = ClassBalanceMetric(num_classes=3)
     metric.process({}, labels([0, 1], [0, 0]))

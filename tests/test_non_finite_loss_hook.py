@@ -110,11 +110,14 @@ def test_bad_interval(interval: Any) -> None:
         NonFiniteLossHook(interval)
 
 
-def _run_on(rank: int, folder: Path) -> str | None:
-    return run(folder / str(rank), 2 if rank == 1 else 0, 2)[1]
+def _run_on(rank: int, folder: Path, bad: tuple[int, int]) -> str | None:
+    return run(folder / str(rank), bad[rank], 2)[1]
 
 
-def test_every_rank_stops(tmp_path: Path) -> None:
-    first, second = run_ranks(_run_on, tmp_path)
+@pytest.mark.parametrize(("bad", "named"), [((0, 2), (2, 1)), ((1, 2), (1, 0)), ((2, 1), (1, 1))])
+def test_every_rank_stops_at_the_first_iteration_of_any(
+    tmp_path: Path, bad: tuple[int, int], named: tuple[int, int]
+) -> None:
+    first, second = run_ranks(_run_on, tmp_path, bad)
     assert first == second
-    assert "first at iteration 2 (rank 1)" in first
+    assert f"first at iteration {named[0]} (rank {named[1]})" in first

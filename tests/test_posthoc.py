@@ -20,6 +20,7 @@ from torch import nn
 
 from mmseol import experiment
 from mmseol.classifiers import logit_adjustment, tau_normalized
+from mmseol.classifiers.retraining import classifier_retraining, learnable_weight_scaling
 from mmseol.classifiers.checkpoints import adjust_checkpoint
 from mmseol.registry import MODELS
 
@@ -84,6 +85,35 @@ def test_wrong_tau_and_empty_class() -> None:
     with pytest.warns(UserWarning, match="3"):
         adjustment = logit_adjustment(COUNTS, 1.0)
     np.testing.assert_allclose(adjustment[3], -np.log(1 / 131))
+
+
+class DropPath(nn.Module):
+    """As of mmcv and timm: no dropout class of torch, known by its attribute."""
+
+    drop_prob = 0.5
+
+
+class TwoHeaded(nn.Module):
+    """A model with layers whose names begin alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Linear(3, 3), DropPath(), nn.BatchNorm1d(3), nn.Dropout(), nn.ReLU())
+        self.head = nn.ModuleDict({"fc": nn.Linear(3, 4), "fc2": nn.Linear(3, 4)})
+
+
+@pytest.mark.parametrize("stage", [classifier_retraining, learnable_weight_scaling])
+def test_the_second_stage_trains_one_layer_on_fixed_features(stage: Any) -> None:
+    model = stage({"type": TwoHeaded}, classifier="head.fc")
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    scaled = stage is learnable_weight_scaling
+    assert trained == ({"head.fc.class_scale"} if scaled else {"head.fc.weight", "head.fc.bias"})
+    model.train()
+    linear, drop_path, norm, dropout, relu = model.backbone
+    assert not (drop_path.training or norm.training or dropout.training)
+    assert model.training
+    assert linear.training
+    assert relu.training
 
 
 def write(path: Path, prefix: str = "head.fc", counts: Any = COUNTS, bias: bool = True) -> dict[str, Any]:

@@ -186,6 +186,18 @@ def test_orders_follow_from_seed_and_epoch(data: LabelDataset, maps: Any) -> Non
         assert len(one) == len(first)
 
 
+def test_orders_of_one_seed_are_not_those_of_the_next(data: LabelDataset) -> None:
+    first, second = (ClassAwareSampler(data, seed=seed) for seed in (0, 1))
+    orders = [*epochs(first, 3), *epochs(second, 3)]
+    assert len({tuple(order) for order in orders}) == 6
+
+
+def test_one_epoch_of_progressive_balance(data: LabelDataset) -> None:
+    sampler = ProgressivelyBalancedSampler(data, max_epochs=1, seed=0)
+    np.testing.assert_allclose(sampler.probabilities(0), np.array(SIZES) / sum(SIZES))
+    np.testing.assert_allclose(sampler.probabilities(1), [1 / K] * K)
+
+
 @pytest.mark.parametrize("around", ["ImbalancedDataset", "RepeatDataset"])
 def test_wrapped_data_sets(data: LabelDataset, around: str) -> None:
     wrapped = (
