@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,8 @@ def test_mmpretrains_metrics_name_their_results_so() -> None:
         np.testing.assert_allclose(1 - found, difficulty(data), atol=1e-6)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        absent = _recall([HostMatrix(num_classes=4)], {"confusion_matrix/result": torch.diag(torch.tensor([2, 1, 0, 3]))})
+        matrix = torch.diag(torch.tensor([2, 1, 0, 3]))
+        absent = _recall([HostMatrix(num_classes=4)], {"confusion_matrix/result": matrix})
     np.testing.assert_array_equal(absent, [1, 1, np.nan, 1])
     assert not _gives_recall(SingleLabelMetric(average="macro"))
 

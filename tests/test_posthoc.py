@@ -20,8 +20,8 @@ from torch import nn
 
 from mmseol import experiment
 from mmseol.classifiers import logit_adjustment, tau_normalized
-from mmseol.classifiers.retraining import classifier_retraining, learnable_weight_scaling
 from mmseol.classifiers.checkpoints import adjust_checkpoint
+from mmseol.classifiers.retraining import classifier_retraining, learnable_weight_scaling
 from mmseol.registry import MODELS
 
 ROOT = Path(__file__).parents[1]
@@ -110,10 +110,8 @@ def test_the_second_stage_trains_one_layer_on_fixed_features(stage: Any) -> None
     assert trained == ({"head.fc.class_scale"} if scaled else {"head.fc.weight", "head.fc.bias"})
     model.train()
     linear, drop_path, norm, dropout, relu = model.backbone
-    assert not (drop_path.training or norm.training or dropout.training)
-    assert model.training
-    assert linear.training
-    assert relu.training
+    modes = [part.training for part in (drop_path, norm, dropout, linear, relu, model)]
+    assert modes == [False] * 3 + [True] * 3
 
 
 def write(path: Path, prefix: str = "head.fc", counts: Any = COUNTS, bias: bool = True) -> dict[str, Any]:
@@ -385,7 +383,7 @@ def test_argument_makes_the_config_of_the_second_stage(tmp_path: Path) -> None:
             assert cfg.train_dataloader.sampler.type == f"mmseol.{sampler}"
             assert cfg.train_cfg.max_epochs == epochs
             assert cfg.load_from == str(checkpoint)
-    with pytest.raises(ValueError, match=r"must be one of crt, lws, got 'ncm'"):
+    with pytest.raises(ValueError, match=r"must be one of 'crt', 'lws', got 'ncm'"):
         experiment.set_classifier_retraining(cfg, "ncm", str(checkpoint))
     with pytest.raises(ValueError, match=r"needs an existing checkpoint, got 'none\.pth'"):
         experiment.set_classifier_retraining(cfg, "crt", "none.pth")
