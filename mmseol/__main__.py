@@ -10,6 +10,8 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
+from traceback import extract_tb
 from typing import NamedTuple
 
 __all__ = ["main"]
@@ -48,13 +50,38 @@ def main(verb: str | None = None, arguments: Sequence[str] | None = None) -> Non
     command = COMMANDS[verb]
     parser = ArgumentParser(prog=program, description=command.help)
     command.add_arguments(parser)
+    parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
     args = parser.parse_args(arguments)
     module = import_module(command.module)
     try:
-        prepared = getattr(module, f"prepare_{verb}")(args)
-    except (ValueError, OSError) as error:
+        cfg = getattr(module, f"prepare_{verb}")(args)
+    except Exception as error:
+        if args.traceback or not (isinstance(error, (ValueError, OSError)) or _is_expected(error)):
+            raise
         parser.error(str(error))
-    getattr(module, f"run_{verb}")(prepared)
+    try:
+        getattr(module, f"run_{verb}")(cfg, args)
+    except Exception as error:
+        if args.traceback or not _is_expected(error):
+            raise
+        raise SystemExit(f"error: {_text(error)}") from error
+
+
+def _is_expected(error: BaseException | None) -> bool:
+    """Whether the error tells a user what to do: missing files and packages, and what mmseol refuses."""
+    if isinstance(error, (FileNotFoundError, ImportError)) or "is not in the" in str(error):
+        return True
+    while error is not None:  # mmengine may raise the error of a constructor anew
+        frames = extract_tb(error.__traceback__)
+        own = bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
+        if own and (frames[-1].line or "").startswith("raise"):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _text(error: Exception) -> str:
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
 
 
 def _overview() -> str:
@@ -86,6 +113,11 @@ def _train(parser: ArgumentParser) -> None:
         metavar="CHECKPOINT",
         help="continue the run of the work directory from its last checkpoint, or from this one",
     )
+    parser.add_argument(
+        "--force-resume",
+        action="store_true",
+        help="resume with another model, loss, imbalance or data than the run had",
+    )
     _run(parser)
 
 
@@ -95,7 +127,9 @@ def _test(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--split", choices=["val", "test"], default="val", help="split to score (default: val)"
     )
-    parser.add_argument("--out", metavar="DIR", help="write the predicted label maps there (segmentation)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="write the predicted label maps, or predictions.json, there"
+    )
     parser.add_argument("--show-dir", metavar="DIR", help="write pictures of the predictions there")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
     _run(parser)
@@ -104,18 +138,34 @@ def _test(parser: ArgumentParser) -> None:
 def _predict(parser: ArgumentParser) -> None:
     _config(parser)
     parser.add_argument("checkpoint", help="checkpoint file")
-    parser.add_argument("image", help="image file")
-    parser.add_argument("--out", default="prediction.png", help="picture to write (default: prediction.png)")
+    parser.add_argument("image", help="image file, or folder of images")
+    parser.add_argument(
+        "--out",
+        help="picture (.png) of one image, or new or empty folder of label maps, pictures and "
+        "predictions.json (default: prediction.png, or predictions)",
+    )
+    parser.add_argument("--scores", action="store_true", help="also write raw outputs or scores (.npz)")
     parser.add_argument("--opacity", type=float, default=0.5, help="of the label map, 0 to 1 (default: 0.5)")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda:0, ...")
-    _cfg_options(parser)
+    _loss(parser)
+    _settings(parser)
 
 
 def _config(parser: ArgumentParser) -> None:
     parser.add_argument("config", help="config file, or a config of mmseol such as cifar/resnet32_cifar10.py")
 
 
-def _cfg_options(parser: ArgumentParser) -> None:
+def _loss(parser: ArgumentParser) -> None:
+    parser.add_argument("--loss", metavar="NAME[:key=value,...]", help="loss of every head, by name")
+
+
+def _settings(parser: ArgumentParser) -> None:
+    """Add the arguments that all commands have in common."""
+    parser.add_argument(
+        "--unsafe-load",
+        action="store_true",
+        help="read checkpoints that could run code; only from authors whom you trust",
+    )
     parser.add_argument(
         "--cfg-options",
         nargs="+",
@@ -128,9 +178,9 @@ def _cfg_options(parser: ArgumentParser) -> None:
 def _run(parser: ArgumentParser) -> None:
     """Add the arguments that training and testing have in common."""
     parser.add_argument("--work-dir", help="folder of logs and checkpoints")
-    parser.add_argument("--loss", metavar="NAME[:key=value,...]", help="loss of every head, by name")
+    _loss(parser)
     parser.add_argument("--data-root", metavar="DIR", help="read every data set from this folder")
-    _cfg_options(parser)
+    _settings(parser)
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)  # torch.distributed.launch
 
@@ -141,7 +191,9 @@ COMMANDS = {
     ),
     "test": Command("Score a checkpoint.", _test, "mmseol.experiment.commands"),
     "predict": Command(
-        "Predict one image and draw the label map over it.", _predict, "mmseol.experiment.prediction"
+        "Predict images: label maps or classes, pictures.",
+        _predict,
+        "mmseol.experiment.prediction",
     ),
 }
 

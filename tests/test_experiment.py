@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config, ConfigDict, DictAction
 
 from mmseol import experiment
-from mmseol.experiment.commands import find_config
+from mmseol.experiment.config_files import find_config
 
 
 def seg_config(**kwargs) -> Config:

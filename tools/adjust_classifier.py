@@ -29,6 +29,7 @@ def main() -> None:
     )
     parser.add_argument("--classifier", metavar="NAME", help="layer that classifies (default: the host's)")
     parser.add_argument("--keep-bias", action="store_true", help="tau_norm: do not set the bias to 0")
+    parser.add_argument("--unsafe-load", action="store_true", help="read a checkpoint that could run code")
     args = parser.parse_args()
     try:
         if not args.checkpoint.is_file():
@@ -39,7 +40,8 @@ def main() -> None:
             if out.exists():
                 raise FileExistsError(f"`--out` already holds {str(out)!r}; name another folder.")
         for out, tau in files.items():
-            adjust_checkpoint(args.checkpoint, out, args.method, tau, args.classifier, counts, args.keep_bias)
+            options = (args.classifier, counts, args.keep_bias, args.unsafe_load)
+            adjust_checkpoint(args.checkpoint, out, args.method, tau, *options)
             print(out)
     except (ValueError, OSError) as error:
         parser.error(str(error))

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageDraw
 
 from mmseol.utils.checks import number
 from mmseol.utils.files import replacing
 
-__all__ = ["comparison_grid", "overlay"]
+__all__ = ["captioned", "comparison_grid", "overlay"]
 
 NEUTRAL = (255, 255, 255)
 """RGB of void: white, which common palettes use for no class."""
@@ -57,6 +58,26 @@ def overlay(
     index = np.where((label_map >= 0) & (label_map < void), label_map, void).astype(np.int64)
     mixed = alpha * colors[index].astype(np.float64) + (1 - alpha) * image
     return np.clip(np.round(mixed), 0, 255).astype(np.uint8)
+
+
+def captioned(image: NDArray[Any], text: str, width: int = 160) -> NDArray[np.uint8]:
+    """Return the image, enlarged to at least ``width`` columns, with a line of text below.
+
+    >>> captioned(np.zeros((8, 16, 3)), "cat 0.9").shape
+    (96, 160, 3)
+
+    Args:
+        image: RGB, 0..255, (H, W, 3).
+        text: Caption.
+        width: Smallest width in pixels.
+    """
+    picture = Image.fromarray(np.asarray(image).astype(np.uint8))
+    factor = -(-width // picture.width)
+    picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    framed = Image.new("RGB", (picture.width, picture.height + 16), NEUTRAL)
+    framed.paste(picture)
+    ImageDraw.Draw(framed).text((3, picture.height + 2), text, fill=(0, 0, 0))
+    return np.asarray(framed)
 
 
 def comparison_grid(

@@ -14,6 +14,7 @@ from mmseol.classifiers.find import find_classifier
 from mmseol.classifiers.posthoc import logit_adjustment, tau_normalized
 from mmseol.utils.checks import choice
 from mmseol.utils.files import replacing
+from mmseol.utils.unpickling import load_checkpoint
 
 __all__ = ["Method", "adjust_checkpoint"]
 
@@ -28,6 +29,7 @@ def adjust_checkpoint(
     classifier: str | None = None,
     counts: ArrayLike | None = None,
     keep_bias: bool = False,
+    unsafe_load: bool = False,
 ) -> None:
     """Write a checkpoint with an adjusted classifier, which can be tested without this package.
 
@@ -52,6 +54,7 @@ def adjust_checkpoint(
         classifier: As in :func:`~mmseol.classifiers.find_classifier`.
         counts: Training samples of each class, (K,); ``None``: those of a loss in the checkpoint.
         keep_bias: Whether ``'tau_norm'`` keeps the bias.
+        unsafe_load: Also read what could run code, see :func:`~mmseol.utils.unpickling.load_checkpoint`.
 
     Raises:
         ValueError: If an argument is invalid, or the checkpoint is adjusted already.
@@ -60,9 +63,7 @@ def adjust_checkpoint(
     choice("method", method, get_args(Method))
     if Path(out).exists():
         raise FileExistsError(f"`out` must be a new file, got {str(out)!r}.")
-    from mmengine.runner import CheckpointLoader  # not at the top: it imports OpenCV
-
-    checkpoint = CheckpointLoader.load_checkpoint(str(source), "cpu", logger="silent")
+    checkpoint = load_checkpoint(source, unsafe=unsafe_load)
     if not isinstance(checkpoint.get("state_dict"), Mapping):
         raise ValueError(f"`source` must be a checkpoint with a 'state_dict', got {str(source)!r}.")
     state, meta = dict(checkpoint["state_dict"]), dict(checkpoint.get("meta") or {})

@@ -3,9 +3,11 @@
 The functions change the config that they are given. They work on any config of mmseg and mmpretrain.
 """
 
+from mmseol.experiment.config_files import stock_config
 from mmseol.experiment.data import parse_imbalance, set_data_root, set_dataloader_defaults, set_imbalance
 from mmseol.experiment.evaluation import (
     check_classifier,
+    check_weights,
     set_prediction_folder,
     set_show_folder,
     set_split,
@@ -13,17 +15,18 @@ from mmseol.experiment.evaluation import (
 )
 from mmseol.experiment.loss import LOSSES, parse_loss, resolved_loss, set_loss
 from mmseol.experiment.training import (
-    check_work_dir,
     explain_download,
     set_amp,
     set_classifier_retraining,
     set_cpu_distributed,
     set_seed,
 )
+from mmseol.experiment.work_dir import check_work_dir
 
 __all__ = [
     "LOSSES",
     "check_classifier",
+    "check_weights",
     "check_work_dir",
     "explain_download",
     "parse_imbalance",
@@ -41,4 +44,5 @@ __all__ = [
     "set_show_folder",
     "set_split",
     "set_test_time_augmentation",
+    "stock_config",
 ]

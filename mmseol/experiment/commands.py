@@ -4,59 +4,36 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from difflib import get_close_matches
+from contextlib import nullcontext
 from pathlib import Path
 from urllib.error import URLError
 
 import torch
 from mmengine.config import Config
 
-import mmseol
+from mmseol.experiment.config_files import check_bases, find_config, set_options
 from mmseol.experiment.data import set_data_root, set_dataloader_defaults, set_imbalance
 from mmseol.experiment.evaluation import (
     check_classifier,
+    check_weights,
+    require_empty,
     set_prediction_folder,
     set_show_folder,
     set_split,
     set_test_time_augmentation,
 )
-from mmseol.experiment.loss import parse_options, set_loss
+from mmseol.experiment.loss import set_loss
 from mmseol.experiment.training import (
-    check_work_dir,
     explain_download,
     set_amp,
     set_classifier_retraining,
     set_cpu_distributed,
     set_seed,
 )
+from mmseol.experiment.work_dir import check_work_dir, lock_work_dir, resumed_config
+from mmseol.utils.unpickling import load_checkpoint, plain_data_only
 
-__all__ = ["find_config", "load_config", "prepare_test", "prepare_train", "run_test", "run_train"]
-
-_PACKAGE = Path(mmseol.__file__).parent
-_CONFIGS = (_PACKAGE / ".mim" / "configs", _PACKAGE.parent / "configs")  # of a wheel, of a checkout
-
-
-def find_config(name: str) -> str:
-    """Return the config file ``name``, or the config of mmseol with this name.
-
-    >>> Path(find_config("configs/cifar/resnet32_cifar10.py")).parts[-3:]
-    ('configs', 'cifar', 'resnet32_cifar10.py')
-
-    Raises:
-        FileNotFoundError: If there is neither.
-    """
-    if Path(name).is_file():
-        return name
-    shipped = next(folder for folder in _CONFIGS if folder.is_dir())
-    found = shipped / name.removeprefix("configs/")
-    if found.is_file():
-        return str(found)
-    leaves = sorted(path.relative_to(shipped).as_posix() for path in shipped.glob("[!_]*/*.py"))
-    nearest = get_close_matches(name, leaves, n=1)
-    raise FileNotFoundError(
-        f"`config` must be a config file or a config of mmseol ({', '.join(leaves)}), got {name!r}."
-        + "".join(f" Did you mean {leaf}?" for leaf in nearest)
-    )
+__all__ = ["load_config", "prepare_test", "prepare_train", "run_test", "run_train"]
 
 
 def load_config(args: Namespace) -> Config:
@@ -66,26 +43,26 @@ def load_config(args: Namespace) -> Config:
         ValueError: If an argument does not fit the config.
         FileNotFoundError: If there is no such config.
     """
-    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    cfg = Config.fromfile(find_config(args.config))
-    cfg.launcher = args.launcher
-    if args.loss is not None:
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    os.environ.setdefault("LOCAL_RANK", str(given.get("local_rank", 0)))
+    path = find_config(args.config)
+    check_bases(path)
+    cfg = Config.fromfile(path)
+    cfg.launcher = given.get("launcher", "none")
+    if "loss" in given:
         set_loss(cfg, args.loss)
-    if args.data_root is not None:
+    if "data_root" in given:
         set_data_root(cfg, args.data_root)
-    if getattr(args, "imbalance", None) is not None:
+    if "imbalance" in given:
         set_imbalance(cfg, args.imbalance)
-    if getattr(args, "seed", None) is not None:
+    if "seed" in given:
         set_seed(cfg, args.seed)
-    if getattr(args, "retrain_classifier", None) is not None:
+    if "retrain_classifier" in given:
         set_classifier_retraining(cfg, *args.retrain_classifier)
-    if args.cfg_options is not None:
-        try:
-            cfg.merge_from_dict(parse_options(args.cfg_options))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"`--cfg-options`: {error}") from error
+    if "cfg_options" in given:
+        set_options(cfg, args.cfg_options)
     set_dataloader_defaults(cfg)
-    if args.launcher != "none" and not torch.cuda.is_available():
+    if cfg.launcher != "none" and not torch.cuda.is_available():
         set_cpu_distributed(cfg)
     return cfg
 
@@ -94,8 +71,8 @@ def prepare_train(args: Namespace) -> Config:
     """Return the config of the training run.
 
     Raises:
-        ValueError: If an argument does not fit the config, or the work directory holds another run.
-        FileNotFoundError: If there is no such config.
+        ValueError: If an argument does not fit the config.
+        FileNotFoundError: If there is no such config or checkpoint.
     """
     cfg = load_config(args)
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or default_work_dir(args)
@@ -104,58 +81,85 @@ def prepare_train(args: Namespace) -> Config:
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == "auto" else args.resume
+    if args.retrain_classifier:
+        path = args.retrain_classifier[1]
+        check_classifier(cfg, path, load_checkpoint(path, unsafe=args.unsafe_load))
     if is_main():
-        check_work_dir(cfg, resume=cfg.get("resume", False))
+        with lock_work_dir(cfg.work_dir) if Path(cfg.work_dir).is_dir() else nullcontext():
+            check_work_dir(cfg, cfg.get("resume", False), args.force_resume)
     return cfg
 
 
-def run_train(cfg: Config) -> None:
+def run_train(cfg: Config, args: Namespace) -> None:
     """Train.
 
     Raises:
         SystemExit: If pretrained weights cannot be downloaded.
+        ValueError: If another run holds the work directory.
     """
     from mmengine.runner import Runner  # imports OpenCV
 
-    start_cpu_process_group(cfg.launcher)
-    runner = Runner.from_cfg(cfg)
-    try:
-        runner.train()
-    except URLError as error:
-        raise SystemExit(explain_download(cfg, error)) from error
+    with plain_data_only(args.unsafe_load), lock_work_dir(cfg.work_dir) if is_main() else nullcontext():
+        changed = check_work_dir(cfg, cfg.get("resume", False), args.force_resume) if is_main() else ""
+        if cfg.get("resume", False):
+            cfg = resumed_config(cfg)
+        start_cpu_process_group(cfg.launcher)
+        runner = Runner.from_cfg(cfg)
+        if changed:
+            runner.logger.warning("The run goes on with other settings:\n" + changed)
+        try:
+            runner.train()
+        except URLError as error:
+            raise SystemExit(explain_download(cfg, error)) from error
 
 
 def prepare_test(args: Namespace) -> Config:
     """Return the config of the test.
 
     Raises:
-        ValueError: If an argument does not fit the config.
+        ValueError: If an argument or the checkpoint does not fit the config.
         FileNotFoundError: If there is no such config or checkpoint.
     """
-    if not Path(args.checkpoint).is_file():
-        raise FileNotFoundError(f"`checkpoint` must be an existing file, got {args.checkpoint!r}.")
+    args.loaded = load_checkpoint(args.checkpoint, unsafe=args.unsafe_load)
     cfg = load_config(args)
-    check_classifier(cfg, args.checkpoint)
+    check_classifier(cfg, args.checkpoint, args.loaded)
     # Not the folder of the training run: the runner writes the config it was given there.
     cfg.work_dir = args.work_dir or str(Path(args.checkpoint).parent / f"test_{args.split}")
     set_split(cfg, args.split)
     if args.tta:
         set_test_time_augmentation(cfg)
-    if args.out:
-        set_prediction_folder(cfg, args.out)
-    if args.show_dir:
-        set_show_folder(cfg, args.show_dir)
+    classification = cfg.get("default_scope") == "mmpretrain"
+    for argument, folder, set_folder in (
+        ("--out", args.out, set_prediction_folder),
+        ("--show-dir", args.show_dir, set_show_folder),
+    ):
+        if folder is not None:
+            require_empty(argument, folder)
+            if not classification:
+                set_folder(cfg, folder)
     cfg.load_from = args.checkpoint
     cfg.resume = False
     return cfg
 
 
-def run_test(cfg: Config) -> None:
-    """Score the checkpoint."""
+def run_test(cfg: Config, args: Namespace) -> None:
+    """Score the checkpoint.
+
+    Raises:
+        ValueError: If the checkpoint does not fit the model.
+    """
     from mmengine.runner import Runner  # imports OpenCV
 
-    start_cpu_process_group(cfg.launcher)
-    Runner.from_cfg(cfg).test()
+    with plain_data_only(args.unsafe_load):
+        start_cpu_process_group(cfg.launcher)
+        runner = Runner.from_cfg(cfg)
+        check_weights(runner.model, args.checkpoint, args.loaded)
+        del args.loaded
+        if cfg.get("default_scope") == "mmpretrain" and (args.out or args.show_dir):
+            from mmseol.experiment.class_predictions import add_writer
+
+            add_writer(runner, args.out, args.show_dir)
+        runner.test()
 
 
 def default_work_dir(args: Namespace) -> str:

@@ -1,36 +1,98 @@
-"""Settings of a test: split, outputs, test-time augmentation."""
+"""Checks of a checkpoint, and settings of a test: split, outputs, test-time augmentation."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
-from mmengine.runner import CheckpointLoader
+from torch import Tensor, nn
 
+from mmseol.classifiers.find import find_classifier
 from mmseol.experiment.data import leaf_datasets, set_dataloader_defaults
 from mmseol.utils.checks import choice
 
 __all__ = [
     "check_classifier",
+    "check_weights",
+    "require_empty",
     "set_prediction_folder",
     "set_show_folder",
     "set_split",
     "set_test_time_augmentation",
 ]
 
+_COSINE_HEAD = "CosineClassifierHead"
+_LABEL_MAP_METRICS = ("SegClassBalanceMetric", "IoUMetric")
 
-def check_classifier(cfg: Config, checkpoint: str) -> None:
-    """Refuse to score a checkpoint of cosine classifiers with plain ones, which would load and score badly.
+
+def check_classifier(cfg: Config, path: str, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of cosine classifiers under plain ones, and the reverse: it loads and scores badly.
+
+    >>> checkpoint = dict(meta=dict(cfg="head = dict(type='mmseol.CosineClassifierHead')"))
+    >>> check_classifier(Config(dict(model=dict(type="A"))), "a.pth", checkpoint)
+    Traceback (most recent call last):
+    ValueError: `checkpoint` 'a.pth' was trained with mmseol.CosineClassifierHead, which this config lacks. \
+Give the loss that it was trained with, as --loss ldam, or the config in its work directory.
 
     Raises:
-        ValueError: If only the config in the checkpoint has ``mmseol.CosineClassifierHead``.
+        ValueError: If one of the config in the checkpoint and ``cfg`` has ``mmseol.CosineClassifierHead``.
     """
-    meta = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu").get("meta", {})
-    if "CosineClassifierHead" in str(meta.get("cfg")) and "CosineClassifierHead" not in str(cfg.model):
+    trained = str((checkpoint.get("meta") or {}).get("cfg") or "")
+    cosine = [_COSINE_HEAD in trained, _COSINE_HEAD in str(cfg.model)]
+    remedy = "Give the loss that it was trained with, as --loss {}, or the config in its work directory."
+    if cosine == [True, False]:
         raise ValueError(
-            f"`checkpoint` {checkpoint!r} was trained with mmseol.CosineClassifierHead, which this config "
-            "lacks. Give the loss it was trained with, as --loss ldam, or the config in its work directory."
+            f"`checkpoint` {path!r} was trained with mmseol.{_COSINE_HEAD}, which this config lacks. "
+            + remedy.format("ldam")
         )
+    if trained and cosine == [False, True]:
+        raise ValueError(
+            f"`checkpoint` {path!r} was trained without mmseol.{_COSINE_HEAD}, which this config has. "
+            + remedy.format("ce")
+        )
+
+
+def check_weights(model: nn.Module, path: str, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that leaves the classifier or most of the model with random weights.
+
+    mmengine only logs weights that are missing or of another shape.
+
+    >>> model = nn.ModuleDict({"head": nn.ModuleDict({"fc": nn.Linear(2, 10)})})
+    >>> check_weights(model, "a.pth", {"state_dict": {"head.fc.weight": torch.zeros(11, 2)}})
+    Traceback (most recent call last):
+    ValueError: `checkpoint` 'a.pth' does not fit the model: head.fc.weight is of shape (11, 2) there and \
+(10, 2) here. Give the config that it was trained with.
+
+    Raises:
+        ValueError: If weights of the classifier are missing or of another shape, or if the checkpoint has
+            less than half of the model's weights.
+    """
+    while isinstance(inner := getattr(model, "module", None), nn.Module):  # wrappers, test-time augmentation
+        model = inner
+    state = checkpoint.get("state_dict", checkpoint)
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    weights = {name: tuple(value.shape) for name, value in model.named_parameters()}
+    stored = {name: tuple(state[name].shape) for name in weights if isinstance(state.get(name), Tensor)}
+    advice = "Give the config that it was trained with."
+    if len(stored) * 2 < len(weights):
+        raise ValueError(
+            f"`checkpoint` {path!r} does not fit the model: it has {len(stored)} of its {len(weights)} "
+            f"weights. {advice}"
+        )
+    try:
+        layer = find_classifier(weights)
+    except ValueError:
+        return  # a head without a layer that scores the classes
+    for name in (f"{layer}.weight", f"{layer}.bias"):
+        if name in weights and stored.get(name) != weights[name]:
+            there = (
+                f"is of shape {stored[name]} there and {weights[name]} here"
+                if name in stored
+                else "is missing"
+            )
+            raise ValueError(f"`checkpoint` {path!r} does not fit the model: {name} {there}. {advice}")
 
 
 def set_split(cfg: Config, split: str) -> None:
@@ -54,7 +116,7 @@ def set_split(cfg: Config, split: str) -> None:
 
 
 def set_prediction_folder(cfg: Config, folder: str) -> None:
-    """Write the predicted label maps into ``folder``, which must be empty or new.
+    """Let the metric of label maps write the predicted ones into ``folder``, which must be empty or new.
 
     >>> cfg = Config(dict(test_evaluator=dict(type="mmseol.SegClassBalanceMetric")))
     >>> set_prediction_folder(cfg, "new_folder")
@@ -62,35 +124,50 @@ def set_prediction_folder(cfg: Config, folder: str) -> None:
     'new_folder'
 
     Raises:
-        ValueError: If the folder holds files.
+        ValueError: If the folder holds files, or no metric of the config can write label maps.
     """
-    _require_empty("--out", folder)
-    cfg.test_evaluator["output_dir"] = folder
-    cfg.test_evaluator["keep_results"] = True
+    require_empty("--out", folder)
+    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
+    for evaluator in evaluators:
+        if str(evaluator["type"]).rpartition(".")[-1] in _LABEL_MAP_METRICS:
+            evaluator["output_dir"] = folder
+            evaluator["keep_results"] = True
+            return
+    raise ValueError(
+        f"`--out` needs a metric that writes label maps ({', '.join(_LABEL_MAP_METRICS)}) in "
+        f"`test_evaluator`, got {', '.join(str(evaluator['type']) for evaluator in evaluators)}."
+    )
 
 
 def set_show_folder(cfg: Config, folder: str) -> None:
-    """Write pictures of the predictions into ``folder``, which must be empty or new.
+    """Let the host draw the label map of every image into ``folder``, which must be empty or new.
 
     >>> hooks = dict(visualization=dict(type="SegVisualizationHook"))
     >>> cfg = Config(dict(default_hooks=hooks, visualizer=dict(type="SegLocalVisualizer")))
     >>> set_show_folder(cfg, "new_folder")
-    >>> cfg.default_hooks.visualization.draw, cfg.visualizer.save_dir
-    (True, 'new_folder')
+    >>> cfg.default_hooks.visualization.interval, cfg.visualizer.save_dir
+    (1, 'new_folder')
 
     Raises:
         ValueError: If the folder holds files, or the config has no visualization hook.
     """
-    _require_empty("--show-dir", folder)
+    require_empty("--show-dir", folder)
     hook = cfg.get("default_hooks", {}).get("visualization")
     if hook is None:
         raise ValueError("`--show-dir` needs `default_hooks.visualization` in the config.")
-    hook["draw" if "SegVisualizationHook" in hook["type"] else "enable"] = True
+    hook["draw"], hook["interval"] = True, 1
     cfg.visualizer["save_dir"] = folder
 
 
-def _require_empty(argument: str, folder: str) -> None:
-    if Path(folder).exists() and any(Path(folder).iterdir()):
+def require_empty(argument: str, folder: str) -> None:
+    """Refuse a folder that holds files, or a file.
+
+    >>> require_empty("--out", "new_folder")
+
+    Raises:
+        ValueError: If the folder is neither new nor empty.
+    """
+    if Path(folder).exists() and (Path(folder).is_file() or any(Path(folder).iterdir())):
         raise ValueError(f"`{argument}` must be a new or empty folder, got {folder!r}.")
 
 

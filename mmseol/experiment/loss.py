@@ -6,6 +6,7 @@ import inspect
 import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from mmengine.config import Config, ConfigDict, DictAction
@@ -120,7 +121,8 @@ def _built_loss(
     """Return the config of the loss and the loss; names without a package are those of ``scope``."""
     name, arguments = parse_loss(spec)
     if name not in losses:
-        raise ValueError(f"`--loss` must name one of {', '.join(sorted(losses))}, got {name!r}.")
+        nearest = "".join(f" Did you mean {known}?" for known in get_close_matches(name, losses, n=1))
+        raise ValueError(f"`--loss` must name one of {', '.join(sorted(losses))}, got {name!r}.{nearest}")
     loss = {**losses[name], **arguments}
     try:
         if str(loss.get("type")).startswith("mmseol."):

@@ -12,7 +12,6 @@ from mmengine.config import Config, ConfigDict
 from mmseol.utils.checks import choice
 
 __all__ = [
-    "check_work_dir",
     "explain_download",
     "set_amp",
     "set_classifier_retraining",
@@ -21,7 +20,6 @@ __all__ = [
 ]
 
 _METHODS = {"crt": ("mmseol.ClassifierRetraining", 10), "lws": ("mmseol.LearnableWeightScaling", 5)}
-_RESULTS = ("last_checkpoint", "*.pth", "*/vis_data/scalars.json")
 
 
 def set_seed(cfg: Config, seed: int) -> None:
@@ -118,29 +116,3 @@ def explain_download(cfg: Config, error: Exception) -> str:
         "Start without them: --cfg-options model.pretrained=None (or model.backbone.init_cfg=None where the "
         "config uses that), or give a file: --cfg-options model.pretrained=FILE"
     )
-
-
-def check_work_dir(cfg: Config, resume: bool) -> None:
-    """Refuse a work directory that holds another run, so that no result is overwritten.
-
-    A run may be resumed in its own work directory, with the same model.
-
-    >>> check_work_dir(Config(dict(work_dir="new_folder")), resume=False)
-
-    Raises:
-        ValueError: If the folder holds a run and ``resume`` is off, or the run has another model.
-    """
-    work_dir = Path(cfg.work_dir)
-    found = [path for pattern in _RESULTS for path in sorted(work_dir.glob(pattern)) if path.stat().st_size]
-    if found and not resume:
-        names = ", ".join(str(path.relative_to(work_dir)) for path in found[:3])
-        raise ValueError(
-            f"`--work-dir` {str(work_dir)!r} already holds a run ({names}). "
-            "Continue it with --resume, or give another --work-dir."
-        )
-    for stored in sorted(work_dir.glob("*.py")) if found else ():
-        if Config.fromfile(stored).get("model") != cfg.model:
-            raise ValueError(
-                f"`--work-dir` {str(work_dir)!r} holds a run of another model or loss ({stored.name}). "
-                "Resume with the arguments it was started with, or give another --work-dir."
-            )

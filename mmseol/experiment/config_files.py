@@ -1,0 +1,147 @@
+"""Find config files: those of mmseol, those that the hosts install, and what their bases need."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import warnings
+from collections.abc import Iterable
+from difflib import get_close_matches
+from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
+from pathlib import Path
+
+from mmengine.config import Config
+
+import mmseol
+from mmseol.experiment.loss import parse_options
+
+__all__ = ["check_bases", "find_config", "set_options", "stock_config"]
+
+_PACKAGE = Path(mmseol.__file__).parent
+_CONFIGS = (_PACKAGE / ".mim" / "configs", _PACKAGE.parent / "configs")  # of a wheel, of a checkout
+
+
+def find_config(name: str) -> str:
+    """Return the config file ``name``, or the config of mmseol with this name.
+
+    >>> Path(find_config("configs/cifar/resnet32_cifar10.py")).parts[-3:]
+    ('configs', 'cifar', 'resnet32_cifar10.py')
+
+    Raises:
+        FileNotFoundError: If there is neither.
+    """
+    if Path(name).is_file():
+        return name
+    shipped = next(folder for folder in _CONFIGS if folder.is_dir())
+    found = shipped / name.removeprefix("configs/")
+    if found.is_file():
+        return str(found)
+    leaves = sorted(path.relative_to(shipped).as_posix() for path in shipped.glob("[!_]*/*.py"))
+    raise FileNotFoundError(
+        f"`config` must be a config file or a config of mmseol ({', '.join(leaves)}), got {name!r}."
+        f"{_nearest(name, leaves)}"
+    )
+
+
+def stock_config(host: str, name: str) -> str:
+    """Return the path of a config that ``mmseg`` or ``mmpretrain`` installs, for ``_base_ = [...]``.
+
+    ``_base_ = ["mmseg::fcn/..."]`` needs the original packages; this works with the maintained ones too.
+
+    >>> path = stock_config("mmseg", "fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py")
+    >>> Path(path).name
+    'fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py'
+
+    Args:
+        host: Name of the package.
+        name: Path of the config below the package's ``configs``.
+
+    Raises:
+        FileNotFoundError: If the host is not installed or has no such config.
+    """
+    spec = find_spec(host)
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(f"`host` must be an installed package such as mmseg, got {host!r}.")
+    folder = Path(next(iter(spec.submodule_search_locations)), ".mim", "configs")
+    if not (folder / name).is_file():
+        leaves = (path.relative_to(folder).as_posix() for path in folder.glob("*/*.py"))
+        raise FileNotFoundError(
+            f"`name` must be a config of {host} in {folder}, got {name!r}.{_nearest(name, leaves)}"
+        )
+    return str(folder / name)
+
+
+def check_bases(path: str) -> None:
+    """Refuse a config whose ``_base_`` names a host (``mmseg::...``) that mmengine cannot find.
+
+    mmengine would look for the original package by its name, and might start to install it.
+
+    >>> check_bases(find_config("cifar/resnet34_cifar10.py"))
+
+    Raises:
+        ValueError: If the original package of a named host is not installed.
+    """
+    for base in _bases(Path(path)):
+        scope, separator, name = base.partition("::")
+        if not separator:
+            if (Path(path).parent / base).is_file():
+                check_bases(str(Path(path).parent / base))
+            continue
+        package = {"mmseg": "mmsegmentation"}.get(scope, scope)
+        try:
+            distribution(package)
+        except PackageNotFoundError as error:
+            try:
+                instead = f"Write the path instead: {stock_config(scope, name)!r}"
+            except FileNotFoundError as missing:
+                instead = str(missing).removesuffix(".")
+            raise ValueError(
+                f"`_base_` {base!r} in {path} needs the package {package}, which is missing. {instead}. "
+                "mmseol.experiment.stock_config(host, name) returns it."
+            ) from error
+
+
+def _bases(path: Path) -> list[str]:
+    if path.suffix != ".py":
+        return []
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "_base_":
+            try:
+                value = ast.literal_eval(node.value)
+            except ValueError:
+                return []
+            return [value] if isinstance(value, str) else list(value)
+    return []
+
+
+def set_options(cfg: Config, items: Iterable[str]) -> None:
+    """Change single settings: ``key.key=value``; warn of a first key that nothing reads.
+
+    >>> cfg = Config(dict(model=dict(depth=18)))
+    >>> set_options(cfg, ["model.depth=34"])
+    >>> cfg.model.depth
+    34
+
+    Raises:
+        ValueError: If an item is not of that form or does not fit the config.
+    """
+    from mmengine.runner import Runner  # imports OpenCV
+
+    try:
+        options = parse_options(items)
+        known = [*cfg, *inspect.signature(Runner).parameters]
+        for root in dict.fromkeys(key.partition(".")[0] for key in options):
+            if root not in known:
+                warnings.warn(
+                    f"`--cfg-options` {root}: the config has no such key.{_nearest(root, known)}",
+                    stacklevel=2,
+                )
+        cfg.merge_from_dict(options)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"`--cfg-options`: {error}") from error
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    found = get_close_matches(name, list(known), n=1)
+    return f" Did you mean {found[0]}?" if found else ""
