@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.payload import Payload
 from helpers.tool_runs import call, state_and_difficulty
+from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
+from PIL import Image
 
 from mmseol.counting.counts import ClassCounts
+from mmseol.experiment.work_dir import lock_work_dir
 
 pytest.importorskip("mmpretrain")
 
@@ -94,9 +105,141 @@ def test_wrong_arguments_end_at_the_door(arguments, message, monkeypatch, tmp_pa
 def test_a_head_with_other_classes_than_the_data_is_refused(monkeypatch, tmp_path) -> None:
     arguments = (CONFIG, "--loss", "ce", "--work-dir", tmp_path / "new", "--cfg-options", *TINY)
     with pytest.raises(
-        ValueError, match=r"`num_classes` must be the same.*11 from head.*10 from the data set"
+        SystemExit, match=r"^error: .*`num_classes` must be the same.*11 from head.*10 from the data set"
     ):
         call(monkeypatch, "train.py", *arguments, "model.head.num_classes=11")
+
+
+def planted(trained: Path, tmp_path: Path) -> Path:
+    """Return a copy of the checkpoint with code in it."""
+    checkpoint = torch.load(best(trained), map_location="cpu", weights_only=False)
+    checkpoint["meta"]["payload"] = Payload(tmp_path / "planted")
+    torch.save(checkpoint, tmp_path / "evil.pth")
+    return tmp_path / "evil.pth"
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [
+        ("test.py", [CONFIG, "EVIL", *LOSS, "--work-dir", "WORK"]),
+        ("predict.py", [CONFIG, "EVIL", "IMAGE", "--out", "WORK/a.png"]),
+        ("adjust_classifier.py", ["EVIL", "--method", "tau_norm", "--tau", "1", "--out", "WORK"]),
+        ("train.py", [CONFIG, *LOSS, "--retrain-classifier", "crt", "EVIL", "--work-dir", "WORK"]),
+        ("train.py", [CONFIG, *LOSS, "--work-dir", "WORK", "--cfg-options", *TINY, "load_from=EVIL"]),
+        ("train.py", [CONFIG, *LOSS, "--work-dir", "WORK", "--resume", "EVIL", "--cfg-options", *TINY]),
+    ],
+    ids=["test", "predict", "adjust", "retrain", "load_from", "resume"],
+)
+def test_no_tool_runs_code_of_a_checkpoint(tool, arguments, trained, monkeypatch, tmp_path, capsys) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
+    words = {"EVIL": planted(trained, tmp_path), "WORK": tmp_path / "work", "IMAGE": tmp_path / "image.png"}
+    filled = []
+    for argument in map(str, arguments):
+        for word, path in words.items():
+            argument = argument.replace(word, str(path))
+        filled.append(argument)
+    with pytest.raises(SystemExit) as error:
+        call(monkeypatch, tool, *filled)
+    assert "--unsafe-load" in str(error.value) + capsys.readouterr().err
+    assert not (tmp_path / "planted").exists()
+    if tool in ("predict.py", "adjust_classifier.py"):
+        call(monkeypatch, tool, *filled, "--unsafe-load")
+        assert (tmp_path / "planted").exists()
+
+
+@pytest.mark.parametrize("tool", ["test.py", "predict.py"])
+def test_a_checkpoint_with_other_classes_is_refused(tool, trained, monkeypatch, tmp_path) -> None:
+    """mmengine logs a size mismatch and goes on with a random classifier."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
+    further = ["--work-dir", tmp_path / "new"] if tool == "test.py" else [tmp_path / "image.png"]
+    with pytest.raises(
+        SystemExit, match=r"^error: .*head.fc.weight is of shape \(10, 32\) there and \(9, 32\)"
+    ):
+        call(monkeypatch, tool, CONFIG, best(trained), *further, "--cfg-options", "model.head.num_classes=9")
+
+
+def test_test_and_predict_write_classes_and_pictures(trained, monkeypatch, tmp_path) -> None:
+    out, show = tmp_path / "out", tmp_path / "show"
+    arguments = ("--work-dir", tmp_path / "test", "--out", out, "--show-dir", show)
+    name = f"experiment_name={tmp_path.name}"
+    call(monkeypatch, "test.py", CONFIG, best(trained), *LOSS, *arguments, "--cfg-options", name)
+    records = json.loads((out / "predictions.json").read_text())
+    assert len(records) == len(list(show.iterdir())) == 200
+    (path,) = (tmp_path / "test").glob("*/class_scores_test.json")
+    accuracy = json.loads(path.read_text())["scores"]["accuracy"]
+    assert sum(one["label"] == one["truth"] for one in records) / 2 == pytest.approx(accuracy)
+
+    cfg = Config.fromfile(CONFIG)
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        validation = DATASETS.build(cfg.val_dataloader.dataset)
+    for i in range(12):
+        pixels = validation[i]["inputs"].permute(1, 2, 0).numpy()
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{i:02}.png")
+    arguments = (tmp_path / "images", "--out", tmp_path / "predicted", "--scores")
+    call(monkeypatch, "predict.py", CONFIG, best(trained), *arguments)
+    predicted = json.loads((tmp_path / "predicted" / "predictions.json").read_text())
+    assert [one["label"] for one in predicted.values()] == [one["label"] for one in records[:12]]
+    for one, other in zip(predicted.values(), records, strict=False):
+        assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+    assert len(list((tmp_path / "predicted" / "pictures").iterdir())) == 12
+
+
+def test_a_resumed_run_keeps_its_config_and_shows_what_differs(
+    trained, monkeypatch, tmp_path, capsys
+) -> None:
+    work_dir = tmp_path / "run"
+    shutil.copytree(trained, work_dir)
+    first = (work_dir / "digits.py").read_bytes()
+    shared = ("--seed", 1, "--work-dir", work_dir, "--resume")
+    options = ("--cfg-options", *TINY, "train_cfg.max_epochs=3", "train_dataloader.batch_size=16")
+    imbalance = (*LOSS, "--imbalance", "step:10")
+    for changed in (
+        (*LOSS, "--imbalance", "step:5"),
+        ("--loss", "ce", "--imbalance", "step:10"),
+        (*LOSS, "--imbalance", "step:10:seed=3"),
+    ):
+        with pytest.raises(SystemExit):
+            call(monkeypatch, "train.py", CONFIG, *changed, *shared, *options)
+        text = capsys.readouterr().err
+        assert "add --force-resume" in text
+        assert re.search(r"train_dataloader.dataset.ratio .* 10 .* 5|model.head.loss.type|dataset.seed", text)
+    call(monkeypatch, "train.py", CONFIG, *imbalance, *shared, *options, f"experiment_name={tmp_path.name}")
+    log = "".join(path.read_text() for path in work_dir.glob("*/*.log"))
+    assert re.search(r"train_dataloader.batch_size +│ 32 +│ 16", log)
+    assert re.search(r"train_cfg.max_epochs +│ 2 +│ 3", log)
+    assert (work_dir / "digits.py").read_bytes() == first
+    assert Config.fromfile(work_dir / "digits_resumed_1.py").train_dataloader.batch_size == 16
+
+
+def test_two_runs_do_not_share_a_work_dir(trained, monkeypatch, tmp_path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    arguments = (CONFIG, *LOSS, "--imbalance", "step:10", "--resume", "--work-dir", tmp_path / "run")
+    holder = "from mmseol.experiment.work_dir import lock_work_dir\nimport sys, time\n"
+    holder += "with lock_work_dir(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    command = [sys.executable, "-c", holder, str(tmp_path / "run")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    ) as process:
+        assert process.stdout is not None
+        while process.stdout.readline() != "held\n":
+            assert process.poll() is None
+        holding = f"is in use by process {process.pid} on {socket.gethostname()} since"
+        with pytest.raises(SystemExit, match=rf"^error: .*{holding}"):
+            call(monkeypatch, "train.py", *arguments)
+        process.kill()
+    with lock_work_dir(tmp_path / "run"):  # released with the killed process
+        assert str(os.getpid()) in (tmp_path / "run" / ".run.lock").read_text()
+
+
+@pytest.mark.parametrize("tool", ["train", "test", "predict"])
+def test_help_imports_no_torch(tool) -> None:
+    heavy = ("torch", "mmengine", "mmseg", "mmpretrain", "cv2")
+    code = f"import sys, mmseol.__main__ as m\ntry:\n    m.main('{tool}', ['--help'])\nfinally:\n"
+    code += f"    print(*(name for name in {heavy} if name in sys.modules))"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "--cfg-options" in output
+    assert output.splitlines()[-1] == ""
 
 
 def test_default_work_dirs_differ_by_imbalance() -> None:

@@ -1,14 +1,16 @@
 """Arguments to resolved configs, on ours and on configs of the hosts."""
 
 import copy
+import warnings
 from argparse import ArgumentParser
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
 
 from mmseol import experiment
-from mmseol.experiment.config_files import find_config
+from mmseol.experiment.config_files import check_bases, find_config, set_options
 
 
 def seg_config(**kwargs) -> Config:
@@ -180,20 +182,90 @@ def test_a_wrapper_of_the_config_keeps_its_classifier():
     assert cfg.model.head == {**head, "loss": dict(type="mmseol.CrossEntropyLoss", loss_weight=2.0)}
 
 
-def test_a_checkpoint_of_cosines_is_not_scored_with_a_plain_classifier(tmp_path):
+def test_a_checkpoint_of_cosines_is_not_scored_with_a_plain_classifier():
+    """Nor the reverse: the weights load, the scores are wrong."""
     cfg = Config(
         dict(model=dict(type="ImageClassifier", head=dict(type="LinearClsHead", loss=dict(type="CE"))))
     )
     plain = copy.deepcopy(cfg)
     experiment.set_loss(cfg, "ldam")
     for trained in (cfg, plain):
-        torch.save(dict(meta=dict(cfg=trained.pretty_text), state_dict={}), tmp_path / "checkpoint.pth")
-        experiment.check_classifier(cfg, str(tmp_path / "checkpoint.pth"))
-        if trained is plain:
-            experiment.check_classifier(plain, str(tmp_path / "checkpoint.pth"))
-            continue
-        with pytest.raises(ValueError, match=r"was trained with mmseol.CosineClassifierHead.*--loss ldam"):
-            experiment.check_classifier(plain, str(tmp_path / "checkpoint.pth"))
+        checkpoint = dict(meta=dict(cfg=trained.pretty_text), state_dict={})
+        experiment.check_classifier(trained, "a.pth", checkpoint)
+        other = plain if trained is cfg else cfg
+        with pytest.raises(
+            ValueError, match=r"trained with(out)? mmseol.CosineClassifierHead.*--loss (ldam|ce)"
+        ):
+            experiment.check_classifier(other, "a.pth", checkpoint)
+    experiment.check_classifier(cfg, "a.pth", dict(state_dict={}))  # of another program
+
+
+def test_a_checkpoint_has_the_weights_of_the_classifier():
+    model = torch.nn.ModuleDict({"backbone": torch.nn.Linear(2, 2), "head": torch.nn.ModuleDict()})
+    model["head"]["fc"] = torch.nn.Linear(2, 10)
+    state = model.state_dict()
+    experiment.check_weights(model, "a.pth", dict(state_dict=state))
+    experiment.check_weights(model, "a.pth", state)  # weights alone
+    experiment.check_weights(model, "a.pth", {f"module.{name}": value for name, value in state.items()})
+    wide = {**state, "head.fc.weight": torch.zeros(11, 2)}
+    none = {name: value for name, value in state.items() if name != "head.fc.bias"}
+    for wrong, message in (
+        (wide, r"head.fc.weight is of shape \(11, 2\) there and \(10, 2\) here"),
+        (none, "head.fc.bias is missing"),
+        ({"other.weight": torch.zeros(2)}, "it has 0 of its 4 weights"),
+    ):
+        with pytest.raises(ValueError, match=f"`checkpoint` 'a.pth' does not fit the model: {message}"):
+            experiment.check_weights(model, "a.pth", dict(state_dict=wrong))
+
+
+@pytest.mark.parametrize(
+    ("tta", "loss", "warned"),
+    [
+        ("SegTTAModel", "outlying_mse", True),
+        ("SegTTAModel", "ce", False),
+        ("mmseol.SegScoreTTAModel", "outlying_mse", False),
+    ],
+)
+def test_averaging_the_softmax_of_raw_outputs_is_warned_of(tta, loss, warned, recwarn):
+    cfg = seg_config(tta_model=dict(type=tta), tta_pipeline=[], test_dataloader=dict(dataset=dict(type="A")))
+    experiment.set_loss(cfg, loss)
+    experiment.set_test_time_augmentation(cfg)
+    found = [str(w.message) for w in recwarn if "tta_model.type=mmseol.SegScoreTTAModel" in str(w.message)]
+    assert len(found) == warned
+
+
+def test_options_with_an_unknown_first_key_are_warned_of():
+    cfg = seg_config(train_cfg=dict(max_epochs=1))
+    with pytest.warns(
+        UserWarning, match=r"`--cfg-options` modle: the config has no such key. Did you mean model\?"
+    ):
+        set_options(cfg, ["modle.x=3"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        set_options(cfg, ["train_cfg.max_epochs=false", "load_from=a.pth"])
+    assert cfg.train_cfg.max_epochs is False
+    for wrong in ("train_cfg", "train_cfg.max_epochs.x=3"):
+        with pytest.raises(ValueError, match="`--cfg-options`"):
+            set_options(cfg, [wrong])
+
+
+def test_a_base_of_a_package_that_is_missing_is_refused_with_the_path(tmp_path, monkeypatch):
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    name = "fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py"
+    (tmp_path / "base.py").write_text(f"_base_ = ['mmseg::{name}']\n")
+    (tmp_path / "leaf.py").write_text("_base_ = './base.py'\n")
+    monkeypatch.setattr("mmseol.experiment.config_files.distribution", missing)
+    with pytest.raises(
+        ValueError, match=r"needs the package mmsegmentation.*path instead: '.*\.mim/configs/fcn/"
+    ):
+        check_bases(str(tmp_path / "leaf.py"))
+    (tmp_path / "leaf.py").write_text(f"_base_ = [{experiment.stock_config('mmseg', name)!r}]\n")
+    check_bases(str(tmp_path / "leaf.py"))
+    assert Config.fromfile(tmp_path / "leaf.py").model.type == "EncoderDecoder"
+    with pytest.raises(FileNotFoundError, match=r"must be a config of mmseg.*Did you mean fcn/"):
+        experiment.stock_config("mmseg", name.replace("r50", "r05"))
 
 
 def test_set_loss_on_a_classifier():
@@ -205,7 +277,10 @@ def test_set_loss_on_a_classifier():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("mes", "`--loss` must name one of balanced_softmax, cdb_ce, ce, .*, got 'mes'"),
+        (
+            "mes",
+            r"`--loss` must name one of balanced_softmax, cdb_ce, ce, .*, got 'mes'\. Did you mean mse\?",
+        ),
         ("focal:detach_modulator=no", "`detach_modulator` must be True or False, got 'no'"),
         ("lovasz_hinge:per_image=1", "`per_image` must be True or False, got 1"),
         ("ce:sync_avg_factor='yes'", "`sync_avg_factor` must be True or False, got 'yes'"),

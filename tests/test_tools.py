@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -109,6 +110,45 @@ def test_predict_draws_over_the_image(trained, toy, monkeypatch, tmp_path, capsy
     assert "exists; name another file" in capsys.readouterr().err
 
 
+def test_predict_writes_the_label_maps_of_a_test(trained, toy, monkeypatch, tmp_path):
+    options = ("--loss", "outlying_mse:alpha=2", "--data-root", toy)
+    maps = ("--split", "test", "--out", tmp_path / "maps", "--work-dir", tmp_path / "test")
+    tiny = (*TINY[3:9], f"experiment_name={tmp_path.name}")
+    call(monkeypatch, "test.py", CONFIG, best(trained), *options, *maps, "--cfg-options", *tiny)
+    out = tmp_path / "predicted"
+    shutil.copytree(toy / "test", tmp_path / "images" / "nested")
+    arguments = (tmp_path / "images", "--out", out, "--scores", "--cfg-options", *TINY[6:9])
+    call(monkeypatch, "predict.py", CONFIG, best(trained), *arguments)
+    names = sorted(path.stem for path in (toy / "test").iterdir())
+    shares = json.loads((out / "predictions.json").read_text())
+    assert sorted(shares) == [f"nested/{name}" for name in names]
+    for name in names:
+        labels = np.asarray(Image.open(out / "label_maps" / "nested" / f"{name}.png"))
+        assert (labels == np.asarray(Image.open(tmp_path / "maps" / f"{name}.png"))).all()
+        with np.load(out / "scores" / "nested" / f"{name}.npz") as file:
+            assert (file["scores"].argmax(0) == labels).all()
+        assert np.asarray(Image.open(out / "overlays" / "nested" / f"{name}.png")).shape == (64, 80, 3)
+        assert sum(shares[f"nested/{name}"].values()) == pytest.approx(100, abs=0.1)
+    (tmp_path / "images" / "nested" / "broken.png").write_bytes(b"no image")
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "predict.py", CONFIG, best(trained), tmp_path / "images", "--out", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_checkpoint_of_cosines_is_not_predicted_with_a_plain_classifier(toy, monkeypatch, tmp_path, capsys):
+    arguments = (CONFIG, "--loss", "ldam", "--data-root", toy, "--work-dir", tmp_path / "run")
+    wrapped = [option.replace("decode_head.", "decode_head.head.") for option in TINY]  # by --loss ldam
+    tiny = (*wrapped, "train_cfg.max_epochs=1", f"experiment_name={tmp_path.name}")
+    call(monkeypatch, "train.py", *arguments, "--cfg-options", *tiny)
+    image = sorted((toy / "test").iterdir())[0]
+    arguments = (CONFIG, tmp_path / "run" / "epoch_1.pth", image, "--out", tmp_path / "a.png")
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "predict.py", *arguments, "--cfg-options", *TINY[6:9])
+    assert "was trained with mmseol.CosineClassifierHead" in capsys.readouterr().err
+    call(monkeypatch, "predict.py", *arguments, "--loss", "ldam", "--cfg-options", *wrapped[6:9])
+    assert (tmp_path / "a.png").is_file()
+
+
 def files(folder: Path) -> dict[str, tuple[int, int]]:
     return {
         str(path): (path.stat().st_size, path.stat().st_mtime_ns)
@@ -125,7 +165,7 @@ def test_a_work_dir_with_a_run_is_left_alone(trained, toy, monkeypatch, capsys):
     assert "already holds a run" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         call(monkeypatch, "train.py", "--loss", "ce", *arguments, "--resume")
-    assert "holds a run of another model or loss" in capsys.readouterr().err
+    assert "holds a run of another model, loss, imbalance or data" in capsys.readouterr().err
     assert files(trained) == before
 
 
@@ -150,7 +190,7 @@ def test_wrong_arguments_end_at_the_door(arguments, message, monkeypatch, tmp_pa
 def test_missing_data_is_named(monkeypatch, tmp_path):
     (tmp_path / "empty").mkdir()
     arguments = ("--data-root", tmp_path / "empty", "--work-dir", tmp_path / "new", "--cfg-options", *TINY)
-    with pytest.raises(Exception, match=r"empty.*train"):
+    with pytest.raises(SystemExit, match=r"^error: .*empty.*train"):
         call(monkeypatch, "train.py", CONFIG, *arguments)
 
 
@@ -161,7 +201,8 @@ def test_label_out_of_range_names_its_file(monkeypatch, toy, tmp_path):
     label[5, 5] = 12
     Image.fromarray(label).save(bad)
     arguments = ("--data-root", tmp_path / "toy", "--work-dir", tmp_path / "new", "--cfg-options", *TINY)
-    with pytest.raises(ValueError, match=rf"{re.escape(bad.name)}.*12|12.*{re.escape(bad.name)}"):
+    named = rf"{re.escape(bad.name)}.*12|12.*{re.escape(bad.name)}"
+    with pytest.raises(SystemExit, match=rf"^error: .*({named})"):
         call(monkeypatch, "train.py", CONFIG, *arguments)
 
 

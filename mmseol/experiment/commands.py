@@ -85,8 +85,7 @@ def prepare_train(args: Namespace) -> Config:
         path = args.retrain_classifier[1]
         check_classifier(cfg, path, load_checkpoint(path, unsafe=args.unsafe_load))
     if is_main():
-        with lock_work_dir(cfg.work_dir) if Path(cfg.work_dir).is_dir() else nullcontext():
-            check_work_dir(cfg, cfg.get("resume", False), args.force_resume)
+        check_work_dir(cfg, cfg.get("resume", False), args.force_resume)
     return cfg
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from mmseol.classifiers.find import find_classifier
 from mmseol.experiment.data import leaf_datasets, set_dataloader_defaults
+from mmseol.losses.base import QuadraticLoss
+from mmseol.registry import MODELS
 from mmseol.utils.checks import choice
 
 __all__ = [
@@ -59,6 +62,7 @@ def check_weights(model: nn.Module, path: str, checkpoint: Mapping[str, Any]) ->
 
     mmengine only logs weights that are missing or of another shape.
 
+    >>> import torch
     >>> model = nn.ModuleDict({"head": nn.ModuleDict({"fc": nn.Linear(2, 10)})})
     >>> check_weights(model, "a.pth", {"state_dict": {"head.fc.weight": torch.zeros(11, 2)}})
     Traceback (most recent call last):
@@ -192,5 +196,28 @@ def set_test_time_augmentation(cfg: Config) -> None:
         set_dataloader_defaults(cfg)
     for dataset in leaf_datasets(loader.dataset):
         dataset["pipeline"] = cfg.tta_pipeline
+    if str(cfg.tta_model["type"]).endswith("SegTTAModel") and "SegScore" not in str(cfg.tta_model["type"]):
+        names = [name for name in _loss_types(cfg.model) if issubclass(_class_of(name), QuadraticLoss)]
+        if names:
+            warnings.warn(
+                f"`--tta`: SegTTAModel averages a softmax, but {names[0]} trains raw outputs. Average these: "
+                "--cfg-options tta_model.type=mmseol.SegScoreTTAModel",
+                stacklevel=2,
+            )
     cfg.tta_model.module = cfg.model
     cfg.model = cfg.tta_model
+
+
+def _loss_types(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if str(node.get("type")).startswith("mmseol.") and str(node["type"]).endswith("Loss"):
+            yield str(node["type"])
+        for child in node.values():
+            yield from _loss_types(child)
+    elif isinstance(node, (list, tuple)):
+        for child in node:
+            yield from _loss_types(child)
+
+
+def _class_of(name: str) -> type:
+    return MODELS.get(name) or object

@@ -160,11 +160,11 @@ def _difference_table(changed: dict[str, tuple[Any, Any]]) -> str:
 def resumed_config(cfg: Config) -> Config:
     """Return the config under a new file name, so that the run's first config stays in the work directory.
 
-    >>> cfg = Config(dict(work_dir="new_folder"), filename="a.py", cfg_text="")
+    >>> cfg = Config(dict(work_dir="new_folder"), filename="a.py", cfg_text="a = 1")
     >>> Path(resumed_config(cfg).filename).name
     'a_resumed_1.py'
     """
     stem = Path(cfg.filename).stem
     number = len(list(Path(cfg.work_dir).glob(f"{stem}_resumed_*.py"))) + 1
     # `Config.to_dict` would resolve the classes of a lazy config.
-    return Config(cfg._cfg_dict, filename=f"{stem}_resumed_{number}.py", cfg_text=cfg.text)
+    return Config(cfg._cfg_dict, filename=f"{stem}_resumed_{number}.py", cfg_text=cfg.text or "#")
