@@ -72,7 +72,7 @@ def loss_checks() -> list[LossCheck]:
     """Return all checks, to be parametrised by a test framework.
 
     >>> [check.name for check in loss_checks()][:2]
-    ['has_a_name_that_mmseg_optimises', 'ignored_elements_change_nothing']
+    ['has_a_name_that_mmseg_optimises', 'takes_the_arguments_of_every_loss']
     """
     return list(_CHECKS)
 
@@ -201,6 +201,14 @@ _close = torch.testing.assert_close
 @_check()
 def _has_a_name_that_mmseg_optimises(subject: _Subject) -> None:
     assert subject.make().loss_name.startswith("loss_")
+
+
+@_check()
+def _takes_the_arguments_of_every_loss(subject: _Subject) -> None:
+    given = dict(ignore_index=7, loss_weight=0.5, reduction="sum", loss_name="loss_own", sync_avg_factor=True)
+    defaults = dict(ignore_index=-100, loss_weight=1.0, reduction="mean", sync_avg_factor=False)
+    for loss, expected in ((subject.make(**given), given), (subject.make(), defaults)):
+        assert {name: getattr(loss, name) for name in expected} == expected
 
 
 @_check()

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import mmseol.losses as losses
-from mmseol.counting.counts import outlying_values
+from mmseol.counting.counts import effective_number_weights, outlying_values
+from mmseol.losses.base.class_loss import default_loss_name
+from mmseol.registry import MODELS
 
 K = 4
 COUNTS = [40, 7, 300, 1]
@@ -39,10 +41,19 @@ REGION = dict(classes=[0, 3], per_image=True, class_weight=WEIGHTS)
 FUNCTIONS = {
     "cross_entropy": (dict(class_weight=WEIGHTS, normalize="count"), losses.CrossEntropyLoss),
     "focal_loss": (
-        dict(gamma=1.5, class_weight=WEIGHTS, weight_in_modulator=True, detach_modulator=True),
+        dict(
+            gamma=1.5,
+            class_weight=WEIGHTS,
+            weight_in_modulator=True,
+            detach_modulator=True,
+            normalize="count",
+        ),
         losses.FocalLoss,
     ),
-    "sigmoid_focal_loss": (dict(alpha=0.4, gamma=1.0, class_weight=WEIGHTS), losses.SigmoidFocalLoss),
+    "sigmoid_focal_loss": (
+        dict(alpha=0.4, gamma=1.0, class_weight=WEIGHTS, normalize="count"),
+        losses.SigmoidFocalLoss,
+    ),
     "outlying_mse": (
         dict(values=outlying_values(COUNTS, 3.0)),
         lambda values, **kwargs: losses.OutlyingMSELoss(3.0, class_counts=COUNTS, **kwargs),
@@ -78,7 +89,7 @@ FUNCTIONS = {
         lambda difficulty, tau, normalize, **kwargs: cdb(**kwargs),
     ),
     "influence_balanced_loss": (
-        dict(features=FEATURES, scale=2.0, gamma=0.5, class_weight=WEIGHTS),
+        dict(features=FEATURES, scale=2.0, gamma=0.5, class_weight=WEIGHTS, normalize="weight"),
         lambda features, scale, gamma, class_weight, **kwargs: influence(**kwargs),
     ),
     "dice_loss": (dict(power=1, smooth=0.5, **REGION), losses.DiceLoss),
@@ -92,6 +103,42 @@ FUNCTIONS = {
 def test_every_function_is_enrolled():
     functions = {name for name in losses.__all__ if inspect.isfunction(getattr(losses, name))}
     assert functions == FUNCTIONS.keys()
+
+
+CALL = {"pred", "target", "weight", "ignore_index", "reduction"}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_argument_is_tried_and_defaults_are_those_of_the_class(name):
+    arguments, _ = FUNCTIONS[name]
+    parameters = inspect.signature(getattr(losses, name)).parameters
+    assert arguments.keys() == parameters.keys() - CALL
+    assert all(arguments[key] != parameters[key].default for key in arguments.keys() - {"features", "values"})
+    cls = next(c for c in CLASSES if default_loss_name(c).removeprefix("loss_") == name.removesuffix("_loss"))
+    settings = inspect.signature(cls).parameters
+    for key in (arguments.keys() & settings.keys() - {"class_counts"}) | {"ignore_index", "reduction"}:
+        # The function of the influence-balanced loss has no counts to weigh the classes by.
+        if (name, key) != ("influence_balanced_loss", "class_weight"):
+            assert parameters[key].default == settings[key].default, key
+
+
+CLASSES = [
+    loss
+    for loss in (getattr(losses, name) for name in losses.__all__)
+    if inspect.isclass(loss) and loss.__name__ in MODELS.module_dict
+]
+
+
+@pytest.mark.parametrize("cls", [cls for cls in CLASSES if "normalize" in inspect.signature(cls).parameters])
+def test_arguments_of_class_weights_reach_the_base(cls):
+    for normalize in ("count", "weight"):
+        assert cls(normalize=normalize).normalize == normalize
+    if not issubclass(cls, losses.WeightedClassLoss):
+        return
+    options = {} if cls is losses.TverskyLoss else {"beta": 0.5}  # whose beta is a weight of errors
+    loss = cls(class_weight="effective_number", class_counts=COUNTS, **options)
+    expected = effective_number_weights(COUNTS, **options)
+    torch.testing.assert_close(loss.class_weight, torch.from_numpy(expected))
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

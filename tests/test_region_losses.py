@@ -184,6 +184,16 @@ def test_soft_labels(cls):
     np.testing.assert_allclose(cls()(pred, soft).item(), expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("cls", OVERLAPS)
+def test_weight_of_soft_labels_repeats_the_pixel(cls):
+    pred, _ = batch((1, 6), K)
+    soft = soft_labels(pred)
+    times = torch.tensor([1, 0, 2, 3, 1, 1])
+    repeated = torch.arange(6).repeat_interleave(times)
+    value = cls()(pred, soft, weight=times[None].double())
+    torch.testing.assert_close(value, cls()(pred[..., repeated], soft[..., repeated]))
+
+
 @pytest.mark.parametrize("cls", [*OVERLAPS, LovaszSoftmaxLoss])
 def test_hard_outputs_give_one_minus_the_score_of_scikit_learn(cls):
     """At the vertices, outputs that are sure of one class, the losses are one minus the score."""

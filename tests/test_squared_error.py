@@ -153,3 +153,13 @@ def test_half_precision_gradients(dtype):
     (expected,) = torch.autograd.grad(1024 * loss(wide, target), wide)
     assert grad.dtype == dtype
     torch.testing.assert_close(grad, expected.to(dtype))
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_the_value_may_be_scaled_in_place(reduction):
+    pred, target = batch((3, 4), 4)
+    loss = outlying(4, reduction=reduction)
+    (expected,) = torch.autograd.grad((2 * loss(pred, target)).sum(), pred)
+    value = loss(pred, target)
+    value *= 2
+    torch.testing.assert_close(torch.autograd.grad(value.sum(), pred)[0], expected)

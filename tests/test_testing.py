@@ -38,6 +38,11 @@ class NameWithoutLoss(RightLoss):
     loss_name = "rarity"  # type: ignore[assignment]
 
 
+class ArgumentsNotPassedOn(RightLoss):
+    def __init__(self, class_counts: Any = None, sync_avg_factor: bool = False, **kwargs: Any) -> None:
+        super().__init__(class_counts, **kwargs)
+
+
 class IgnoredElementsInTheLoss(RightLoss):
     def evaluate(self, pred, target, weight, ignore_index, reduction, avg_factor):
         return super().evaluate(pred, target.clamp(max=pred.shape[1] - 1), weight, -1, reduction, avg_factor)
@@ -200,6 +205,7 @@ class RarityOfOneIfNobodyCounted(RightLoss):
 
 WRONG: dict[type[ClassLoss], str] = {
     NameWithoutLoss: "has_a_name_that_mmseg_optimises",
+    ArgumentsNotPassedOn: "takes_the_arguments_of_every_loss",
     IgnoredElementsInTheLoss: "ignored_elements_change_nothing",
     GradientAtIgnoredElements: "ignored_elements_change_nothing",
     IgnoredElementsInTheDivisor: "ignored_elements_equal_their_absence",
