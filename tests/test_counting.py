@@ -439,6 +439,12 @@ def test_label_map_of_another_size_than_its_image_is_named(world: int, root: Pat
         else:
             for error in run_ranks(_check_on, root, cache):
                 assert re.search(message, error)
+    write_images(root)
+    content = (root / "img" / "003.png").read_bytes()
+    (root / "img" / "003.png").write_bytes(content[:-20])  # OpenCV makes an image of it
+    with pytest.raises(ValueError, match=r"The image .*003\.png \(item 3\) is truncated"):
+        count_dataset(dataset, K, check_sizes=True)
+    (root / "img" / "003.png").write_bytes(content)
     (root / "img" / "007.png").unlink()
     with pytest.raises(ValueError, match=r"The image .*007\.png \(item 7\) cannot be read"):
         count_dataset(dataset, K, check_sizes=True)

@@ -11,6 +11,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 
 from mmseol import experiment
 from mmseol.experiment.config_files import check_bases, find_config, set_options
+from mmseol.experiment.data import check_files
 
 
 def seg_config(**kwargs) -> Config:
@@ -450,3 +451,47 @@ def test_set_imbalance_needs_training_data_and_one_cut():
     cfg = cls_config(dict(type="ConcatDataset", datasets=[dict(cut), dict(cut)]))
     with pytest.raises(ValueError, match="needs one ImbalancedDataset to change, got 2"):
         experiment.set_imbalance(cfg, "step:10")
+
+
+# ------------------------------------------------------------------ files
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(data_prefix="trian"), r"`data_prefix` of train_dataloader must be .*, got '.*/trian'"),
+        (dict(ann_file="none.txt"), r"`ann_file` of train_dataloader must be .*, got '.*/none.txt'"),
+        (dict(ann_file="plain.txt"), r"plain.txt' must hold `FILE CLASS` .*, got 'a/1.jpg' in line 1"),
+        (dict(ann_file="names.txt"), r"names.txt' must hold `FILE CLASS` .*, got 'a/2.jpg a' in line 2"),
+        (dict(ann_file="good.txt"), None),
+        (dict(ann_file="plain.txt", with_label=False), None),
+        (dict(ann_file="plain.txt", type="Food101"), None),  # another format
+        (dict(data_prefix="s3://bucket/train"), None),
+        (dict(data_prefix="trian", backend_args=dict(backend="petrel")), None),
+        (
+            dict(type="BaseSegDataset", data_prefix=dict(img_path="train", seg_map_path="labels")),
+            r"`data_prefix` of train_dataloader \(its 'seg_map_path'\) must be .*, got '.*/labels'",
+        ),
+        (
+            dict(type="BaseSegDataset", data_prefix=dict(img_path="train"), img_suffix=".png"),
+            r"`img_suffix` of train_dataloader .*, got '.png': '.*/train' holds files of \.jpg",
+        ),
+        (dict(type="mmseg.BaseSegDataset", data_prefix=dict(img_path="train")), None),
+    ],
+)
+def test_files_are_checked_before_a_data_set_is_built(changes, message, tmp_path):
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    (tmp_path / "train" / "a" / "1.jpg").write_bytes(b"")
+    (tmp_path / "plain.txt").write_text("a/1.jpg\n")
+    (tmp_path / "names.txt").write_text("a/1.jpg 0\na/2.jpg a\n")
+    (tmp_path / "good.txt").write_text("a/1.jpg 0\na/with space.jpg 1\n")
+    dataset = dict(type="CustomDataset", data_root=str(tmp_path), data_prefix="train") | changes
+    nest = dict(type="RepeatDataset", times=2, dataset=dict(type="ConcatDataset", datasets=[dataset]))
+    cfg = Config(
+        dict(train_dataloader=dict(dataset=nest), test_dataloader=dict(dataset=dict(data_prefix="no")))
+    )
+    if message is None:
+        check_files(cfg, ("train_dataloader", "val_dataloader"))
+    else:
+        with pytest.raises(ValueError, match=message):
+            check_files(cfg, ("train_dataloader", "val_dataloader"))

@@ -52,8 +52,8 @@ def count_dataset(
         cache_dir: Folder of the cache; ``None``: ``$MMSEOL_CACHE``, or ``mmseol`` under ``$XDG_CACHE_HOME``
             or ``~/.cache``.
         progress: Whether the first rank shows a bar.
-        check_sizes: Whether each label map must have the height and width of its image, which is read from
-            the header of the image if it is on a local disk.
+        check_sizes: Whether each label map must have the height and width of its image, read from the header
+            of the image, and a PNG image must not be truncated; for images on a local disk.
 
     Raises:
         ValueError: If an argument is out of range, the data set is empty, or a label map is missing, broken

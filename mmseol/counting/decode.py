@@ -13,7 +13,7 @@ import numpy as np
 from mmengine import fileio
 from numpy.typing import NDArray
 
-__all__ = ["check_depth", "count_file", "count_values", "image_size", "is_local", "reads_file"]
+__all__ = ["check_depth", "count_file", "count_values", "image_size", "is_local", "is_whole", "reads_file"]
 
 # Settings of mmseg's LoadAnnotations that are known here. With any other its label maps are counted as it
 # loads them.
@@ -101,6 +101,24 @@ def is_local(path: str, loader: Any = None) -> bool:
     return "://" not in path and all(
         not settings or settings.get("backend") in ("local", "disk") for settings in backends
     )
+
+
+def is_whole(path: str | Path) -> bool:
+    """Return whether a PNG file has its end; OpenCV decodes the rest of a truncated one as black.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Image.new("RGB", (48, 32)).save(f"{folder}/a.png")
+    ...     is_whole(f"{folder}/a.png")
+    True
+    """
+    with open(path, "rb") as file:
+        if file.read(8) != b"\x89PNG\r\n\x1a\n":
+            return True  # of another format
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - 4096))
+        return b"IEND" in file.read()
 
 
 def image_size(path: str | Path, backend_args: dict[str, Any] | None = None) -> tuple[int, int] | None:

@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 
 from mmseol.counting.cache import default_cache_dir, describe, read, write
 from mmseol.counting.counts import ClassCounts
-from mmseol.counting.decode import check_depth, count_file, count_values, image_size, is_local, reads_file
+from mmseol.counting.decode import (
+    check_depth,
+    count_file,
+    count_values,
+    image_size,
+    is_local,
+    is_whole,
+    reads_file,
+)
 from mmseol.counting.parallel import agree, check_alike, run
 from mmseol.counting.wrappers import Items, LabelError, walk
 from mmseol.utils.arrays import IntArray
@@ -83,7 +91,7 @@ class _Job:
                 labels = np.asarray(self.loader(copy.deepcopy(self.info))["gt_seg_map"])
         except Exception as error:
             return (
-                f"The label map {self.name} cannot be read: {type(error).__name__}: {error} "
+                f"The label map {self.name} cannot be read: {type(error).__name__}: {error}. "
                 "Restore the file, or take the image out of the data set."
             )
         try:
@@ -114,6 +122,8 @@ class _SizeCheck:
             return None
         try:
             size = image_size(path)
+            if not is_whole(path):
+                return f"The image {path} (item {self.job.position}) is truncated. Restore the file."
         except OSError as error:
             return f"The image {path} (item {self.job.position}) cannot be read: {error}. Restore the file."
         if size in (None, self.shape):

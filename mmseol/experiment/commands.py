@@ -11,8 +11,9 @@ from urllib.error import URLError
 import torch
 from mmengine.config import Config
 
+from mmseol.counting import LabelError
 from mmseol.experiment.config_files import check_bases, find_config, set_options
-from mmseol.experiment.data import set_data_root, set_dataloader_defaults, set_imbalance
+from mmseol.experiment.data import check_files, set_data_root, set_dataloader_defaults, set_imbalance
 from mmseol.experiment.evaluation import (
     check_classifier,
     check_weights,
@@ -81,6 +82,7 @@ def prepare_train(args: Namespace) -> Config:
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == "auto" else args.resume
+    check_files(cfg, ("train_dataloader", "val_dataloader"))
     if args.retrain_classifier:
         path = args.retrain_classifier[1]
         check_classifier(cfg, path, load_checkpoint(path, unsafe=args.unsafe_load))
@@ -93,7 +95,7 @@ def run_train(cfg: Config, args: Namespace) -> None:
     """Train.
 
     Raises:
-        SystemExit: If pretrained weights cannot be downloaded.
+        SystemExit: If pretrained weights cannot be downloaded, or a label of the data is missing or invalid.
         ValueError: If another run holds the work directory.
     """
     from mmengine.runner import Runner  # imports OpenCV
@@ -110,6 +112,8 @@ def run_train(cfg: Config, args: Namespace) -> None:
             runner.train()
         except URLError as error:
             raise SystemExit(explain_download(cfg, error)) from error
+        except LabelError as error:
+            raise SystemExit(f"error: {error}") from error
 
 
 def prepare_test(args: Namespace) -> Config:
@@ -136,6 +140,7 @@ def prepare_test(args: Namespace) -> Config:
             require_empty(argument, folder)
             if not classification:
                 set_folder(cfg, folder)
+    check_files(cfg, ("test_dataloader",))
     cfg.load_from = args.checkpoint
     cfg.resume = False
     return cfg

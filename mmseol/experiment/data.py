@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from mmengine.config import Config, ConfigDict
 
 from mmseol.datasets.imbalance import class_sizes
 from mmseol.experiment.loss import parse_arguments, parse_options
+from mmseol.utils.tables import first_few
 
-__all__ = ["parse_imbalance", "set_data_root", "set_dataloader_defaults", "set_imbalance"]
+__all__ = ["check_files", "parse_imbalance", "set_data_root", "set_dataloader_defaults", "set_imbalance"]
 
 DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _CUT = ("seed", "protocol", "class_order", "n_max")  # keys of --imbalance
@@ -35,6 +37,86 @@ def set_data_root(cfg: Config, data_root: str) -> None:
             dataset["data_root"] = data_root
     if "data_root" in cfg:
         cfg.data_root = data_root
+
+
+def check_files(cfg: Config, names: Iterable[str]) -> None:
+    """Check the folders and annotation files that the data sets of the config name.
+
+    The hosts fail on them with errors that name neither the argument nor the file, or only when training
+    starts.
+
+    >>> data = dict(type="CustomDataset", data_root="/no/such", data_prefix="train")
+    >>> check_files(Config(dict(train_dataloader=dict(dataset=data))), ["train_dataloader"])
+    Traceback (most recent call last):
+    ValueError: `data_prefix` of train_dataloader must be an existing folder, got '/no/such/train'. Give \
+`--data-root`, or correct the config.
+
+    Args:
+        names: Data loaders to check.
+
+    Raises:
+        ValueError: If a folder or annotation file on a local disk does not exist, or a line of the annotation
+            file of mmpretrain's ``CustomDataset`` does not end in a class index.
+    """
+    for name in names:
+        for dataset in leaf_datasets((cfg.get(name) or {}).get("dataset")):
+            backend = (dataset.get("backend_args") or {}).get("backend", "local")
+            own_checks = _is(dataset, "CamVidDataset")
+            if backend != "local" or own_checks or dataset.get("download"):
+                continue
+            prefix = dataset.get("data_prefix") or {}
+            folders = prefix if isinstance(prefix, dict) else {"": prefix}
+            for key, folder in folders.items():
+                path = _local(dataset, folder)
+                if path is not None and not path.is_dir():
+                    argument = f"`data_prefix` of {name}" + (f" (its {key!r})" if key else "")
+                    raise ValueError(
+                        f"{argument} must be an existing folder, got {str(path)!r}. Give `--data-root`, or "
+                        "correct the config."
+                    )
+            path = _local(dataset, dataset.get("ann_file"))
+            if path is None:
+                _check_suffix(name, dataset)
+                continue
+            if not path.is_file():
+                raise ValueError(
+                    f"`ann_file` of {name} must be an existing file, got {str(path)!r}. Give "
+                    "`--data-root`, or correct the config."
+                )
+            if str(dataset.get("type")).endswith("CustomDataset") and dataset.get("with_label", True):
+                _check_lines(path)
+
+
+def _local(dataset: Any, path: Any) -> Path | None:
+    """Return a path of a data set, or ``None`` if it has none or it is not on a local disk."""
+    whole = os.path.join(dataset.get("data_root") or "", path) if isinstance(path, str) and path else ""
+    return Path(whole) if whole and "://" not in whole else None
+
+
+def _check_suffix(name: str, dataset: Any) -> None:
+    """Check that the image folder of a segmentation data set has a file of its suffix."""
+    prefix = dataset.get("data_prefix")
+    folder = _local(dataset, prefix.get("img_path") if isinstance(prefix, dict) else None)
+    suffix = dataset.get("img_suffix", ".jpg")  # mmseg's default
+    if folder is None or not _is(dataset, "BaseSegDataset") or any(folder.rglob(f"*{suffix}")):
+        return
+    suffixes = sorted({path.suffix for path in folder.rglob("*") if path.is_file()})
+    raise ValueError(
+        f"`img_suffix` of {name} must be that of its images, got {suffix!r}: {str(folder)!r} holds "
+        f"{'files of ' + first_few(suffixes) if suffixes else 'no file'}."
+    )
+
+
+def _check_lines(path: Path) -> None:
+    """Check that the lines hold a file and a class index."""
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        parts = line.strip().rsplit(" ", 1)
+        if len(parts) != 2 or not parts[1].isdecimal():
+            raise ValueError(
+                f"`ann_file` {str(path)!r} must hold `FILE CLASS` in each line, with the index of the class "
+                f"from 0, got {line[:100]!r} in line {number}. Add the classes, or sort the images into "
+                "folders of classes and leave `ann_file` out."
+            )
 
 
 def leaf_datasets(dataset: Any) -> Iterator[Any]:
@@ -118,7 +200,7 @@ def _wrappers(dataset: Any) -> Iterator[Any]:
 
 
 def _is(dataset: Any, name: str) -> bool:
-    return str(dataset.get("type")).removeprefix("mmseol.") == name
+    return str(dataset.get("type")).rpartition(".")[2] == name
 
 
 def set_dataloader_defaults(cfg: Config) -> None:
