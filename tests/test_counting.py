@@ -441,7 +441,7 @@ def test_label_map_of_another_size_than_its_image_is_named(world: int, root: Pat
                 assert re.search(message, error)
     write_images(root)
     content = (root / "img" / "003.png").read_bytes()
-    (root / "img" / "003.png").write_bytes(content[:-20])  # OpenCV makes an image of it
+    (root / "img" / "003.png").write_bytes(content[:-20])
     with pytest.raises(ValueError, match=r"The image .*003\.png \(item 3\) is truncated"):
         count_dataset(dataset, K, check_sizes=True)
     (root / "img" / "003.png").write_bytes(content)

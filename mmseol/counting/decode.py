@@ -104,7 +104,7 @@ def is_local(path: str, loader: Any = None) -> bool:
 
 
 def is_whole(path: str | Path) -> bool:
-    """Return whether a PNG file has its end; OpenCV decodes the rest of a truncated one as black.
+    """Return whether a PNG file has its end; the hosts cannot decode a truncated one.
 
     >>> import tempfile
     >>> from PIL import Image

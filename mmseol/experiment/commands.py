@@ -11,7 +11,6 @@ from urllib.error import URLError
 import torch
 from mmengine.config import Config
 
-from mmseol.counting import LabelError
 from mmseol.experiment.config_files import check_bases, find_config, set_options
 from mmseol.experiment.data import check_files, set_data_root, set_dataloader_defaults, set_imbalance
 from mmseol.experiment.evaluation import (
@@ -95,7 +94,7 @@ def run_train(cfg: Config, args: Namespace) -> None:
     """Train.
 
     Raises:
-        SystemExit: If pretrained weights cannot be downloaded, or a label of the data is missing or invalid.
+        SystemExit: If pretrained weights cannot be downloaded.
         ValueError: If another run holds the work directory.
     """
     from mmengine.runner import Runner  # imports OpenCV
@@ -112,8 +111,6 @@ def run_train(cfg: Config, args: Namespace) -> None:
             runner.train()
         except URLError as error:
             raise SystemExit(explain_download(cfg, error)) from error
-        except LabelError as error:
-            raise SystemExit(f"error: {error}") from error
 
 
 def prepare_test(args: Namespace) -> Config:
