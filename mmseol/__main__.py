@@ -69,7 +69,8 @@ def main(verb: str | None = None, arguments: Sequence[str] | None = None) -> Non
 
 def _is_expected(error: BaseException | None) -> bool:
     """Whether the error tells a user what to do: missing files and packages, and what mmseol refuses."""
-    if isinstance(error, (FileNotFoundError, ImportError)) or "is not in the" in str(error):
+    hosts = ("is not in the", "unexpected keyword argument")  # a misspelt type, a misspelt key
+    if isinstance(error, (FileNotFoundError, ImportError)) or any(words in str(error) for words in hosts):
         return True
     while error is not None:  # mmengine may raise the error of a constructor anew
         frames = extract_tb(error.__traceback__)

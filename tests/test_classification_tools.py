@@ -19,6 +19,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
 
+from mmseol.__main__ import COMMANDS
 from mmseol.counting.counts import ClassCounts
 from mmseol.experiment.work_dir import lock_work_dir
 
@@ -210,6 +211,11 @@ def test_a_resumed_run_keeps_its_config_and_shows_what_differs(
     assert re.search(r"train_cfg.max_epochs +│ 2 +│ 3", log)
     assert (work_dir / "digits.py").read_bytes() == first
     assert Config.fromfile(work_dir / "digits_resumed_1.py").train_dataloader.batch_size == 16
+    other = (*LOSS, "--imbalance", "step:5", "--force-resume")
+    more = ("train_cfg.max_epochs=4", f"experiment_name={tmp_path.name}_forced")
+    call(monkeypatch, "train.py", CONFIG, *other, *shared, *options, *more)
+    assert (work_dir / "epoch_4.pth").is_file()
+    assert Config.fromfile(work_dir / "digits_resumed_2.py").train_dataloader.dataset.ratio == 5
 
 
 def test_two_runs_do_not_share_a_work_dir(trained, monkeypatch, tmp_path) -> None:
@@ -232,14 +238,19 @@ def test_two_runs_do_not_share_a_work_dir(trained, monkeypatch, tmp_path) -> Non
         assert str(os.getpid()) in (tmp_path / "run" / ".run.lock").read_text()
 
 
-@pytest.mark.parametrize("tool", ["train", "test", "predict"])
-def test_help_imports_no_torch(tool) -> None:
-    heavy = ("torch", "mmengine", "mmseg", "mmpretrain", "cv2")
-    code = f"import sys, mmseol.__main__ as m\ntry:\n    m.main('{tool}', ['--help'])\nfinally:\n"
-    code += f"    print(*(name for name in {heavy} if name in sys.modules))"
+@pytest.mark.parametrize(
+    ("verb", "arguments", "unused"),
+    [
+        *((verb, ["--help"], ("torch", "mmengine", "mmseg", "mmpretrain", "cv2")) for verb in COMMANDS),
+        ("train", [str(CONFIG), "--loss", "mes"], ("mmseol.losses", "mmseg", "mmpretrain", "cv2")),
+        ("test", [str(CONFIG), "nowhere.pth"], ("mmseol.losses", "mmseg", "mmpretrain", "cv2")),
+    ],
+)
+def test_help_and_refusals_import_little(verb, arguments, unused) -> None:
+    code = f"import sys, mmseol.__main__ as m\ntry:\n    m.main({verb!r}, {arguments})\nexcept SystemExit:\n"
+    code += f"    print('imported', *(name for name in {unused} if name in sys.modules))"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "--cfg-options" in output
-    assert output.splitlines()[-1] == ""
+    assert output.splitlines()[-1] == "imported"
 
 
 def test_default_work_dirs_differ_by_imbalance() -> None:

@@ -10,7 +10,8 @@ import torch
 from mmengine.config import Config, ConfigDict, DictAction
 
 from mmseol import experiment
-from mmseol.experiment.config_files import check_bases, find_config, set_options
+from mmseol.__main__ import main
+from mmseol.experiment.config_files import check_bases, check_packages, find_config, set_options
 from mmseol.experiment.data import check_files
 
 
@@ -248,6 +249,33 @@ def test_options_with_an_unknown_first_key_are_warned_of():
     for wrong in ("train_cfg", "train_cfg.max_epochs.x=3"):
         with pytest.raises(ValueError, match="`--cfg-options`"):
             set_options(cfg, [wrong])
+
+
+def test_a_model_that_needs_mmdet_is_refused_without_it(monkeypatch):
+    cfg = Config(dict(model=dict(type="EncoderDecoder", decode_head=dict(type="Mask2FormerHead"))))
+    monkeypatch.setattr("mmseol.experiment.config_files.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="has Mask2FormerHead, which needs the package mmdet"):
+        check_packages(cfg)
+    monkeypatch.setattr("mmseol.experiment.config_files.find_spec", lambda name: object())
+    check_packages(cfg)
+
+
+def deliberate():
+    experiment.resolved_loss("none")
+
+
+def mistaken():
+    raise ZeroDivisionError("of a host")
+
+
+@pytest.mark.parametrize(("run", "plain"), [(deliberate, True), (mistaken, False)])
+def test_what_mmseol_refuses_is_one_line_and_other_errors_show_where_they_arose(run, plain, monkeypatch):
+    monkeypatch.setattr("mmseol.experiment.commands.prepare_train", lambda args: None)
+    monkeypatch.setattr("mmseol.experiment.commands.run_train", lambda cfg, args: run())
+    with pytest.raises(SystemExit if plain else ZeroDivisionError, match=r"^error: `--loss` must|of a host"):
+        main("train", ["a.py"])
+    with pytest.raises(ValueError if plain else ZeroDivisionError):
+        main("train", ["a.py", "--traceback"])
 
 
 def test_a_base_of_a_package_that_is_missing_is_refused_with_the_path(tmp_path, monkeypatch):

@@ -48,8 +48,8 @@ class ClassPredictions(BaseMetric):
                 self._draw(data_batch["inputs"], i, record)
 
     def _draw(self, inputs: Any, i: int, record: dict[str, Any]) -> None:
-        image = inputs[i] if isinstance(inputs[i], Tensor) else inputs[0][i]  # views come first with --tta
-        pixels = image.permute(1, 2, 0).cpu().numpy().astype(np.uint8)
+        images = inputs if isinstance(inputs[0], Tensor) else inputs[0]  # of the first view with --tta
+        pixels = images[i].permute(1, 2, 0).cpu().numpy().astype(np.uint8)
         path = Path(record["image"])
         stem = f"{path.parent.name}_{path.stem}" if record["image"] else f"{len(self.results) - 1:06}"
         self._seen[stem] = self._seen.get(stem, -1) + 1

@@ -11,7 +11,7 @@ from urllib.error import URLError
 import torch
 from mmengine.config import Config
 
-from mmseol.experiment.config_files import check_bases, find_config, set_options
+from mmseol.experiment.config_files import check_bases, check_packages, find_config, set_options
 from mmseol.experiment.data import check_files, set_data_root, set_dataloader_defaults, set_imbalance
 from mmseol.experiment.evaluation import (
     check_classifier,
@@ -61,6 +61,7 @@ def load_config(args: Namespace) -> Config:
         set_classifier_retraining(cfg, *args.retrain_classifier)
     if "cfg_options" in given:
         set_options(cfg, args.cfg_options)
+    check_packages(cfg)
     set_dataloader_defaults(cfg)
     if cfg.launcher != "none" and not torch.cuda.is_available():
         set_cpu_distributed(cfg)

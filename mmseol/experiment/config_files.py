@@ -5,19 +5,21 @@ from __future__ import annotations
 import ast
 import inspect
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
 import mmseol
 from mmseol.experiment.loss import parse_options
 
-__all__ = ["check_bases", "find_config", "set_options", "stock_config"]
+__all__ = ["check_bases", "check_packages", "find_config", "set_options", "stock_config", "types_in"]
 
+_MASK_HEADS = ("MaskFormerHead", "Mask2FormerHead")
 _PACKAGE = Path(mmseol.__file__).parent
 _CONFIGS = (_PACKAGE / ".mim" / "configs", _PACKAGE.parent / "configs")  # of a wheel, of a checkout
 
@@ -113,6 +115,38 @@ def _bases(path: Path) -> list[str]:
                 return []
             return [value] if isinstance(value, str) else list(value)
     return []
+
+
+def check_packages(cfg: Config) -> None:
+    """Refuse a model of mask classification where MMDetection, which it is built on, is not installed.
+
+    >>> check_packages(Config(dict(model=dict(type="EncoderDecoder"))))
+
+    Raises:
+        ValueError: If the model needs ``mmdet`` and there is none.
+    """
+    needy = [name for name in types_in(cfg.get("model")) if name.startswith("mmdet.") or name in _MASK_HEADS]
+    if needy and find_spec("mmdet") is None:
+        raise ValueError(
+            f"`model` has {needy[0]}, which needs the package mmdet, and it is not installed. Install it: "
+            "pip install mmdet (original packages) or pip install onedl-mmdetection (maintained packages)."
+        )
+
+
+def types_in(node: Any) -> Iterator[str]:
+    """Yield the names of all types in a config.
+
+    >>> list(types_in(dict(type="A", heads=[dict(type="mmseol.B")])))
+    ['A', 'mmseol.B']
+    """
+    if isinstance(node, dict):
+        if isinstance(node.get("type"), str):
+            yield node["type"]
+        for child in node.values():
+            yield from types_in(child)
+    elif isinstance(node, (list, tuple)):
+        for child in node:
+            yield from types_in(child)
 
 
 def set_options(cfg: Config, items: Iterable[str]) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from mmseol.classifiers.find import find_classifier
+from mmseol.experiment.config_files import types_in
 from mmseol.experiment.data import leaf_datasets, set_dataloader_defaults
-from mmseol.losses.base import QuadraticLoss
 from mmseol.registry import MODELS
 from mmseol.utils.checks import choice
 
@@ -73,6 +72,8 @@ def check_weights(model: nn.Module, path: str, checkpoint: Mapping[str, Any]) ->
         ValueError: If weights of the classifier are missing or of another shape, or if the checkpoint has
             less than half of the model's weights.
     """
+    from mmseol.classifiers.find import find_classifier  # imports mmengine.model: seconds
+
     while isinstance(inner := getattr(model, "module", None), nn.Module):  # wrappers, test-time augmentation
         model = inner
     state = checkpoint.get("state_dict", checkpoint)
@@ -197,7 +198,7 @@ def set_test_time_augmentation(cfg: Config) -> None:
     for dataset in leaf_datasets(loader.dataset):
         dataset["pipeline"] = cfg.tta_pipeline
     if str(cfg.tta_model["type"]).endswith("SegTTAModel") and "SegScore" not in str(cfg.tta_model["type"]):
-        names = [name for name in _loss_types(cfg.model) if issubclass(_class_of(name), QuadraticLoss)]
+        names = _raw_output_losses(cfg.model)
         if names:
             warnings.warn(
                 f"`--tta`: SegTTAModel averages a softmax, but {names[0]} trains raw outputs. Average these: "
@@ -208,16 +209,8 @@ def set_test_time_augmentation(cfg: Config) -> None:
     cfg.model = cfg.tta_model
 
 
-def _loss_types(node: Any) -> Iterator[str]:
-    if isinstance(node, dict):
-        if str(node.get("type")).startswith("mmseol.") and str(node["type"]).endswith("Loss"):
-            yield str(node["type"])
-        for child in node.values():
-            yield from _loss_types(child)
-    elif isinstance(node, (list, tuple)):
-        for child in node:
-            yield from _loss_types(child)
+def _raw_output_losses(model: Any) -> list[str]:
+    from mmseol.losses.base import QuadraticLoss  # seconds
 
-
-def _class_of(name: str) -> type:
-    return MODELS.get(name) or object
+    found = {name: MODELS.get(name) for name in types_in(model) if name.startswith("mmseol.")}
+    return [name for name, cls in found.items() if isinstance(cls, type) and issubclass(cls, QuadraticLoss)]
