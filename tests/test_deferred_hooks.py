@@ -181,6 +181,15 @@ def test_a_second_training_of_a_runner_ramps_to_the_same_alpha(tmp_path: Path) -
     assert net.decode_head.losses[0].alpha == 6.0
 
 
+def test_the_ramp_ends_at_the_last_digit(tmp_path: Path) -> None:
+    start, end = 0.3, 0.9
+    assert start + (end - start) != end
+    hook = {"type": "mmseol.AlphaRampHook", "start": start, "until": 1, "by_epoch": False}
+    net = TinyModel([outlying(alpha=end)], [])
+    tiny_runner(tmp_path, net, custom_hooks=[hook, COUNT]).train()
+    assert net.decode_head.losses[0].alpha == end
+
+
 DRS = {"type": "mmseol.DeferredSampler", "begin": 1, "then": {"type": "mmseol.ClassAwareSampler"}}
 
 

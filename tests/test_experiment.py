@@ -1,6 +1,7 @@
 """Arguments to resolved configs, on ours and on configs of the hosts."""
 
 import copy
+import inspect
 import warnings
 from argparse import ArgumentParser
 from importlib.metadata import PackageNotFoundError
@@ -13,6 +14,7 @@ from mmseol import experiment
 from mmseol.__main__ import main
 from mmseol.experiment.config_files import check_bases, check_packages, find_config, set_options
 from mmseol.experiment.data import check_files
+from mmseol.registry import MODELS
 
 
 def seg_config(**kwargs) -> Config:
@@ -357,6 +359,17 @@ def test_set_data_root_reaches_wrapped_data_sets(tmp_path):
     assert [*roots, cfg.val_dataloader.dataset.data_root] == [str(tmp_path)] * 3
     with pytest.raises(ValueError, match="`--data-root` must be an existing folder, got 'nowhere'"):
         experiment.set_data_root(cfg, "nowhere")
+
+
+@pytest.mark.parametrize("name", experiment.LOSSES)
+def test_losses_by_name_have_the_defaults_of_their_class(name):
+    """tests/test_losses.py names the sources of the defaults; names differ from them in the class weights."""
+    settings = {**experiment.LOSSES[name]}
+    loss = MODELS.get(settings.pop("type").removeprefix("mmseol."))
+    parameters = inspect.signature(loss).parameters
+    weight = settings.pop("class_weight", None)
+    assert weight is None or f"_{weight}" in name or name == "weighted_focal"
+    assert settings == {key: parameters[key].default for key in settings}
 
 
 def test_set_split():
