@@ -16,7 +16,7 @@ from mmengine.registry import HOOKS, METRICS, MODELS, DefaultScope
 from mmengine.structures import PixelData
 from torch import nn
 
-from mmseol.experiment import LOSSES
+from mmseol.experiment import LOSSES, stock_config
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 ONE_HEAD, PLAIN, STOCK = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -26,7 +26,9 @@ SEGMENTATION = {
     "upernet": "upernet/upernet_r50_4xb4-80k_ade20k-512x512.py",
     "setr": "setr/setr_vit-l_naive_8xb2-160k_ade20k-512x512.py",
     "segformer": "segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py",
+    "ocrnet": "ocrnet/ocrnet_hr18s_4xb4-80k_ade20k-512x512.py",
 }
+ONE_DECODE_HEAD = ("fcn", "upernet", "setr", "segformer")
 CLASSIFICATION = {
     "resnet": "resnet/resnet18_8xb16_cifar10.py",
     "resnet_in1k": "resnet/resnet18_8xb32_in1k.py",
@@ -47,16 +49,21 @@ def over_stock(code: str, host: str, path: str, folder: Path) -> Config:
     """Return the config whose base is a stock config and whose lines are the README's."""
     if "custom_hooks" not in code:  # "with the `custom_hooks` above"
         code += "\n".join(line for line in ONE_HEAD.splitlines() if line.startswith("custom_hooks"))
-    stock = Path(import_module(host).__file__).parent / ".mim" / "configs" / path
-    (folder / "mine.py").write_text(f"_base_ = [{str(stock)!r}]\n{code}")
+    (folder / "mine.py").write_text(f"_base_ = [{stock_config(host, path)!r}]\n{code}")
     return Config.fromfile(folder / "mine.py")
 
 
-def list_of_heads(code: str) -> str:
-    """Return the code with its line for one auxiliary head replaced by the commented line for a list."""
-    one = re.search(r"\n( +)auxiliary_head=dict.*\n +# a list: (auxiliary_head=\[.*\],)\n", code)
-    assert one is not None
-    return code.replace(one[0], f"\n{one[1]}{one[2]}\n")
+def list_of_heads(code: str, name: str) -> str:
+    """Return the code with the line of one head replaced by that for a list, as the comment says."""
+    listed = re.search(r"\n +# of decode heads too: auxiliary_head=(\[.*\],)\n", code)
+    assert listed is not None
+    line = f"\n    {name}={listed[1].replace('auxiliary_head', name)}"
+    return re.sub(rf"\n +{name}=dict.*", line, code)
+
+
+def without_auxiliary_head(code: str) -> str:
+    """Return the code without its line for an auxiliary head."""
+    return re.sub(r"\n +auxiliary_head=dict.*", "", code)
 
 
 def build(cfg: Config, counts_of: int) -> nn.Module:
@@ -103,16 +110,20 @@ def check_parts(cfg: Config) -> None:
 
 
 @pytest.mark.skipif(find_spec("mmseg") is None, reason="needs mmseg")
-@pytest.mark.parametrize("all_heads", [False, True], ids=["one head", "all heads"])
-@pytest.mark.parametrize("stock", SEGMENTATION)
-def test_segmentation(all_heads: bool, stock: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stock", "all_heads"),
+    [(stock, False) for stock in ONE_DECODE_HEAD] + [(stock, True) for stock in SEGMENTATION],
+)
+def test_segmentation(stock: str, all_heads: bool, tmp_path: Path) -> None:
     from mmseg.structures import SegDataSample
 
     code = ALL_HEADS if all_heads else ONE_HEAD
     if all_heads and stock == "setr":
-        code = list_of_heads(code)
-    if all_heads and stock == "segformer":  # has no auxiliary head
-        code = re.sub(r"\n +auxiliary_head=dict.*", "", code)
+        code = list_of_heads(code, "auxiliary_head")
+    if all_heads and stock in ("segformer", "ocrnet"):
+        code = without_auxiliary_head(code)
+    if all_heads and stock == "ocrnet":
+        code = list_of_heads(code, "decode_head")
     import_module("mmseg.models")
     with DefaultScope.overwrite_default_scope("mmseg"):
         cfg = over_stock(code, "mmseg", SEGMENTATION[stock], tmp_path)
@@ -121,7 +132,7 @@ def test_segmentation(all_heads: bool, stock: str, tmp_path: Path) -> None:
         for head in heads if isinstance(heads, list) else []:
             head.update(in_channels=32, channels=16)
         check_parts(cfg)
-        model = build(cfg, cfg.model.decode_head.num_classes)
+        model = build(cfg, 150)
         label = torch.arange(64)[:, None].expand(64, 64).clone()
         label[:8] = 255
         samples = [
@@ -129,9 +140,11 @@ def test_segmentation(all_heads: bool, stock: str, tmp_path: Path) -> None:
             for _ in range(2)
         ]
         terms = step(model, torch.randn(2, 3, 64, 64), samples)
-    assert terms["decode.loss_outlying_mse"] > 0
+    main = [name for name in terms if "aux" not in name]
+    assert len(main) == (2 if stock == "ocrnet" else 1)
+    assert all("loss_outlying_mse" in name and terms[name] > 0 for name in main)
     auxiliary = [name for name in terms if "aux" in name]
-    assert len(auxiliary) == {"fcn": 1, "upernet": 1, "setr": 3, "segformer": 0}[stock]
+    assert len(auxiliary) == {"fcn": 1, "upernet": 1, "setr": 3}.get(stock, 0)
     assert all(("outlying_mse" in name) == all_heads for name in auxiliary)
 
 
