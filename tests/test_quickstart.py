@@ -66,7 +66,7 @@ def test_learning_rates_can_be_given(commands):
     assert learning_rates(seen) == {**tuned, "ce": 0.5, "mse": 2e-3}
 
 
-@pytest.mark.parametrize("name", ["digits"])
+@pytest.mark.parametrize("name", ["toy", "digits"])
 def test_tuned_learning_rates_are_the_best_of_the_record(name):
     """Of equal validation scores, the lowest learning rate."""
     chosen = runpy.run_path(str(TOOL))["QUICKSTARTS"][name]
