@@ -20,6 +20,7 @@ from helpers.tool_runs import TOOLS, call, state_and_difficulty
 from PIL import Image
 
 from mmseol.counting.counts import ClassCounts
+from mmseol.segmentation import CamVidDataset
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "quickstart" / "toy_camvid.py"
@@ -133,6 +134,27 @@ def test_predict_writes_the_label_maps_of_a_test(trained, toy, monkeypatch, tmp_
     with pytest.raises(SystemExit):
         call(monkeypatch, "predict.py", CONFIG, best(trained), tmp_path / "images", "--out", tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_weights_of_another_program_are_predicted_with_the_classes_of_the_data_set(
+    trained, toy, monkeypatch, tmp_path
+):
+    state = torch.load(best(trained), map_location="cpu", weights_only=False)["state_dict"]
+    torch.save(state, tmp_path / "weights.pth")
+    image = sorted((toy / "test").iterdir())[0]
+    arguments = (
+        CONFIG,
+        tmp_path / "weights.pth",
+        image,
+        "--out",
+        tmp_path / "new",
+        "--cfg-options",
+        *TINY[6:9],
+    )
+    call(monkeypatch, "predict.py", *arguments)
+    (shares,) = json.loads((tmp_path / "new" / "predictions.json").read_text()).values()
+    assert shares
+    assert set(shares) <= set(CamVidDataset.METAINFO["classes"])
 
 
 def test_a_checkpoint_of_cosines_is_not_predicted_with_a_plain_classifier(toy, monkeypatch, tmp_path, capsys):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -98,7 +98,9 @@ def run_predict(cfg: Config, args: Namespace) -> None:
     """
     with plain_data_only(args.unsafe_load):
         model = _built(cfg, args)
-        meta = dict((args.loaded.get("meta") or {}).get("dataset_meta") or {})
+        dataset = next(leaf_datasets(cfg.test_dataloader.dataset))
+        meta = (args.loaded.get("meta") or {}).get("dataset_meta")
+        meta = meta or getattr(DATASETS.get(dataset.type), "METAINFO", {})  # weights of another program
         records = {}
         for name, result, image in _results(cfg, model, args):
             write = _write_label_map if "pred_sem_seg" in result else _write_class
