@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mmseol.counting.counts import check_counts, load_counts
 from mmseol.metrics.report import class_rows, evaluation, score_table, write_scores
 from mmseol.metrics.scores import groups_by_limits, groups_by_terciles, score_classes, summarize
-from mmseol.utils.checks import whole_number
+from mmseol.utils.checks import KnownArguments, whole_number
 from mmseol.utils.tables import first_few
 
 __all__ = ["BalanceMetric", "check_range"]
@@ -26,13 +26,15 @@ _NO_COUNTS = (
 )
 
 
-class BalanceMetric(BaseMetric):
+class BalanceMetric(KnownArguments, BaseMetric):
     """The base of both metrics: classes, training counts, groups and the report.
 
     A subclass appends one result per data sample in ``process`` and sums them in ``confusion``: mmengine
     drops the samples that a distributed sampler repeats from the end of the results. See
     :class:`mmseol.metrics.ClassBalanceMetric` for an example.
     """
+
+    kind = "metric"
 
     def __init__(
         self,

@@ -1,13 +1,15 @@
-"""Checks of arguments, each with an error that names the argument, its value and what is allowed."""
+"""Checks of arguments, each with an error that names the argument, its value and the allowed values."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import inspect
+from collections.abc import Collection, Iterable
+from difflib import get_close_matches
 from math import isfinite
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
-__all__ = ["boolean", "choice", "number", "whole_number"]
+__all__ = ["KnownArguments", "boolean", "check_keywords", "choice", "number", "whole_number"]
 
 
 def number(
@@ -89,6 +91,69 @@ def choice(name: str, value: Any, choices: Collection[str]) -> Any:
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}.")
     return value
+
+
+class KnownArguments:
+    """Mixin whose constructor refuses unknown arguments with a message that lists the known ones.
+
+    Put it before the other bases. A subclass whose constructor takes ``**kwargs`` is not checked, because it
+    may handle any name itself.
+
+    >>> class Loss(KnownArguments):
+    ...     def __init__(self, alpha=1.0, ignore_index=-100): ...
+    >>> Loss(alhpa=6)
+    Traceback (most recent call last):
+    TypeError: `Loss` has no argument `alhpa`. Did you mean `alpha`? Its arguments are alpha, ignore_index.
+    """
+
+    kind: ClassVar[str] = "loss"
+    """Noun of the class in the message."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Check the names of the arguments; pickle and copy call it without any."""
+        check_keywords(cls, kwargs, cls.kind)
+        return super().__new__(cls)
+
+
+def check_keywords(cls: type, keywords: Iterable[str], kind: str) -> None:
+    """Raise unless the constructor of ``cls`` has an argument of each name.
+
+    >>> check_keywords(KeyError, ["use_sigmoid"], "loss")
+    >>> class Loss:
+    ...     def __init__(self, alpha=1.0): ...
+    >>> check_keywords(Loss, ["use_sigmoid"], "loss")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    TypeError: `Loss` has no argument `use_sigmoid`. Perhaps merged with the config's previous ...
+
+    Args:
+        cls: A class; with ``**kwargs`` in its constructor, nothing is checked.
+        keywords: Names of the arguments in the call.
+        kind: Noun of the class in the message.
+
+    Raises:
+        TypeError: If the constructor has no argument of that name, with the nearest spelling. Without any,
+            the name most likely comes from the config that was merged, and the message says how to replace
+            that config.
+    """
+    parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    known = [name for name in parameters if name != "self"]
+    unknown = [name for name in keywords if name not in known]
+    if not unknown:
+        return
+    near = {name: get_close_matches(name, known, n=1, cutoff=0.75) for name in unknown}
+    hints = [f"Did you mean `{match[0]}`?" for match in near.values() if match]
+    if not all(near.values()):
+        hints.append(
+            f"Perhaps merged with the config's previous {kind}; add `_delete_=True`: "
+            f"dict(_delete_=True, type='mmseol.{cls.__name__}', ...)."
+        )
+    noun = "argument" if len(unknown) == 1 else "arguments"
+    raise TypeError(
+        f"`{cls.__name__}` has no {noun} {', '.join(f'`{name}`' for name in unknown)}. {' '.join(hints)} "
+        f"Its arguments are {', '.join(known)}."
+    )
 
 
 def _bounds(at_least: Any, above: Any, at_most: Any, below: Any) -> list[tuple[str, Any]]:
