@@ -98,8 +98,10 @@ def test_weights_of_one_are_no_weights(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    runner = tiny_runner(tmp_path / "a", TinyModel([outlying()], []), custom_hooks=[DRW, COUNT])
-    with pytest.raises(ValueError, match="no loss with `set_class_weight`"):
+    runner = tiny_runner(
+        tmp_path / "a", TinyModel([{"type": "mmseol.CDBLoss"}], []), custom_hooks=[DRW, COUNT]
+    )
+    with pytest.raises(ValueError, match="`class_weight` of CDBLoss cannot be set: its weights follow from"):
         runner.train()
     runner = tiny_runner(tmp_path / "b", TinyModel([CE], []), custom_hooks=[DRW])
     with pytest.raises(RuntimeError, match=r"decode_head\.losses\.0 does not know them.*ClassCountHook"):

@@ -559,3 +559,25 @@ def test_sure_outputs_have_a_finite_gradient_of_influence(gamma):
     loss(pred, torch.tensor([0, 2])).backward()  # one right, one wrong
     assert pred.grad.isfinite().all()
     assert pred.grad[1].abs().sum() > 0
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_influence_gradients_stay_in_the_range_of_float16(reduction):
+    """Where features vanish the gradient is up to scale / 1e-3, a million; float16 ends at 65504."""
+    loss = InfluenceBalancedLoss(class_counts=COUNTS, reduction=reduction)
+    pred = torch.tensor([[2.0, 0, 0, 0, 0], [0, 0, 0, 0, 2]], dtype=torch.float16, requires_grad=True)
+    for features in (torch.zeros(2, 3), torch.full((2, 3), 1e-4)):
+        features = features.half().requires_grad_()
+        loss.set_features(features)
+        value = loss(pred, torch.tensor([0, 4])).sum()
+        grads = torch.autograd.grad(value, (pred, features))
+        assert all(grad.isfinite().all() for grad in grads)
+        assert grads[0].abs().max() == 65504
+        # In float32 the gradient is what it was, and a gradient scaler still meets an infinite one.
+        loss.set_features(features.detach())
+        exact = pred.detach().float().requires_grad_()
+        (grad,) = torch.autograd.grad(loss(exact, torch.tensor([0, 4])).sum(), exact)
+        torch.testing.assert_close(grad.clamp(-65504, 65504).half(), grads[0])
+        loss.set_features(features.detach())
+        (scaled,) = torch.autograd.grad(4 * loss(pred, torch.tensor([0, 4])).sum(), pred)
+        assert scaled.isinf().any()

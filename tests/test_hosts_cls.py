@@ -135,9 +135,22 @@ def test_bfloat16_autocast(loss: str) -> None:
     assert all(p.grad.isfinite().all() for p in model.head.parameters())
 
 
-def test_multi_label_head_takes_our_loss() -> None:
-    cfg = dict(type="MultiLabelLinearClsHead", num_classes=K, in_channels=6, loss=LOSSES["one_hot"])
+def multi_label_loss(loss: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return a multi-label head's loss of two samples, of which one has two classes; outputs and labels."""
+    cfg = dict(type="MultiLabelLinearClsHead", num_classes=K, in_channels=6, loss=loss)
     head, feats = MODELS.build(ConfigDict(cfg)), (torch.randn(2, 6),)
     score = torch.tensor([[1.0, 0, 1, 0], [0, 1, 0, 0]])
-    got = head.loss(feats, [DataSample().set_gt_score(s) for s in score])["loss"]
-    torch.testing.assert_close(got, 0.5 * (head(feats) - score).pow(2).sum(1).mean())
+    loss = head.loss(feats, [DataSample().set_gt_score(s) for s in score])["loss"]
+    return loss, head(feats), score
+
+
+def test_multi_label_head_takes_losses_whose_classes_are_binary_problems() -> None:
+    got, outputs, score = multi_label_loss(dict(type="mmseol.SigmoidFocalLoss", alpha=None, gamma=0))
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(outputs, score, reduction="none")
+    torch.testing.assert_close(got, expected.sum(1).mean())
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_multi_label_head_is_refused_by_losses_of_one_class_per_sample(loss: str) -> None:
+    with pytest.raises(ValueError, match=r"must sum to 1 over the classes, got a sum of 2.*multi-label head"):
+        multi_label_loss(LOSSES[loss])

@@ -207,3 +207,18 @@ def test_a_subclass_may_pass_keywords_on():
 def test_a_string_is_no_boolean(cls, name):
     with pytest.raises(ValueError, match=f"`{name}` must be True or False, got 'false'"):
         cls(**{name: "false"})
+
+
+def test_functions_run_within_compiled_code():
+    torch._dynamo.reset()
+
+    @torch.compile(backend="eager")
+    def step(scores, target):
+        return losses.focal_loss(2 * scores, target, gamma=1.0) + losses.seesaw_loss(scores, target, [3, 2])
+
+    scores, target = torch.tensor([[1.0, 2.0]], requires_grad=True), torch.tensor([0])
+    expected = losses.focal_loss(2 * scores, target, gamma=1.0) + losses.seesaw_loss(scores, target, [3, 2])
+    value = step(scores, target)
+    torch.testing.assert_close(value, expected)
+    gradients = [torch.autograd.grad(loss, scores)[0] for loss in (value, expected)]
+    torch.testing.assert_close(*gradients)

@@ -9,7 +9,7 @@ from mmengine.registry import DefaultScope
 
 from mmseol.registry import DATASETS, HOOKS, METRICS, MODELS, TRANSFORMS
 
-HEAVY = ("mmseg", "mmpretrain", "mmcv", "cv2", "matplotlib")
+HEAVY = ("mmseg", "mmpretrain", "mmcv", "cv2", "matplotlib", "torch._dynamo", "scipy.stats")
 
 
 def modules_after(code: str) -> list[str]:

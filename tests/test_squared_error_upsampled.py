@@ -266,7 +266,7 @@ def test_upsamples_where_it_must():
     up = F.interpolate(pred, (9, 8), mode="bilinear", align_corners=True)
     positions = loss.forward_upsampled(pred, target, align_corners=True, reduction_override="none")
     torch.testing.assert_close(positions, loss(up, target, reduction_override="none"))
-    soft = torch.rand(2, 3, 9, 8, dtype=torch.float64)
+    soft = torch.rand(2, 3, 9, 8, dtype=torch.float64).softmax(1)
     torch.testing.assert_close(loss.forward_upsampled(pred, soft, True), loss(up, soft))
     weight = torch.rand(target.shape, requires_grad=True)
     (grad,) = torch.autograd.grad(loss.forward_upsampled(pred, target, True, weight), weight)

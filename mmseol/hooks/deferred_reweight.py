@@ -23,8 +23,10 @@ class DeferredReweightHook(Hook):
     Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019,
     Algorithm 1. All weights are 1 before ``begin``. The defaults are those of the authors' code for 200
     epochs: effective-number weights with :math:`\beta = 0.9999` from epoch 160 on, counted from 0;
-    ``weight='inverse_frequency'`` is the text of the paper. The hook works on every loss with a method
-    ``set_class_weight`` and replaces the ``class_weight`` that the loss was built with::
+    ``weight='inverse_frequency'`` is the text of the paper. The hook works on every loss of mmseol but
+    CDBLoss, whose weights follow from the difficulty of the classes, and on others with a method
+    ``set_class_weight``. It replaces the ``class_weight`` that the loss was built with; losses without that
+    argument are multiplied by the weight of each element's class::
 
         model = dict(head=dict(loss=dict(type="mmseol.LDAMLoss", max_margin=0.5, scale=30.0)))
         custom_hooks = [

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmseol.losses.base.class_loss import Normalize, Reduction
+from mmseol.losses.base.class_loss import Normalize, Reduction, evaluate_once
 from mmseol.losses.base.weighted import WeightedClassLoss
 from mmseol.registry import MODELS
 
@@ -30,6 +30,8 @@ class CrossEntropyLoss(WeightedClassLoss):
         class_weight: As of :class:`~mmseol.losses.WeightedClassLoss`; so are ``beta`` and ``normalize``.
         class_counts: As of :class:`~mmseol.losses.ClassLoss`; so are the arguments after it.
     """
+
+    exclusive_classes = True
 
     def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """Return the weighted cross entropy of every element, (N, *)."""
@@ -61,5 +63,13 @@ def cross_entropy(
         ignore_index: Label of the elements to leave out.
         reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per element, (N, *).
     """
-    loss = CrossEntropyLoss(class_weight, normalize=normalize, ignore_index=ignore_index, reduction=reduction)
-    return loss(pred, target, weight)
+    return evaluate_once(
+        CrossEntropyLoss,
+        pred,
+        target,
+        weight,
+        class_weight,
+        normalize=normalize,
+        ignore_index=ignore_index,
+        reduction=reduction,
+    )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmseol.losses.base.class_loss import Normalize, Reduction
+from mmseol.losses.base.class_loss import Normalize, Reduction, evaluate_once
 from mmseol.losses.base.counted import to_numpy
 from mmseol.losses.base.stateful import StatefulLoss
 from mmseol.registry import MODELS
@@ -67,6 +67,7 @@ class CDBLoss(StatefulLoss):
         class_counts: As of :class:`~mmseol.losses.ClassLoss`; so are the arguments after it.
     """
 
+    exclusive_classes = True
     required_hooks = ("mmseol.ClassDifficultyHook",)
     state_name = "class_difficulty"
     class_difficulty: Tensor | None
@@ -124,6 +125,17 @@ class CDBLoss(StatefulLoss):
         """Class weights, float64 (K,), or ``None`` until the number of classes is known."""
         return None if self.class_difficulty is None else difficulty_weights(self.class_difficulty, self.tau)
 
+    def set_class_weight(self, class_weight: Any) -> None:
+        """Refuse class weights: those of this loss follow from the difficulty of the classes.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            "`class_weight` of CDBLoss cannot be set: its weights follow from the difficulty of the classes. "
+            "Leave out mmseol.DeferredReweightHook, or use another loss, as mmseol.CrossEntropyLoss."
+        )
+
     def current_class_weight(self) -> Tensor | None:
         """Return the weights of the present difficulties, float64 (K,)."""
         return self.class_weight
@@ -158,6 +170,10 @@ def cdb_loss(
         ignore_index: Label of the elements to leave out.
         reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per element, (N, *).
     """
-    loss = CDBLoss(tau, normalize, ignore_index=ignore_index, reduction=reduction)
-    loss.set_class_difficulty(difficulty)
-    return loss(pred, target, weight)
+
+    def build() -> CDBLoss:
+        loss = CDBLoss(tau, normalize, ignore_index=ignore_index, reduction=reduction)
+        loss.set_class_difficulty(difficulty)
+        return loss
+
+    return evaluate_once(build, pred, target, weight)

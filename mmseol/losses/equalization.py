@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmseol.losses.base.class_loss import ClassLoss, Reduction
+from mmseol.losses.base.class_loss import ClassLoss, Reduction, evaluate_once
 from mmseol.losses.ops.binary_cross_entropy import binary_cross_entropy
 from mmseol.losses.ops.inputs import by_class
 from mmseol.registry import MODELS
@@ -81,6 +81,8 @@ class EqualizationLoss(_TailLoss):
         threshold: Fraction of the training samples below which a class is rare.
         class_counts: As of :class:`~mmseol.losses.ClassLoss`; so are the arguments after it.
     """
+
+    exclusive_classes = True
 
     def __init__(
         self,
@@ -209,10 +211,17 @@ def equalization_loss(
         ignore_index: Label of the elements to leave out.
         reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per element, (N, *).
     """
-    loss = EqualizationLoss(
-        gamma, threshold, class_counts=class_counts, ignore_index=ignore_index, reduction=reduction
+    return evaluate_once(
+        EqualizationLoss,
+        pred,
+        target,
+        weight,
+        gamma,
+        threshold,
+        class_counts=class_counts,
+        ignore_index=ignore_index,
+        reduction=reduction,
     )
-    return loss(pred, target, weight)
 
 
 def sigmoid_equalization_loss(
@@ -242,7 +251,13 @@ def sigmoid_equalization_loss(
         ignore_index: Label of the elements to leave out.
         reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per element, (N, *).
     """
-    loss = SigmoidEqualizationLoss(
-        threshold, class_counts=class_counts, ignore_index=ignore_index, reduction=reduction
+    return evaluate_once(
+        SigmoidEqualizationLoss,
+        pred,
+        target,
+        weight,
+        threshold,
+        class_counts=class_counts,
+        ignore_index=ignore_index,
+        reduction=reduction,
     )
-    return loss(pred, target, weight)

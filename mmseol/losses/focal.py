@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmseol.losses.base.class_loss import Normalize, Reduction
+from mmseol.losses.base.class_loss import Normalize, Reduction, evaluate_once
 from mmseol.losses.base.weighted import WeightedClassLoss
 from mmseol.losses.ops.autograd import with_elementwise_gradient
 from mmseol.losses.ops.inputs import by_class, chunks, with_channels
@@ -54,6 +54,8 @@ class FocalLoss(WeightedClassLoss):
         weight_in_modulator: Whether the class weight enters the modulator too.
         class_counts: As of :class:`~mmseol.losses.ClassLoss`; so are the arguments after it.
     """
+
+    exclusive_classes = True
 
     def __init__(
         self,
@@ -225,7 +227,11 @@ def focal_loss(
         ignore_index: Label of the elements to leave out.
         reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per element, (N, *).
     """
-    loss = FocalLoss(
+    return evaluate_once(
+        FocalLoss,
+        pred,
+        target,
+        weight,
         gamma,
         class_weight,
         detach_modulator,
@@ -234,7 +240,6 @@ def focal_loss(
         ignore_index=ignore_index,
         reduction=reduction,
     )
-    return loss(pred, target, weight)
 
 
 def sigmoid_focal_loss(
@@ -265,7 +270,15 @@ def sigmoid_focal_loss(
         ignore_index: Label of the elements to leave out.
         reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per element, (N, *).
     """
-    loss = SigmoidFocalLoss(
-        alpha, gamma, class_weight, normalize=normalize, ignore_index=ignore_index, reduction=reduction
+    return evaluate_once(
+        SigmoidFocalLoss,
+        pred,
+        target,
+        weight,
+        alpha,
+        gamma,
+        class_weight,
+        normalize=normalize,
+        ignore_index=ignore_index,
+        reduction=reduction,
     )
-    return loss(pred, target, weight)

@@ -8,7 +8,7 @@ import torch
 from mmengine.dist import all_reduce
 from torch import Tensor
 
-from mmseol.losses.base.class_loss import Reduction
+from mmseol.losses.base.class_loss import Reduction, evaluate_once
 from mmseol.losses.base.stateful import StatefulLoss
 from mmseol.losses.ops.binary_cross_entropy import binary_cross_entropy, sigmoid_residual
 from mmseol.losses.ops.inputs import is_compiling
@@ -141,5 +141,13 @@ def ghmc_loss(
         ignore_index: Label of the elements to leave out.
         reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per element, (N, *).
     """
-    loss = GHMCLoss(bins, divide_by=divide_by, ignore_index=ignore_index, reduction=reduction)
-    return loss(pred, target, weight)
+    return evaluate_once(
+        GHMCLoss,
+        pred,
+        target,
+        weight,
+        bins,
+        divide_by=divide_by,
+        ignore_index=ignore_index,
+        reduction=reduction,
+    )

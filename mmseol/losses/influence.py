@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmseol.losses.base.class_loss import Normalize, Reduction
+from mmseol.losses.base.class_loss import Normalize, Reduction, evaluate_once
 from mmseol.losses.base.weighted import WeightedClassLoss
+from mmseol.losses.ops.autograd import limit_half_gradients
 from mmseol.registry import MODELS
 from mmseol.utils.checks import number, whole_number
 
@@ -27,11 +28,11 @@ class InfluenceBalancedLoss(WeightedClassLoss):
         {\lVert p_i - t_i \rVert_1 \lVert h_i \rVert_1 + 10^{-3}}, \qquad c_i = -w_{y_i} \log p_{i y_i}
 
     where :math:`h_i` are the features that the classifier reads, and :math:`w \propto 1/n` sums to K. The
-    gradient flows through the influence too. ``mmseol.ClassifierFeatureHook`` sets the features and the
-    epoch; before ``start_epoch`` the loss is plain, unweighted cross entropy. Features of a lower resolution
-    than ``pred`` are brought to it by interpolation of :math:`\lVert h \rVert_1`. They are released after an
-    evaluation, so that they hold no memory; an evaluation under ``no_grad``, as mmseg's samplers do it before
-    the real one, keeps them.
+    gradient flows through the influence too; for float16 features it is limited to the range of float16.
+    ``mmseol.ClassifierFeatureHook`` sets the features and the epoch; before ``start_epoch`` the loss is
+    plain, unweighted cross entropy. Features of a lower resolution than ``pred`` are brought to it by
+    interpolation of :math:`\lVert h \rVert_1`. They are released after an evaluation, so that they hold no
+    memory; an evaluation under ``no_grad``, as mmseg's samplers do it before the real one, keeps them.
 
     Source: Park et al., "Influence-Balanced Loss for Imbalanced Visual Classification", ICCV 2021, and the
     authors' code (pseulki/IB-Loss), which starts at epoch 100 of 200 with :math:`\alpha` 1000;
@@ -51,6 +52,7 @@ class InfluenceBalancedLoss(WeightedClassLoss):
         class_counts: As of :class:`~mmseol.losses.ClassLoss`; so are the arguments after it.
     """
 
+    exclusive_classes = True
     required_hooks = ("mmseol.ClassifierFeatureHook",)
 
     def __init__(
@@ -74,6 +76,7 @@ class InfluenceBalancedLoss(WeightedClassLoss):
         self.start_epoch = whole_number("start_epoch", start_epoch, at_least=0)
         self._epoch: int | None = None
         self._norm: Tensor | None = None
+        self._features_dtype = torch.float32
         self._align_corners = False
         super().__init__(
             class_weight,
@@ -109,6 +112,7 @@ class InfluenceBalancedLoss(WeightedClassLoss):
             raise ValueError(
                 f"`features` must be floating-point (N, F, *), got {features.dtype} {tuple(features.shape)}."
             )
+        self._features_dtype = features.dtype
         dtype = torch.promote_types(features.dtype, torch.float32)  # a sum in half precision overflows
         self._norm = torch.linalg.vector_norm(features, ord=1, dim=1, dtype=dtype)
         self._align_corners = align_corners
@@ -135,6 +139,8 @@ class InfluenceBalancedLoss(WeightedClassLoss):
                 "or call loss.set_features(h), (N, F, *), before each evaluation."
             )
         loss = super().evaluate(pred, target, weight, ignore_index, reduction, avg_factor)
+        # alpha w / (|p - t| |h| + 1e-3) reaches a million where features vanish.
+        limit_half_gradients(loss, (self._norm, self._features_dtype))
         if torch.is_grad_enabled():
             self._norm = None
         return loss
@@ -204,13 +210,17 @@ def influence_balanced_loss(
         ignore_index: Label of the elements to leave out.
         reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per element, (N, *).
     """
-    loss = InfluenceBalancedLoss(
-        scale,
-        gamma,
-        class_weight=class_weight,
-        normalize=normalize,
-        ignore_index=ignore_index,
-        reduction=reduction,
-    )
-    loss.set_features(features)
-    return loss(pred, target, weight)
+
+    def build() -> InfluenceBalancedLoss:
+        loss = InfluenceBalancedLoss(
+            scale,
+            gamma,
+            class_weight=class_weight,
+            normalize=normalize,
+            ignore_index=ignore_index,
+            reduction=reduction,
+        )
+        loss.set_features(features)
+        return loss
+
+    return evaluate_once(build, pred, target, weight)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmseol.counting.counts import at_least_one
-from mmseol.losses.base.class_loss import ClassLoss, Reduction
+from mmseol.losses.base.class_loss import ClassLoss, Reduction, evaluate_once
 from mmseol.losses.ops.inputs import by_class
 from mmseol.registry import MODELS
 from mmseol.utils.checks import number
@@ -55,6 +55,7 @@ class LADELoss(ClassLoss):
         ValueError: If an argument is out of its range.
     """
 
+    exclusive_classes = True
     takes_avg_factor = False
     derived = ("prior",)
     counts_required: ClassVar[bool] = True
@@ -157,11 +158,14 @@ def lade_loss(
         ignore_index: Label of the elements to leave out.
         reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per element, (N, *).
     """
-    loss = LADELoss(
+    return evaluate_once(
+        LADELoss,
+        pred,
+        target,
+        weight,
         remine_weight,
         remine_lambda,
         class_counts=class_counts,
         ignore_index=ignore_index,
         reduction=reduction,
     )
-    return loss(pred, target, weight)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmseol.counting.counts import at_least_one
-from mmseol.losses.base.class_loss import Normalize, Reduction
+from mmseol.losses.base.class_loss import Normalize, Reduction, evaluate_once
 from mmseol.losses.base.weighted import WeightedClassLoss
 from mmseol.losses.ops.inputs import by_class
 from mmseol.registry import MODELS
@@ -49,6 +49,7 @@ class LogitAdjustedLoss(WeightedClassLoss):
         ValueError: If ``tau`` is out of its range.
     """
 
+    exclusive_classes = True
     derived: tuple[str, ...] = ("class_weight", "offset")
     counts_required: ClassVar[bool] = True
     offset: Tensor | None
@@ -239,14 +240,17 @@ def logit_adjusted_loss(
         ignore_index: Label of the elements to leave out.
         reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per element, (N, *).
     """
-    loss = LogitAdjustedLoss(
+    return evaluate_once(
+        LogitAdjustedLoss,
+        pred,
+        target,
+        weight,
         tau,
         class_weight=class_weight,
         class_counts=class_counts,
         ignore_index=ignore_index,
         reduction=reduction,
     )
-    return loss(pred, target, weight)
 
 
 def balanced_softmax_loss(
@@ -314,7 +318,11 @@ def vs_loss(
         ignore_index: Label of the elements to leave out.
         reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per element, (N, *).
     """
-    loss = VSLoss(
+    return evaluate_once(
+        VSLoss,
+        pred,
+        target,
+        weight,
         gamma,
         tau,
         class_weight=class_weight,
@@ -322,4 +330,3 @@ def vs_loss(
         ignore_index=ignore_index,
         reduction=reduction,
     )
-    return loss(pred, target, weight)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mmseol.losses.base.class_loss import Reduction
+from mmseol.losses.base.class_loss import Reduction, evaluate_once
 from mmseol.losses.base.region import Classes, RegionLoss
 from mmseol.losses.ops.autograd import with_elementwise_gradient
 from mmseol.losses.ops.inputs import is_compiling
@@ -191,14 +191,17 @@ def lovasz_softmax_loss(
         ignore_index: Label of the pixels to leave out.
         reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per class, (K,) or (N, K).
     """
-    loss = LovaszSoftmaxLoss(
+    return evaluate_once(
+        LovaszSoftmaxLoss,
+        pred,
+        target,
+        weight,
         classes=classes,
         per_image=per_image,
         class_weight=class_weight,
         ignore_index=ignore_index,
         reduction=reduction,
     )
-    return loss(pred, target, weight)
 
 
 def lovasz_hinge_loss(
@@ -225,11 +228,14 @@ def lovasz_hinge_loss(
         ignore_index: Label of the pixels to leave out.
         reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per class, (K,) or (N, K).
     """
-    loss = LovaszHingeLoss(
+    return evaluate_once(
+        LovaszHingeLoss,
+        pred,
+        target,
+        weight,
         classes=classes,
         per_image=per_image,
         class_weight=class_weight,
         ignore_index=ignore_index,
         reduction=reduction,
     )
-    return loss(pred, target, weight)

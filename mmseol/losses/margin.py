@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmseol.counting.counts import at_least_one
-from mmseol.losses.base.class_loss import Normalize, Reduction
+from mmseol.losses.base.class_loss import Normalize, Reduction, evaluate_once
 from mmseol.losses.base.weighted import WeightedClassLoss
 from mmseol.losses.ops.inputs import by_class
 from mmseol.registry import MODELS
@@ -53,6 +53,7 @@ class LDAMLoss(WeightedClassLoss):
         ValueError: If an argument is out of its range.
     """
 
+    exclusive_classes = True
     derived = ("class_weight", "margins")
     counts_required: ClassVar[bool] = True
     margins: Tensor | None
@@ -209,7 +210,11 @@ def ldam_loss(
         ignore_index: Label of the elements to leave out.
         reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per element, (N, *).
     """
-    loss = LDAMLoss(
+    return evaluate_once(
+        LDAMLoss,
+        pred,
+        target,
+        weight,
         max_margin,
         scale,
         class_weight=class_weight,
@@ -217,7 +222,6 @@ def ldam_loss(
         ignore_index=ignore_index,
         reduction=reduction,
     )
-    return loss(pred, target, weight)
 
 
 def enlarged_margin_loss(
@@ -251,7 +255,11 @@ def enlarged_margin_loss(
         ignore_index: Label of the elements to leave out.
         reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per element, (N, *).
     """
-    loss = EnlargedMarginLoss(
+    return evaluate_once(
+        EnlargedMarginLoss,
+        pred,
+        target,
+        weight,
         enlargement,
         max_margin=max_margin,
         scale=scale,
@@ -260,4 +268,3 @@ def enlarged_margin_loss(
         ignore_index=ignore_index,
         reduction=reduction,
     )
-    return loss(pred, target, weight)

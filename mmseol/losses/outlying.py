@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmseol.counting.counts import Scheme, Ties, outlying_values
-from mmseol.losses.base.class_loss import Reduction
+from mmseol.losses.base.class_loss import Reduction, evaluate_once
 from mmseol.losses.base.quadratic import QuadraticLoss
 from mmseol.registry import MODELS
 
@@ -157,7 +157,15 @@ def outlying_mse(
         ignore_index: Label of the elements to leave out.
         reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per element, (N, *).
     """
-    return _GivenValues(values, ignore_index, reduction)(pred, target, weight)
+    return evaluate_once(
+        _GivenValues,
+        pred,
+        target,
+        weight,
+        values,
+        ignore_index,
+        reduction,
+    )
 
 
 def one_hot_mse(
@@ -181,4 +189,11 @@ def one_hot_mse(
         ignore_index: Label of the elements to leave out.
         reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per element, (N, *).
     """
-    return OneHotMSELoss(ignore_index=ignore_index, reduction=reduction)(pred, target, weight)
+    return evaluate_once(
+        OneHotMSELoss,
+        pred,
+        target,
+        weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+    )

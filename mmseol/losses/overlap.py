@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from mmseol.losses.base.class_loss import Normalize, Reduction
+from mmseol.losses.base.class_loss import Normalize, Reduction, evaluate_once
 from mmseol.losses.base.region import Classes, RegionLoss, nonzero, over_ranks
 from mmseol.losses.ops.inputs import chunks, with_channels
 from mmseol.registry import MODELS
@@ -38,6 +38,8 @@ class OverlapLoss(RegionLoss):
         classes: As of :class:`~mmseol.losses.RegionLoss`; so are ``per_image`` and ``class_weight``.
         class_counts: As of :class:`~mmseol.losses.ClassLoss`; so are the arguments after it.
     """
+
+    exclusive_classes = True
 
     def __init__(
         self,
@@ -93,7 +95,8 @@ class OverlapLoss(RegionLoss):
         if not self.per_image:
             sums = sums.sum(1, keepdim=True)
             sums = over_ranks(sums) if self.sync_avg_factor else sums
-        present = sums[2] > 0
+        # Not 0: the gradient of a class with less soft labels than this, 1 / sum, would overflow.
+        present = sums[2] > torch.finfo(pred.dtype).tiny ** 0.75
         numerator, denominator = self.ratio(*sums.unbind())
         losses = 1 - (numerator + self.smooth[0]) / nonzero(denominator + self.smooth[1])
         return (losses if any(self.smooth) else torch.where(present, losses, 0)), present
@@ -323,7 +326,11 @@ def dice_loss(
         ignore_index: Label of the pixels to leave out.
         reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per class, (K,) or (N, K).
     """
-    loss = DiceLoss(
+    return evaluate_once(
+        DiceLoss,
+        pred,
+        target,
+        weight,
         power,
         smooth,
         classes=classes,
@@ -332,7 +339,6 @@ def dice_loss(
         ignore_index=ignore_index,
         reduction=reduction,
     )
-    return loss(pred, target, weight)
 
 
 def iou_loss(
@@ -362,7 +368,11 @@ def iou_loss(
         ignore_index: Label of the pixels to leave out.
         reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per class, (K,) or (N, K).
     """
-    loss = IoULoss(
+    return evaluate_once(
+        IoULoss,
+        pred,
+        target,
+        weight,
         power,
         smooth,
         classes=classes,
@@ -371,7 +381,6 @@ def iou_loss(
         ignore_index=ignore_index,
         reduction=reduction,
     )
-    return loss(pred, target, weight)
 
 
 def tversky_loss(
@@ -404,7 +413,11 @@ def tversky_loss(
         ignore_index: Label of the pixels to leave out.
         reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per class, (K,) or (N, K).
     """
-    loss = TverskyLoss(
+    return evaluate_once(
+        TverskyLoss,
+        pred,
+        target,
+        weight,
         alpha,
         beta,
         smooth,
@@ -414,4 +427,3 @@ def tversky_loss(
         ignore_index=ignore_index,
         reduction=reduction,
     )
-    return loss(pred, target, weight)

@@ -10,7 +10,7 @@ from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmseol.losses.base.class_loss import Reduction
+from mmseol.losses.base.class_loss import Reduction, evaluate_once
 from mmseol.losses.base.stateful import StatefulLoss
 from mmseol.losses.ops.inputs import by_class
 from mmseol.registry import MODELS
@@ -136,7 +136,10 @@ def seesaw_loss(
         ignore_index: Label of the elements to leave out.
         reduction: ``'mean'``, ``'sum'``, or ``'none'`` for one loss per element, (N, *).
     """
-    loss = SeesawLoss(p, q, class_counts=class_counts, ignore_index=ignore_index, reduction=reduction).eval()
-    assert loss.class_counts is not None
-    loss.seen_counts = loss.class_counts
-    return loss(pred, target, weight)
+
+    def build() -> SeesawLoss:
+        loss = SeesawLoss(p, q, class_counts=class_counts, ignore_index=ignore_index, reduction=reduction)
+        loss.seen_counts = loss.class_counts
+        return loss.eval()
+
+    return evaluate_once(build, pred, target, weight)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from mmengine.dist import all_reduce
 from torch import Tensor
 
-from mmseol.losses.base.counted import CountedModule
-from mmseol.losses.ops.inputs import check_shapes, expand_weight, lift, mask_ignored
-from mmseol.utils.checks import boolean, choice, number
+from mmseol.counting.counts import load_weights
+from mmseol.losses.base.counted import CountedModule, to_numpy
+from mmseol.losses.ops.autograd import limit_half_gradients, outside_graphs
+from mmseol.losses.ops.inputs import check_shapes, check_sums, expand_weight, lift, mask_ignored
+from mmseol.utils.checks import KnownArguments, boolean, choice, number
 
-__all__ = ["ClassLoss", "Normalize", "Reduction"]
+__all__ = ["ClassLoss", "Normalize", "Reduction", "evaluate_once"]
 
 Reduction = Literal["none", "mean", "sum"]
 Normalize = Literal["weight", "count"]
 
 
-class ClassLoss(CountedModule):
+class ClassLoss(KnownArguments, CountedModule):
     """Loss of raw outputs against class labels, averaged over the elements that are not ignored.
 
     An element is a sample in classification and a pixel in segmentation. A subclass writes its equation in
@@ -52,7 +55,19 @@ class ClassLoss(CountedModule):
     """
 
     soft_targets: ClassVar[bool] = True
-    """Whether the equation is defined for soft and multi-hot labels, (N, K, *)."""
+    """Whether the equation is defined for soft labels, (N, K, *), as those of mixup and label smoothing.
+
+    It is not for EnlargedMarginLoss (the margin belongs to one label and its strongest rival), SeesawLoss
+    (it counts labels), LovaszSoftmaxLoss and LovaszHingeLoss (they sort errors of pixels in or out of a
+    class).
+    """
+
+    exclusive_classes: ClassVar[bool] = False
+    """Whether an element has one class, so that soft labels must sum to 1 and multi-hot labels are refused.
+
+    True for the losses on the softmax and for the squared errors. Multi-hot labels are for SigmoidFocalLoss,
+    SigmoidEqualizationLoss and GHMCLoss, whose classes are binary problems of their own.
+    """
 
     takes_avg_factor: ClassVar[bool] = True
     """Whether ``avg_factor`` replaces the divisor; a loss normalised over its batch ignores it."""
@@ -65,6 +80,10 @@ class ClassLoss(CountedModule):
 
     normalize: Normalize = "weight"
     """With class weights, whether ``'mean'`` divides by their sum or by the number of elements."""
+
+    # On the class: a pickled module of an earlier version has no such attributes.
+    _class_factor: Tensor | None = None
+    _sums_checked: bool = False
 
     def __init__(
         self,
@@ -100,9 +119,36 @@ class ClassLoss(CountedModule):
         """
         raise NotImplementedError
 
+    def full_precision_names(self) -> tuple[str, ...]:
+        """Return the names of the tensors that ``half()`` must not round, the class weights among them."""
+        return (*super().full_precision_names(), "_class_factor")
+
+    def set_class_weight(self, class_weight: Any) -> None:
+        """Multiply the loss of each element by the weight of its class from now on, as deferred re-weighting.
+
+        ``'mean'`` then divides by the sum of the weights of the valid elements, as every loss with class
+        weights. A checkpoint does not hold the weights: ``mmseol.DeferredReweightHook`` sets them again when
+        a run resumes. Losses with an argument ``class_weight`` use these weights in its place. CDBLoss takes
+        none, because its weights follow from the difficulty of the classes.
+
+        >>> import torch
+        >>> from mmseol.losses import OneHotMSELoss
+        >>> loss = OneHotMSELoss(reduction="none")
+        >>> loss.set_class_weight([1.0, 3.0])
+        >>> loss(torch.zeros(2, 2), torch.tensor([0, 1]))
+        tensor([0.5000, 1.5000])
+
+        Args:
+            class_weight: Weights, (K,).
+
+        Raises:
+            ValueError: If the weights are invalid, or the loss takes none.
+        """
+        self._class_factor = torch.from_numpy(load_weights(to_numpy(class_weight))).to(self._anchor.device)
+
     def current_class_weight(self) -> Tensor | None:
-        """Return the class weights of this call, (K,), or ``None`` if there are none."""
-        return None
+        """Return the class weights of this call, float64 (K,), or ``None`` if there are none."""
+        return self._class_factor
 
     def class_weight_like(self, pred: Tensor) -> Tensor | None:
         """Return the class weights, (K,), with ``pred``'s dtype and device, or ``None`` without any.
@@ -154,7 +200,8 @@ class ClassLoss(CountedModule):
         """Return the loss.
 
         Args:
-            pred: Raw outputs, (N, K, *) with K >= 2; half precision is converted to float32.
+            pred: Raw outputs, (N, K, *) with K >= 2; half precision is converted to float32. A gradient
+                beyond float16's range is limited to it, relative to the factor of a gradient scaler.
             target: Labels, integer (N, *), or soft or multi-hot labels, (N, K, *).
             weight: Factor of each element, (N, *), or of each sample, (N,); not in the divisor.
             ignore_index: Label to ignore in this call instead of the constructor's.
@@ -178,11 +225,25 @@ class ClassLoss(CountedModule):
                 "that is defined for them."
             )
         self.require_counts(pred.shape[1])
+        self.check_exclusive(pred, target)
         with torch.autocast(pred.device.type, enabled=False):
-            pred = pred if self.lifts_precision else lift(pred)
-            return self.loss_weight * self.evaluate(
-                pred, target, weight, ignore_index, reduction, avg_factor if self.takes_avg_factor else None
+            lifted = pred if self.lifts_precision else lift(pred)
+            loss = self.loss_weight * self.evaluate(
+                lifted, target, weight, ignore_index, reduction, avg_factor if self.takes_avg_factor else None
             )
+            if lifted is not pred:
+                limit_half_gradients(loss, (lifted, pred.dtype))
+            return loss
+
+    def check_exclusive(self, pred: Tensor, target: Tensor) -> None:
+        """Raise if soft labels do not sum to 1 where they must, on a GPU in the first call alone.
+
+        The check waits for the device.
+        """
+        if not self.exclusive_classes or target.dim() != pred.dim() or (pred.is_cuda and self._sums_checked):
+            return
+        check_sums(target, type(self).__name__)
+        self._sums_checked = True
 
     def resolve(
         self, reduction_override: Reduction | None, ignore_index: int | None
@@ -205,6 +266,10 @@ class ClassLoss(CountedModule):
         """Return the loss before ``loss_weight``; arguments as in :meth:`forward`, checked and resolved."""
         pred, target, valid = mask_ignored(pred, target, ignore_index)
         loss = torch.where(valid, self.position_loss(pred, target, valid), 0)
+        if self._class_factor is not None:
+            class_weight = self.weight_of(pred, target)
+            assert class_weight is not None
+            loss = loss * class_weight
         if weight is not None:
             loss = loss * expand_weight(weight, loss)
         return self._reduce(loss, target, valid, reduction, avg_factor)
@@ -234,6 +299,23 @@ class ClassLoss(CountedModule):
             divisor = divisor.clone()
             all_reduce(divisor, op="mean")
         return torch.where(divisor == 0, 1, divisor)
+
+
+@outside_graphs
+def evaluate_once(
+    build: Callable[..., ClassLoss],
+    pred: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    *args: Any,
+    **kwargs: Any,
+) -> Tensor:
+    """Return the loss of ``build(*args, **kwargs)``: the body of the losses as functions.
+
+    A function and its class thus share one code path. Within ``torch.compile`` the function runs eagerly,
+    because the compiler does not trace how a loss is built; a loss that is built before is compiled whole.
+    """
+    return build(*args, **kwargs)(pred, target, weight)
 
 
 def default_loss_name(cls: type) -> str:

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmseol.losses.base.class_loss import ClassLoss, Reduction
-from mmseol.losses.ops.autograd import with_gradient
-from mmseol.losses.ops.inputs import Labels, check_shapes, is_compiling, lift
+from mmseol.losses.ops.autograd import outside_graphs, with_gradient
+from mmseol.losses.ops.inputs import Labels, check_shapes, expand_weight, is_compiling, lift
 from mmseol.losses.ops.squared_error import half_squared_error, half_squared_error_sum
 from mmseol.losses.ops.squared_error_upsampled import upsampled_half_squared_error_sum
 
@@ -34,6 +34,7 @@ class QuadraticLoss(ClassLoss):
     tensor(0.2500)
     """
 
+    exclusive_classes = True
     lifts_precision = True
 
     def target_values_of(self, pred: Tensor) -> Tensor:
@@ -120,7 +121,7 @@ class QuadraticLoss(ClassLoss):
                 align_corners=align_corners,
             )
 
-    @torch.compiler.disable  # a graph break, in forward_upsampled only
+    @outside_graphs  # a graph break, in forward_upsampled only
     def _sum(
         self,
         compute: Callable[..., tuple[Tensor, Tensor | None]],
@@ -134,6 +135,14 @@ class QuadraticLoss(ClassLoss):
     ) -> Tensor:
         dtype = torch.promote_types(pred.dtype, torch.float32)
         labels = Labels.of(target, pred.shape[1], ignore_index)
+        class_weight = self.class_weight_like(lift(pred[:0]))
+        if class_weight is not None:
+            # Ignored and invalid labels become some class: `compute` ignores or refuses them.
+            target = target.long().clamp(0, pred.shape[1] - 1)
+            element_weight = class_weight[target]
+            if weight is not None:
+                element_weight = element_weight * expand_weight(weight, element_weight)
+            weight = element_weight
         divisor = self._resolve_divisor(target, labels.valid, reduction, avg_factor, dtype)
         requires_grad = torch.is_grad_enabled() and pred.requires_grad
         value, gradient = _for_device(compute, pred)(

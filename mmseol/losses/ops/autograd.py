@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,10 +13,72 @@ from torch.autograd import Function
 
 from mmseol.losses.ops.inputs import is_compiling
 
-__all__ = ["with_elementwise_gradient", "with_gradient"]
+__all__ = ["limit_half_gradients", "outside_graphs", "with_elementwise_gradient", "with_gradient"]
+
+_HALF_MAX = torch.finfo(torch.float16).max
+AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 # Whether backward keeps the graph (retain_graph=True); torch 2.1 cannot tell, so assume that it does.
 _keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+
+
+def outside_graphs(function: AnyFunction) -> AnyFunction:
+    """Decorate a function that ``torch.compile`` must not trace, as :func:`torch.compiler.disable`.
+
+    That decorator imports ``torch._dynamo``, which takes seconds. This one imports nothing: it uses
+    ``torch.compiler.disable`` once ``torch._dynamo`` has been imported, as it is before anything is compiled.
+    """
+    disabled: list[Callable[..., Any]] = []
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if "torch._dynamo" not in sys.modules:
+            return function(*args, **kwargs)
+        if not disabled:
+            disabled.append(torch.compiler.disable(function))
+        return disabled[0](*args, **kwargs)
+
+    call._torchdynamo_disable = True  # type: ignore[attr-defined] # makes the compiler break the graph here
+    return call  # type: ignore[return-value]
+
+
+def limit_half_gradients(loss: Tensor, *inputs: tuple[Tensor | None, torch.dtype]) -> None:
+    """Limit the gradient of ``loss`` to float16's range for inputs that were converted from float16.
+
+    The limit is relative to the gradient that arrives at ``loss``: 65504 for ``loss.backward()``, and S times
+    that if a gradient scaler multiplies the loss by S. Overflow due to the scaler must stay visible to it.
+
+    >>> pred = torch.tensor([3.0], dtype=torch.float16, requires_grad=True)
+    >>> converted = pred.float()
+    >>> loss = 1e6 * converted.sum()
+    >>> limit_half_gradients(loss, (converted, pred.dtype))
+    >>> loss.backward()
+    >>> pred.grad
+    tensor([65504.], dtype=torch.float16)
+
+    Compiled code does not limit.
+
+    Args:
+        loss: The loss, of any shape.
+        inputs: Tensors in float32 that ``loss`` depends on, each with its dtype before conversion.
+    """
+    half = [tensor for tensor, dtype in inputs if dtype == torch.float16 and tensor is not None]
+    half = [tensor for tensor in half if tensor.requires_grad]
+    if not half or not loss.requires_grad or is_compiling():
+        return
+    factor: list[Tensor] = []
+
+    def keep(gradient: Tensor) -> None:
+        factor[:] = (
+            [gradient.detach().abs().max() * _HALF_MAX] if gradient.numel() else [gradient.new_ones(())]
+        )
+
+    def limit(gradient: Tensor) -> Tensor:
+        return gradient.clamp(-factor[0], factor[0])
+
+    loss.register_hook(keep)
+    for tensor in half:
+        tensor.register_hook(limit)
 
 
 def with_gradient(pred: Tensor, value: Tensor, gradient: Tensor | None) -> Tensor:
@@ -95,4 +160,7 @@ class _WithGradient(Function):
             ctx.gradient = None
             if factor.is_cuda or factor.item() != 1:
                 gradient.mul_(factor)
+        if ctx.dtype == torch.float16:  # as limit_half_gradients
+            bound = factor.abs() * _HALF_MAX
+            gradient = gradient.clamp(-bound, bound)
         return gradient.to(ctx.dtype), None, None

@@ -14,6 +14,7 @@ __all__ = [
     "by_class",
     "check_labels",
     "check_shapes",
+    "check_sums",
     "chunks",
     "expand_weight",
     "is_compiling",
@@ -68,6 +69,26 @@ def check_labels(target: Tensor, classes: int, ignore_index: int) -> None:
         raise ValueError(
             f"`target` must lie in [0, {classes}) or equal `ignore_index` ({ignore_index}), got "
             f"{low if low < 0 else high}. Correct the labels, the head's num_classes or `ignore_index`."
+        )
+
+
+def check_sums(target: Tensor, name: str) -> None:
+    """Raise if soft labels, (N, K, *), do not sum to 1 over the classes; compiled code does not check.
+
+    >>> check_sums(torch.tensor([[1.0, 0.0, 1.0]]), "OutlyingMSELoss")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: soft `target` of OutlyingMSELoss must sum to 1 over the classes, got a sum of 2. ...
+    """
+    if not target.numel() or is_compiling():
+        return
+    sums = target.detach().sum(1, dtype=torch.float32)
+    distance, index = (sums - 1).abs().flatten().max(0)
+    if distance > 0.01 or distance.isnan():  # float16 rounds the labels of mixup
+        raise ValueError(
+            f"soft `target` of {name} must sum to 1 over the classes, got a sum of "
+            f"{sums.flatten()[index].item():g}. The loss is for one class per element, predicted by argmax; "
+            "the thresholds of a multi-label head do not fit its outputs. Train multi-hot labels with "
+            "mmseol.SigmoidFocalLoss, mmseol.SigmoidEqualizationLoss or mmseol.GHMCLoss."
         )
 
 
