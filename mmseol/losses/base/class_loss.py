@@ -231,7 +231,7 @@ class ClassLoss(KnownArguments, CountedModule):
             loss = self.loss_weight * self.evaluate(
                 lifted, target, weight, ignore_index, reduction, avg_factor if self.takes_avg_factor else None
             )
-            if lifted is not pred:
+            if not self.lifts_precision:
                 limit_half_gradients(loss, (lifted, pred.dtype))
             return loss
 
