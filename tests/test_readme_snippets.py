@@ -16,7 +16,7 @@ from mmengine.registry import HOOKS, METRICS, MODELS, DefaultScope
 from mmengine.structures import PixelData
 from torch import nn
 
-from mmseol.experiment import stock_config
+from mmseol.experiment import LOSSES, stock_config
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 ONE_HEAD, PLAIN, STOCK = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -175,3 +175,24 @@ def test_plain_pytorch() -> None:
     assert outputs.grad is not None
     assert not outputs.grad[0].any()
     assert outputs.grad[1:].any()
+
+
+def exceptions(sentence: str) -> set[str]:
+    """Return the names in backticks between the sentence and its end."""
+    (rest,) = re.findall(re.escape(sentence) + r"([^.;|]*)", " ".join(README.split()))
+    return set(re.findall(r"`(\w+)`", rest))
+
+
+def test_losses_without_soft_labels_or_class_weights_are_listed() -> None:
+    refuse_soft, refuse_weights = set(), set()
+    for name, settings in LOSSES.items():
+        loss = MODELS.build(dict(settings, class_counts=[50, 20, 10]))
+        if not loss.soft_targets:
+            refuse_soft.add(name)
+        try:
+            loss.set_class_weight([1.0, 2.0, 3.0])
+        except ValueError:
+            refuse_weights.add(name)
+    assert exceptions("Soft labels (mixup, cutmix) are for all but") == refuse_soft
+    assert exceptions("(DRW) for all losses but") == refuse_weights
+    assert f"{len(LOSSES) - 1} other losses" in README
