@@ -49,6 +49,7 @@ from mmseol.counting.cache import default_cache_dir, describe
 from mmseol.counting.counts import ClassCounts
 from mmseol.counting.decode import count_file, count_values
 from mmseol.counting.items import item_classes
+from mmseol.counting.parallel import default_workers
 
 K = 4
 
@@ -202,6 +203,17 @@ def test_work_that_pays_starts_workers(root: Path, monkeypatch: pytest.MonkeyPat
     assert seen == [2]
 
 
+@pytest.mark.parametrize(
+    ("cores", "ranks", "expected"), [(32, 1, 8), (6, 1, 6), (32, 8, 4), (32, 64, 1), (1, 1, 1)]
+)
+def test_workers_share_the_cores_of_a_node(
+    cores: int, ranks: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    assert default_workers() == expected
+
+
 def test_reduce_zero_label_and_fewer_classes(root: Path) -> None:
     whole = slow_maps(seg_dataset(root))
     loaders = seg_dataset(root, reduce_zero_label=True)
@@ -256,6 +268,14 @@ def test_file_is_counted_as_mmseg_loads_it(
         loaded = LoadAnnotations()(dict(info))["gt_seg_map"]
         values, pixels = np.unique(loaded, return_counts=True)
         assert counted == (dict(zip(values.tolist(), pixels.tolist(), strict=True)), loaded.shape)
+
+
+def test_a_map_of_one_row_is_loaded_by_mmseg(tmp_path: Path) -> None:
+    """mmseg squeezes it to one dimension, which training could not use."""
+    info = {"reduce_zero_label": False, "label_map": None, "seg_fields": []}
+    for size in ((9, 1), (1, 9)):
+        Image.new("L", size).save(tmp_path / "map.png")
+        assert count_file(LoadAnnotations(), {**info, "seg_map_path": str(tmp_path / "map.png")}) is None
 
 
 class OtherLoadAnnotations(LoadAnnotations):

@@ -221,6 +221,40 @@ def test_a_rejected_image_is_replaced_by_one_of_the_part(around: str | None) -> 
     assert found <= allowed
 
 
+class MultiImageMixDataset:
+    """Serves samples of its own, as mmseg's data set of this name does."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def get_data_info(self, idx: int) -> dict[str, Any]:
+        return self.dataset.get_data_info(idx)
+
+    def __getitem__(self, idx: int) -> str:
+        return f"mosaic {idx}"
+
+
+def test_samples_of_a_mosaic_stay_mosaics() -> None:
+    """Labels are looked up inside of a mosaic, samples are not."""
+    inner = labels_dataset()
+    part = HoldOut(MultiImageMixDataset(inner), per_class=1, side="val")
+    assert part.get_gt_labels().tolist() == HoldOut(inner, per_class=1, side="val").get_gt_labels().tolist()
+    assert [part[i] for i in range(len(part))] == [f"mosaic {index}" for index in part.indices]
+
+
+def test_samples_of_a_part_of_a_part_are_its_own() -> None:
+    class Marked(HoldOut):
+        def prepare_data(self, idx: int) -> Any:
+            return {**super().prepare_data(idx), "marked": idx}
+
+    inner = Marked(labels_dataset(), per_class=4, side="val")
+    part = ImbalancedDataset(inner, ratio=1)
+    assert [part[i]["marked"] for i in range(3)] == [0, 1, 2]
+
+
 def test_a_test_set_does_not_replace_images() -> None:
     part = HoldOut(labels_dataset(pipeline=[lambda info: None], test_mode=True), side="val")
     with pytest.raises(Exception, match="Test time pip"):
@@ -368,6 +402,17 @@ def test_iterative_stratification_beats_chance_on_rare_classes() -> None:
 def test_items_without_a_class_are_dealt_out_too() -> None:
     parts = stratified_parts([[]] * 10 + [[0], [1]], 2, [0.5, 0.5])
     assert np.bincount(parts).tolist() == [6, 6]
+
+
+def test_only_the_fold_that_lacks_a_class_warns() -> None:
+    dataset = LabelDataset([0] * 30 + [1] * 30 + [2] * 2 + [3] * 30)
+    seen: dict[bool, list[int]] = {True: [], False: []}
+    for fold in range(3):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            part = StratifiedKFold(dataset, fold=fold, num_folds=3, side="val")
+        seen[2 in part.get_gt_labels()].append(len(caught))
+    assert seen == {True: [0, 0], False: [1]}
 
 
 def test_a_class_that_only_one_side_gets_is_named() -> None:

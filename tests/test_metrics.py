@@ -200,6 +200,15 @@ def test_label_maps_are_written_under_the_images_names(tmp_path: Path) -> None:
     assert maps == {"a.png": [[3, 1]], "b.png": [[3, 2]]}
 
 
+def test_label_maps_of_many_classes_are_written_in_16_bits(tmp_path: Path) -> None:
+    metric = meta(SegClassBalanceMetric(output_dir=tmp_path), tuple(map(str, range(400))))
+    for label, mode in ((255, "L"), (256, "I;16"), (399, "I;16")):
+        metric.process({}, [map_sample([[0, 1]], [[label, 0]]).to_dict()])
+        with Image.open(tmp_path / "a.png") as image:
+            assert image.mode == mode
+            assert np.asarray(image).tolist() == [[label, 0]]
+
+
 def test_data_without_truth_are_only_written(tmp_path: Path) -> None:
     metric = meta(SegClassBalanceMetric(output_dir=tmp_path, format_only=True))
     sample = map_sample([[0, 1]], [[3, 1]]).to_dict()

@@ -13,7 +13,7 @@ import pytest
 from helpers.distributed import run_ranks
 from helpers.small_data import LabelDataset, seg_dataset, write_maps
 from helpers.tiny_runner import TinyModel, outlying, tiny_runner
-from mmengine.dataset import RepeatDataset
+from mmengine.dataset import DefaultSampler, RepeatDataset
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
@@ -21,6 +21,7 @@ from mmseol.counting import image_classes
 from mmseol.datasets import ImbalancedDataset
 from mmseol.samplers import (
     ClassAwareSampler,
+    DeferredSampler,
     EpochSampler,
     OverSampler,
     ProgressivelyBalancedSampler,
@@ -190,6 +191,23 @@ def test_orders_of_one_seed_are_not_those_of_the_next(data: LabelDataset) -> Non
     first, second = (ClassAwareSampler(data, seed=seed) for seed in (0, 1))
     orders = [*epochs(first, 3), *epochs(second, 3)]
     assert len({tuple(order) for order in orders}) == 6
+
+
+def test_classes_are_mixed_within_an_epoch(data: LabelDataset) -> None:
+    """Batches of one class each would have the same counts over the epoch."""
+    for sampler in (ClassAwareSampler(data, seed=0), UnderSampler(data, seed=0), OverSampler(data, seed=0)):
+        drawn = np.concatenate([np.array(LABELS)[epoch] for epoch in epochs(sampler, 5)])
+        assert np.mean(drawn[1:] == drawn[:-1]) < 0.4  # one in K = 4 by chance
+
+
+def test_deferred_sampling_passes_the_epoch_and_the_seed_on(data: LabelDataset) -> None:
+    sampler = DeferredSampler(data, begin=3, then=dict(type="mmseol.ClassAwareSampler"), seed=4)
+    first, then = DefaultSampler(data, shuffle=True, seed=4), ClassAwareSampler(data, seed=4)
+    for epoch in (0, 2, 3, 5):
+        alone = first if epoch < 3 else then
+        for each in (sampler, alone):
+            each.set_epoch(epoch)
+        assert list(sampler) == list(alone)
 
 
 def test_one_epoch_of_progressive_balance(data: LabelDataset) -> None:
