@@ -225,7 +225,7 @@ class MultiImageMixDataset:
     """Serves samples of its own, as mmseg's data set of this name does."""
 
     def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
+        self.dataset, self.metainfo = dataset, dataset.metainfo
 
     def __len__(self) -> int:
         return len(self.dataset)
