@@ -525,6 +525,16 @@ class Unlabelled(LabelDataset):
         ),
         (lambda: StratifiedKFold(LabelDataset(BALANCED), 0, 1), ValueError, "`num_folds` must be"),
         (lambda: StratifiedKFold(LabelDataset([0, 1, 2]), 0, 5), ValueError, "5 folds of 3 items"),
+        (
+            lambda: RepeatRareDataset(LabelDataset(BALANCED), data_prefix="train"),
+            TypeError,
+            "`RepeatRareDataset` has no argument `data_prefix`.*previous dataset; add `_delete_=True`",
+        ),
+        (
+            lambda: ImbalancedDataset(LabelDataset(BALANCED), ration=10),
+            TypeError,
+            "no argument `ration`. Did you mean `ratio`",
+        ),
         (lambda: RepeatRareDataset(LabelDataset(BALANCED), 0.0), ValueError, "`threshold` must be"),
     ],
 )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.metric_samples import NAMES, map_sample, random_maps
+from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.registry import METRICS, DefaultScope
 from mmseg.evaluation import IoUMetric
@@ -307,3 +308,21 @@ def test_configs_of_either_host_find_the_metrics(host: str) -> None:
     with DefaultScope.overwrite_default_scope(host):
         assert METRICS.build(dict(type="mmseol.ClassBalanceMetric")).limits == (20, 100)
         assert METRICS.build(dict(type="mmseol.SegClassBalanceMetric")).limits is None
+
+
+@pytest.mark.parametrize(
+    ("stock", "ours", "key"),
+    [
+        (dict(type="IoUMetric", iou_metrics=["mIoU"]), "SegClassBalanceMetric", "iou_metrics"),
+        (dict(type="Accuracy", topk=(1, 5)), "ClassBalanceMetric", "topk"),
+    ],
+)
+def test_keys_of_the_hosts_metric_ask_for_delete(stock: dict[str, Any], ours: str, key: str) -> None:
+    """mmengine merges `val_evaluator = dict(type=...)` into the evaluator of the base config."""
+    base, change = Config(dict(val_evaluator=stock)), dict(type=f"mmseol.{ours}")
+    message = rf"`{ours}` has no argument `{key}`.* merged with .* previous metric; add `_delete_=True`"
+    merged = Config._merge_a_into_b(dict(val_evaluator=change), base._cfg_dict)
+    with pytest.raises(TypeError, match=message):
+        METRICS.build(merged["val_evaluator"])
+    merged = Config._merge_a_into_b(dict(val_evaluator=dict(_delete_=True, **change)), base._cfg_dict)
+    assert type(METRICS.build(merged["val_evaluator"])).__name__ == ours

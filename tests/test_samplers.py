@@ -294,6 +294,16 @@ def test_runners_build_and_advance_them(tmp_path: Path) -> None:
             TypeError,
             "ClassAwareSampler needs `gt_label`.*RareClass",
         ),
+        (
+            lambda data, maps: UnderSampler(data, shuffle=True),  # merged with a DefaultSampler
+            TypeError,
+            "`UnderSampler` has no argument `shuffle`.*previous sampler; add `_delete_=True`",
+        ),
+        (
+            lambda data, maps: DeferredSampler(data, 3, {}, shuffle=True),
+            TypeError,
+            "`DeferredSampler` has no argument `shuffle`.*previous sampler",
+        ),
         (lambda data, maps: OverSampler(LabelDataset([[0, 1]])), ValueError, "got 2 labels for item 0"),
     ],
 )

@@ -15,11 +15,12 @@ from torch.utils.data import Subset
 from mmseol.counting.items import single_labels
 from mmseol.counting.wrappers import Items, walk
 from mmseol.utils.arrays import IntArray
+from mmseol.utils.checks import KnownArguments
 
 __all__ = ["SubsetDataset"]
 
 
-class SubsetDataset(BaseDataset, Subset):
+class SubsetDataset(KnownArguments, BaseDataset, Subset):
     """A part of another data set, chosen by :meth:`_select` when it is initialised.
 
     It is a ``BaseDataset``, which mmengine's wrappers accept without a config, and a ``Subset``, which
@@ -40,6 +41,7 @@ class SubsetDataset(BaseDataset, Subset):
         TypeError: If ``dataset`` is neither.
     """
 
+    kind = "dataset"
     dataset: Any
     _items: Items
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mmseol.counting.items import class_names, item_classes
 from mmseol.registry import DATASETS
-from mmseol.utils.checks import number
+from mmseol.utils.checks import KnownArguments, number
 
 __all__ = ["RepeatRareDataset", "repeat_factors"]
 
@@ -32,7 +32,7 @@ def repeat_factors(
 
 
 @DATASETS.register_module()
-class RepeatRareDataset(ClassBalancedDataset):
+class RepeatRareDataset(KnownArguments, ClassBalancedDataset):
     """mmengine's ``ClassBalancedDataset`` for data sets of both tasks, with label maps read once and cached.
 
     An item is repeated :func:`repeat_factors` times on average: a seeded draw rounds the factor up or down,
@@ -51,6 +51,8 @@ class RepeatRareDataset(ClassBalancedDataset):
         TypeError: If the data set has neither labels nor label maps.
         ValueError: If ``threshold`` is not in (0, 1].
     """
+
+    kind = "dataset"
 
     def __init__(
         self,

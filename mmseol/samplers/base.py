@@ -12,12 +12,12 @@ from mmengine.dist import get_dist_info, sync_random_seed
 from torch.utils.data import Sampler
 
 from mmseol.utils.arrays import FloatArray, IntArray
-from mmseol.utils.checks import whole_number
+from mmseol.utils.checks import KnownArguments, whole_number
 
 __all__ = ["EpochSampler", "cycle", "draw_by_class"]
 
 
-class EpochSampler(Sampler):
+class EpochSampler(KnownArguments, Sampler):
     """The base of the samplers: seed, epoch, rank and length. A subclass draws the order of an epoch.
 
     >>> class Shuffle(EpochSampler):
@@ -33,6 +33,8 @@ class EpochSampler(Sampler):
         draws: Items of an epoch over all ranks; rounded up to a multiple of the ranks.
         seed: The same on every rank; ``None``: rank 0 draws one.
     """
+
+    kind = "sampler"
 
     def __init__(self, dataset: Any, draws: int, seed: int | None) -> None:
         whole_number("num_samples", draws, at_least=1)

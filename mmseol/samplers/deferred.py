@@ -9,13 +9,13 @@ from mmengine.dataset import DefaultSampler
 from torch.utils.data import Sampler
 
 from mmseol.registry import DATA_SAMPLERS
-from mmseol.utils.checks import whole_number
+from mmseol.utils.checks import KnownArguments, whole_number
 
 __all__ = ["DeferredSampler"]
 
 
 @DATA_SAMPLERS.register_module()
-class DeferredSampler(Sampler):
+class DeferredSampler(KnownArguments, Sampler):
     """Draw with one sampler first, and with another from epoch ``begin`` on (deferred re-sampling, DRS).
 
     Cao et al., NeurIPS 2019 (LDAM), compare it with deferred re-weighting and begin at epoch 160 of 200,
@@ -40,6 +40,8 @@ class DeferredSampler(Sampler):
     Raises:
         ValueError: If ``begin`` is negative or no whole number, or the samplers' epochs differ in length.
     """
+
+    kind = "sampler"
 
     def __init__(
         self,
