@@ -63,6 +63,26 @@ def test_weights_are_one_until_the_epoch_begins(tmp_path: Path, loss: dict[str, 
     assert log_of(runner).count("class weights from now on") == 2
 
 
+@pytest.mark.parametrize("begin", [1, 2])
+def test_losses_without_class_weights_of_their_own_are_weighted_too(tmp_path: Path, begin: int) -> None:
+    """With the hook found by its method, and the gradient, not just the attribute, weighted by class."""
+    model = TinyModel([outlying(), {"type": "mmseol.SeesawLoss"}, {"type": "mmseol.GHMCLoss"}], [])
+    runner = tiny_runner(tmp_path, model, custom_hooks=[dict(DRW, begin=begin), COUNT], epochs=2)
+    runner.train()
+    expected = effective_number(0.9999) if begin == 1 else np.ones(4)
+    losses = runner.model.decode_head.losses
+    assert len(losses) == 3
+    for loss in losses:
+        np.testing.assert_allclose(loss.current_class_weight(), expected, rtol=1e-9)
+    assert not any("class_factor" in key for key in runner.model.state_dict())
+    pred, target = torch.zeros(4, 4), torch.arange(4)
+    loss = losses[0].eval()
+    weighted = loss(pred, target, reduction_override="none")
+    loss._class_factor = None
+    plain = loss(pred, target, reduction_override="none")
+    torch.testing.assert_close(weighted, plain * torch.from_numpy(expected).float())
+
+
 def test_weights_are_right_wherever_a_run_resumes(tmp_path: Path) -> None:
     watched(tmp_path, DRW, CE, epochs=3)
     for epoch in (1, 2, 3):
