@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import pickle
 import warnings
@@ -33,7 +34,7 @@ from mmseol.datasets import (
 )
 from mmseol.datasets.imbalance import kept_indices
 from mmseol.datasets.repeat_rare import repeat_factors
-from mmseol.datasets.stratify import stratified_parts
+from mmseol.datasets.stratify import held_out, stratified_parts
 
 K = 4
 BALANCED = [c for c in range(K) for _ in range(20)]
@@ -547,6 +548,26 @@ def test_segmentation_has_no_class_per_image(maps: Path) -> None:
     for make in (HoldOut, ImbalancedDataset):
         with pytest.raises(TypeError, match=r"needs `gt_label`.*for segmentation take StratifiedHoldOut"):
             make(seg_dataset(maps))
+
+
+@pytest.mark.parametrize(
+    ("made", "defaults"),
+    [
+        (HoldOut, dict(per_class=5, side="train", seed=0, lazy_init=False)),  # Kato & Hotta, sec. 4.1
+        (ImbalancedDataset, dict(profile="long_tailed", ratio=100, seed=0, protocol=None, lazy_init=False)),
+        (StratifiedHoldOut, dict(fraction=0.1, side="train", seed=0, ignore_index=255, lazy_init=False)),
+        (StratifiedKFold, dict(fold=0, num_folds=5, side="train", seed=0, ignore_index=255, lazy_init=False)),
+        (RepeatRareDataset, dict(threshold=0.5, seed=0, ignore_index=255, lazy_init=False)),
+        (kept_indices, dict(seed=0, protocol=None)),
+        (held_out, dict(seed=0)),
+        (stratified_parts, dict(seed=0)),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_defaults(made: Any, defaults: dict[str, Any]) -> None:
+    """A config that names no value keeps its data and its results with every version."""
+    parameters = inspect.signature(made).parameters
+    assert {name: parameters[name].default for name in defaults} == defaults
 
 
 def test_the_base_class_cannot_be_mistaken_for_a_wrapper() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,21 @@ def test_sampling_is_deferred(tmp_path: Path) -> None:
     first = str(tmp_path / "whole" / "epoch_1.pth")
     again = train(tmp_path / "again", epochs=3, randomness={"seed": 1}, load_from=first, resume=True)
     assert again == {1: whole[1], 2: whole[2]}
+
+
+@pytest.mark.parametrize(
+    ("made", "defaults"),
+    [
+        (AlphaRampHook, dict(start=1.0, end=None, begin=0, until=10, by_epoch=True)),
+        # Cao et al.'s schedule for 200 epochs.
+        (DeferredReweightHook, dict(begin=160, by_epoch=True, weight="effective_number", beta=0.9999)),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_defaults(made: Any, defaults: dict[str, Any]) -> None:
+    """A config that names no value keeps its data and its results with every version."""
+    parameters = inspect.signature(made).parameters
+    assert {name: parameters[name].default for name in defaults} == defaults
 
 
 def test_deferred_sampler_is_its_samplers() -> None:

@@ -3,7 +3,7 @@
 import copy
 import inspect
 import warnings
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from importlib.metadata import PackageNotFoundError
 
 import pytest
@@ -12,6 +12,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 
 from mmseol import experiment
 from mmseol.__main__ import main
+from mmseol.experiment.commands import default_work_dir
 from mmseol.experiment.config_files import check_bases, check_packages, find_config, set_options
 from mmseol.experiment.data import check_files
 from mmseol.registry import MODELS
@@ -370,6 +371,23 @@ def test_losses_by_name_have_the_defaults_of_their_class(name):
     weight = settings.pop("class_weight", None)
     assert weight is None or f"_{weight}" in name or name == "weighted_focal"
     assert settings == {key: parameters[key].default for key in settings}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, "work_dirs/leaf"),
+        (dict(seed=0), "work_dirs/leaf/seed0"),
+        (dict(loss="outlying_mse:alpha=6", seed=1), "work_dirs/leaf/outlying_mse-alpha=6_seed1"),
+        (
+            dict(loss="ce", imbalance="long_tailed:100", retrain_classifier=["crt", "a/b.pth"]),
+            "work_dirs/leaf/ce_long_tailed-100_crt",
+        ),
+    ],
+)
+def test_default_work_dir(arguments, expected):
+    none = dict(config="configs/x/leaf.py", loss=None, imbalance=None, seed=None, retrain_classifier=None)
+    assert default_work_dir(Namespace(**{**none, **arguments})) == expected
 
 
 def test_set_split():

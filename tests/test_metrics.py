@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -293,6 +294,20 @@ def test_counts_of_the_config_are_not_replaced(cls: type) -> None:
         metric.set_class_counts([1, 9])
     assert given._counts.tolist() == [9, 1]
     assert told._counts.tolist() == [1, 9]
+
+
+@pytest.mark.parametrize(
+    ("made", "defaults"),
+    [
+        (ClassBalanceMetric, dict(limits=(20, 100), class_counts=None, prefix=None)),  # Liu et al., CVPR 2019
+        (SegClassBalanceMetric, dict(limits=None, ignore_index=255, keep_results=True, format_only=False)),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_defaults(made: Any, defaults: dict[str, Any]) -> None:
+    """A config that names no value keeps its data and its results with every version."""
+    parameters = inspect.signature(made).parameters
+    assert {name: parameters[name].default for name in defaults} == defaults
 
 
 def test_classes_without_names_are_numbered(logged: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -175,6 +176,20 @@ def test_expected_counts_are_the_mean_of_what_is_drawn(data: LabelDataset, maps:
     spread = np.sqrt(sampler.total_size / 4 / EPOCHS)  # an upper bound: the variance of a fair coin
     tolerance = 1e-9 if isinstance(sampler, (UnderSampler, OverSampler)) else 4.5 * spread
     assert np.abs(seen.mean(0) - expected).max() <= tolerance
+
+
+@pytest.mark.parametrize(
+    ("made", "defaults"),
+    [
+        (ClassAwareSampler, dict(power=0.0, num_samples=None, seed=None)),
+        (RareClassSampler, dict(temperature=0.01, min_pixels=1, ignore_index=255, seed=None)),  # DAFormer
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_defaults(made: Any, defaults: dict[str, Any]) -> None:
+    """A config that names no value keeps its data and its results with every version."""
+    parameters = inspect.signature(made).parameters
+    assert {name: parameters[name].default for name in defaults} == defaults
 
 
 def test_orders_follow_from_seed_and_epoch(data: LabelDataset, maps: Any) -> None:
