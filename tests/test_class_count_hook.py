@@ -296,6 +296,31 @@ def test_averaged_models_know_the_counts_before_their_first_update(tmp_path: Pat
     assert look.found == [COUNTS, COUNTS]
 
 
+def test_one_process_alone_writes_the_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmseol.hooks.class_count.is_main_process", lambda: False)
+    net = model()
+    runner = tiny_runner(tmp_path, net)
+    runner.train()
+    assert told(net) == [COUNTS, COUNTS]
+    assert not (tmp_path / "class_counts.json").exists()
+    assert "counted in" not in log_of(runner)
+
+
+@pytest.mark.parametrize(
+    ("head", "hook", "ignored"), [(None, None, None), (2, None, 2), (None, 1, 1), (2, 1, 1)]
+)
+def test_the_ignored_label_is_the_hooks_or_the_heads(
+    tmp_path: Path, head: int | None, hook: int | None, ignored: int | None
+) -> None:
+    net = TinyModel([{"type": "mmseol.CrossEntropyLoss"}], [])
+    if head is not None:
+        net.decode_head.ignore_index = head
+    count = {"type": "mmseol.ClassCountHook", "ignore_index": hook}
+    tiny_runner(tmp_path, net, custom_hooks=[count]).train()
+    expected = [0 if label == ignored else number for label, number in enumerate(COUNTS)]
+    assert net.decode_head.losses[0].class_counts.tolist() == expected
+
+
 GIVEN, KNOWN, DATA = [9, 1], [8, 2], [7, 3]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -85,6 +86,17 @@ def test_a_run_that_ends_before_the_start_is_warned_and_other_losses_are_left_al
     tiny_runner(tmp_path / "b", plain, custom_hooks=HOOKS).train()
     with pytest.raises(RuntimeError, match=r"mmseol\.ClassifierFeatureHook"):
         tiny_runner(tmp_path / "c", TinyModel([balanced()], []), custom_hooks=HOOKS[:1]).train()
+
+
+def test_training_again_after_an_error_feeds_the_features_once() -> None:
+    net = TinyModel([balanced(1)], [])
+    runner = SimpleNamespace(model=net, max_iters=8, train_dataloader=[0] * 4)
+    hook = ClassifierFeatureHook()
+    for _ in range(2):  # an error in training leaves out `after_train`
+        hook.before_train(runner)
+        assert len(net.decode_head.fc._forward_pre_hooks) == 1
+    hook.after_train(runner)
+    assert not net.decode_head.fc._forward_pre_hooks
 
 
 def seg_model(align_corners: bool) -> tuple[Any, Any]:

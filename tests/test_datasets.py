@@ -13,13 +13,21 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.distributed import run_ranks
-from helpers.small_data import LabelDataset, seg_config, seg_dataset, write_maps
+from helpers.small_data import (
+    FourClassDataset,
+    LabelDataset,
+    seg_config,
+    seg_dataset,
+    write_images,
+    write_maps,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
 from mmengine.registry import DATASETS as ROOT
 from mmengine.registry import DefaultScope
 from mmpretrain.datasets import BaseDataset as ClsDataset
+from mmseg.datasets import MultiImageMixDataset
 from sklearn.model_selection import StratifiedKFold as SklearnKFold
 from torch.utils.data import DataLoader
 
@@ -398,6 +406,21 @@ def test_iterative_stratification_beats_chance_on_rare_classes() -> None:
     assert ours.sum() < np.percentile(np.sum(chance, axis=1), 5)
     assert (parts == stratified_parts(classes, 6, [0.8, 0.2], seed=0)).all()
     assert (parts != stratified_parts(classes, 6, [0.8, 0.2], seed=1)).any()
+
+
+class Mark:
+    """Transform of a mosaic that marks what it has seen."""
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        return {**results, "mixed": True}
+
+
+def test_a_part_of_a_mosaic_serves_mixed_images(maps: Path) -> None:
+    write_images(maps, 40)
+    mosaic = MultiImageMixDataset({"type": FourClassDataset, **seg_config(maps)}, pipeline=[{"type": Mark}])
+    part = StratifiedHoldOut(mosaic, 0.25, side="val")
+    assert part[0]["mixed"]
+    assert part[0]["img_path"] == mosaic.dataset.get_data_info(int(part.indices[0]))["img_path"]
 
 
 def test_items_without_a_class_are_dealt_out_too() -> None:

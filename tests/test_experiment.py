@@ -12,7 +12,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 
 from mmseol import experiment
 from mmseol.__main__ import main
-from mmseol.experiment.commands import default_work_dir
+from mmseol.experiment.commands import default_work_dir, start_cpu_process_group
 from mmseol.experiment.config_files import check_bases, check_packages, find_config, set_options
 from mmseol.experiment.data import check_files
 from mmseol.registry import MODELS
@@ -388,6 +388,24 @@ def test_losses_by_name_have_the_defaults_of_their_class(name):
 def test_default_work_dir(arguments, expected):
     none = dict(config="configs/x/leaf.py", loss=None, imbalance=None, seed=None, retrain_classifier=None)
     assert default_work_dir(Namespace(**{**none, **arguments})) == expected
+
+
+@pytest.mark.parametrize(
+    ("launcher", "cuda", "initialized", "started"),
+    [
+        ("pytorch", False, False, ["gloo"]),
+        ("pytorch", False, True, []),
+        ("pytorch", True, False, []),
+        ("none", False, False, []),
+    ],
+)
+def test_processes_without_gpu_meet_over_gloo_once(monkeypatch, launcher, cuda, initialized, started):
+    groups = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: initialized)
+    monkeypatch.setattr(torch.distributed, "init_process_group", groups.append)
+    start_cpu_process_group(launcher)
+    assert groups == started
 
 
 def test_set_split():
