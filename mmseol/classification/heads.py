@@ -70,7 +70,8 @@ class CalibratedHeadMixin(FullPrecisionBuffers):
     >>> from mmpretrain.models import VisionTransformerClsHead
     >>> class CalibratedViTHead(CalibratedHeadMixin, VisionTransformerClsHead):
     ...     pass
-    >>> CalibratedViTHead(num_classes=4, in_channels=8).temperature
+    >>> loss = dict(type="mmseol.CrossEntropyLoss")
+    >>> CalibratedViTHead(num_classes=4, in_channels=8, loss=loss).temperature
     tensor(1., dtype=torch.float64)
 
     Args:
@@ -142,7 +143,8 @@ class CalibratedHeadMixin(FullPrecisionBuffers):
 class CalibratedLinearClsHead(CalibratedHeadMixin, LinearClsHead):
     """mmpretrain's linear head with the scores of :class:`CalibratedHeadMixin`.
 
-    >>> head = CalibratedLinearClsHead(num_classes=4, in_channels=8)
+    >>> loss = dict(type="mmseol.LDAMLoss", class_counts=[9, 5, 2, 1])
+    >>> head = CalibratedLinearClsHead(num_classes=4, in_channels=8, loss=loss)
     >>> (sample,) = head.predict((torch.ones(1, 8),))
     >>> round(sample.pred_score.sum().item(), 6)
     1.0

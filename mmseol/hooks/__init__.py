@@ -6,6 +6,8 @@ from mmseol.hooks.class_difficulty import ClassDifficultyHook
 from mmseol.hooks.classifier_features import ClassifierFeatureHook, feed_features
 from mmseol.hooks.deferred_reweight import DeferredReweightHook
 from mmseol.hooks.non_finite_loss import NonFiniteLossHook
+from mmseol.hooks.stop_signals import StopSignalHook
+from mmseol.hooks.whole_checkpoints import WholeCheckpointHook, newest_whole_checkpoint
 
 __all__ = [
     "AlphaRampHook",
@@ -14,5 +16,8 @@ __all__ = [
     "ClassifierFeatureHook",
     "DeferredReweightHook",
     "NonFiniteLossHook",
+    "StopSignalHook",
+    "WholeCheckpointHook",
     "feed_features",
+    "newest_whole_checkpoint",
 ]

@@ -132,6 +132,8 @@ def _validation_was_due(loop: Any) -> bool:
     loop._decide_current_val_interval()
     by_epoch = isinstance(loop, EpochBasedTrainLoop)
     done, last = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
+    if by_epoch and loop.iter != loop.epoch * len(loop.dataloader):
+        return False  # stopped within the epoch, after that validation
     return loop.val_begin <= done < last and done % loop.val_interval == 0
 
 

@@ -1,0 +1,171 @@
+"""SIGTERM and Ctrl-C in real processes, and the runs that continue after them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.distributed import run_ranks
+from helpers.forked_runs import start, status_of
+from helpers.tiny_runner import LABELS, TinyModel, tiny_runner
+from mmengine.config import ConfigDict
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmseol.hooks import StopSignalHook
+
+CE = {"type": "mmseol.CrossEntropyLoss"}
+
+
+class SignalAt(Hook):
+    """Send a signal to this process, or to its group, in the middle of an iteration, counted from 1."""
+
+    def __init__(self, iteration: int, number: int, group: bool = False, rank: int = 0) -> None:
+        self.iteration, self.number, self.group, self.rank = iteration, number, group, rank
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        if runner.iter + 1 == self.iteration and runner.rank == self.rank:
+            os.killpg(os.getpgrp(), self.number) if self.group else os.kill(os.getpid(), self.number)
+
+
+class Batches(Hook):
+    """Note the labels of every batch."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, list[int]]] = []
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        self.seen.append((runner.iter, torch.stack(list(data_batch["label"])).tolist()))
+
+
+def runner_of(work_dir: Path, hooks: list[Any], by_epoch: bool = True, **kwargs: Any) -> Runner:
+    torch.manual_seed(0)
+    cycle = {"by_epoch": True, "max_epochs": 3} if by_epoch else {"by_epoch": False, "max_iters": 12}
+    checkpoint = {
+        "type": "mmseol.WholeCheckpointHook",
+        "by_epoch": by_epoch,
+        "interval": 1 if by_epoch else 100,
+    }
+    options = dict(
+        default_hooks={"checkpoint": checkpoint},
+        custom_hooks=[{"type": "mmseol.StopSignalHook"}, *hooks],
+        train_cfg={**cycle, "val_interval": 1000},
+        randomness={"seed": 0},
+        optim_wrapper={"optimizer": {"type": "SGD", "lr": 0.1, "momentum": 0.9}},
+        param_scheduler=[{"type": "LinearLR", "by_epoch": False, "end": 12}],
+    )
+    return tiny_runner(work_dir, TinyModel([CE], [CE]), LABELS, **{**options, **kwargs})
+
+
+def _train(work_dir: Path, hooks: list[Any], by_epoch: bool, workers: int = 0) -> None:
+    runner = runner_of(work_dir, hooks, by_epoch)
+    if workers:
+        runner._train_dataloader.update(num_workers=workers, persistent_workers=True)
+    runner.train()
+    os._exit(0)
+
+
+@pytest.mark.parametrize("by_epoch", [True, False])
+@pytest.mark.parametrize("stop", [1, 6, 8])  # the first, within the second epoch, at its end
+def test_a_stopped_run_continues_as_if_it_had_not_been(tmp_path: Path, stop: int, by_epoch: bool) -> None:
+    whole = Batches()
+    uninterrupted = runner_of(tmp_path / "whole", [whole], by_epoch)
+    uninterrupted.train()
+
+    process = start(_train, tmp_path / "run", [SignalAt(stop, signal.SIGTERM)], by_epoch)
+    assert status_of(process) == 128 + signal.SIGTERM
+    saved = torch.load(tmp_path / "run" / f"stopped_{stop}.pth", weights_only=False)
+    assert saved["meta"]["iter"] == stop
+    rest = Batches()
+    resumed = runner_of(tmp_path / "run", [rest], by_epoch, resume=True)
+    resumed.train()
+    assert rest.seen == whole.seen[stop:]
+    assert resumed.iter == uninterrupted.iter == 12
+    for name, value in uninterrupted.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+    assert not list((tmp_path / "run").glob("stopped_*.pth"))
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_workers_outlive_a_signal_to_the_group(tmp_path: Path, number: int, status: int) -> None:
+    process = start(_train, tmp_path, [SignalAt(6, number, group=True)], True, 2)
+    assert status_of(process) == status
+    assert (tmp_path / "stopped_6.pth").is_file()
+
+
+def test_two_stops_leave_one_checkpoint(tmp_path: Path) -> None:
+    for stop in (2, 7):
+        hooks = [SignalAt(stop, signal.SIGTERM)]
+        assert status_of(start(_resume, tmp_path, hooks)) == 143
+        assert [path.name for path in tmp_path.glob("stopped_*.pth")] == [f"stopped_{stop}.pth"]
+        assert (tmp_path / "last_checkpoint").read_text() == str(tmp_path / f"stopped_{stop}.pth")
+    assert torch.load(tmp_path / "stopped_7.pth", weights_only=False)["meta"]["trained_batches"] == 3
+
+
+def _resume(work_dir: Path, hooks: list[Any]) -> None:
+    runner_of(work_dir, hooks, resume=True).train()
+
+
+class Slow(Hook):
+    """Let an iteration last."""
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        (Path(runner.work_dir) / "began").touch()
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            time.sleep(0.01)
+
+
+def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
+    process = start(_train, tmp_path, [Slow()], True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "began").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGTERM)
+    time.sleep(0.2)
+    assert process.is_alive()
+    os.kill(process.pid, signal.SIGTERM)
+    assert status_of(process, 20) == -signal.SIGTERM
+
+
+def test_handlers_and_loaders_are_restored(tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    runner = runner_of(tmp_path, [])
+    runner.train()
+    init = runner.train_dataloader.worker_init_fn
+    assert "_outlive_signals" not in str(init)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_the_last_iteration_ends_by_itself(tmp_path: Path) -> None:
+    runner = runner_of(tmp_path, [SignalAt(12, signal.SIGTERM)])
+    runner.train()
+    assert not list(tmp_path.glob("stopped_*.pth"))
+
+
+def _stop_on(rank: int, folder: str) -> tuple[Any, int]:
+    wrapper = {"type": "MMDistributedDataParallel", "device_ids": None, "broadcast_buffers": False}
+    hooks = [SignalAt(2, signal.SIGTERM, rank=1)]
+    runner = runner_of(Path(folder), hooks, cfg=ConfigDict(model_wrapper_cfg=wrapper), launcher="pytorch")
+    try:
+        runner.train()
+    except SystemExit as error:
+        return error.code, runner.iter + 1
+    return None, runner.iter
+
+
+def test_all_ranks_stop_at_one_iteration_if_one_is_asked_to(tmp_path: Path) -> None:
+    one, two = run_ranks(_stop_on, str(tmp_path))
+    assert one == two == (143, 3)  # the ranks agree one iteration later
+    assert (tmp_path / "stopped_3.pth").is_file()
+
+
+def test_wrong_names() -> None:
+    with pytest.raises(ValueError, match=r"`signals` must be one of 'SIGTERM', 'SIGINT', got 'SIGKILL'"):
+        StopSignalHook(["SIGKILL"])
