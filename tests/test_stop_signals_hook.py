@@ -59,7 +59,10 @@ def runner_of(work_dir: Path, hooks: list[Any], by_epoch: bool = True, **kwargs:
         optim_wrapper={"optimizer": {"type": "SGD", "lr": 0.1, "momentum": 0.9}},
         param_scheduler=[{"type": "LinearLR", "by_epoch": False, "end": 12}],
     )
-    return tiny_runner(work_dir, TinyModel([CE], [CE]), LABELS, **{**options, **kwargs})
+    runner = tiny_runner(work_dir, TinyModel([CE], [CE]), LABELS, **{**options, **kwargs})
+    if not by_epoch:
+        runner._train_dataloader["sampler"] = {"type": "InfiniteSampler", "shuffle": True}
+    return runner
 
 
 def _train(work_dir: Path, hooks: list[Any], by_epoch: bool, workers: int = 0) -> None:
