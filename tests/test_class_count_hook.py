@@ -15,6 +15,7 @@ from helpers.tiny_runner import LABELS, TinyDataset, TinyModel, log_of, one_poin
 from mmengine.config import ConfigDict
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
+from PIL import Image
 
 from mmseol.counting.counts import ClassCounts, outlying_values
 from mmseol.hooks import ClassCountHook
@@ -397,8 +398,8 @@ def test_two_wrapped_ranks(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ mmseg
 
 
-def seg_runner(root: Path, work_dir: Path, **hook: Any) -> Runner:
-    """Return a Runner of a small EncoderDecoder with two heads and three losses."""
+def seg_runner(root: Path, work_dir: Path, val: Path | None = None, **hook: Any) -> Runner:
+    """Return a Runner of a small EncoderDecoder with two heads and three losses; ``val``: validation data."""
     import mmseg.models  # noqa: F401
     from helpers.small_data import seg_dataset
 
@@ -416,6 +417,10 @@ def seg_runner(root: Path, work_dir: Path, **hook: Any) -> Runner:
         "auxiliary_head": {**head, "in_channels": 8, "in_index": 0, "loss_decode": losses[0]},
     }  # fmt: skip
     pipeline = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}, {"type": "PackSegInputs"}]
+    validation: dict[str, Any] = {}
+    if val is not None:
+        loader = {"sampler": {"type": "DefaultSampler"}, "dataset": seg_dataset(val, pipeline=pipeline)}
+        validation = {"val_dataloader": loader, "val_cfg": {}, "val_evaluator": {"type": "IoUMetric"}}
     return Runner(
         model=net,
         work_dir=str(work_dir),
@@ -429,18 +434,68 @@ def seg_runner(root: Path, work_dir: Path, **hook: Any) -> Runner:
         custom_hooks=[{"type": "mmseol.ClassCountHook", **hook}],
         default_scope="mmseg",
         experiment_name=work_dir.name,
+        **validation,
     )
+
+
+def write_pairs(root: Path) -> Path:
+    from helpers.small_data import write_images, write_maps
+
+    write_maps(root)
+    write_images(root)
+    return root
+
+
+@pytest.mark.usefixtures("mmseg_scope")
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_label_maps_of_another_size_than_their_image_stop_the_run(tmp_path: Path, part: str) -> None:
+    """mmseg crops the two of them apart and trains on misaligned labels."""
+    roots = {name: write_pairs(tmp_path / name) for name in ("train", "val")}
+    path = roots[part] / "ann" / "003.png"
+    Image.fromarray(np.zeros((4, 5), dtype=np.uint8)).save(path)
+    runner = seg_runner(roots["train"], tmp_path / "work", roots["val"])
+    message = rf"{path} \(item 3\) must have the size of its image .*8x10 \(HxW\), got 4x5"
+    where = "Validation data: " if part == "val" else ""
+    with pytest.raises(ValueError, match=rf"^{where}The label map {message}"):
+        runner.train()
+    hook = ClassCountHook(check_labels=False)
+    hook.before_train(runner)  # as before: counts without a word
+    assert runner.model.decode_head.loss_decode[0].counted
+
+
+@pytest.mark.usefixtures("mmseg_scope")
+@pytest.mark.parametrize("check", [True, False])
+def test_labels_of_the_validation_data_are_checked_before_training(tmp_path: Path, check: bool) -> None:
+    roots = {name: write_pairs(tmp_path / name) for name in ("train", "val")}
+    Image.fromarray(np.full((8, 10), 77, dtype=np.uint8)).save(roots["val"] / "ann" / "005.png")
+    runner = seg_runner(roots["train"], tmp_path / "work", roots["val"], check_labels=check)
+    if not check:
+        runner.train()
+        assert runner.iter == 2
+        return
+    with pytest.raises(ValueError, match=r"^Validation data: .*005\.png .* holds the label 77"):
+        runner.train()
+    assert runner.iter == 0
+
+
+def test_validation_data_without_labels_are_left_alone(tmp_path: Path) -> None:
+    class Unlabelled(TinyDataset):
+        def load_data_list(self) -> list[dict[str, Any]]:
+            return [{"other": 0}] * 4
+
+    loader = {"batch_size": 4, "sampler": {"type": "DefaultSampler"}, "dataset": Unlabelled([])}
+    runner = tiny_runner(tmp_path, model(), val_dataloader=loader, val_cfg={}, val_evaluator=[])
+    runner.train_loop.val_begin = 9
+    runner.train()
+    assert "The labels of the validation data are not checked." in log_of(runner)
 
 
 @pytest.mark.usefixtures("mmseg_scope")
 @pytest.mark.parametrize("count", ["samples", "images"])
 def test_mmseg_model_with_two_heads(tmp_path: Path, count: str) -> None:
-    from helpers.small_data import write_images, write_maps
-
     from mmseol.counting import count_dataset
 
-    root = write_maps(tmp_path / "data")
-    write_images(root)
+    root = write_pairs(tmp_path / "data")
     runner = seg_runner(root, tmp_path / f"work_{count}", count=count)
     runner.train()
     expected = count_dataset(runner.train_dataloader.dataset, 4)

@@ -25,6 +25,7 @@ from mmseol.hooks.run_parts import (
     train_dataset,
     train_sampler,
 )
+from mmseol.hooks.squared_errors import unfit_parts, watch_first_step
 from mmseol.registry import HOOKS
 from mmseol.utils.arrays import IntArray
 from mmseol.utils.checks import choice, whole_number
@@ -47,6 +48,10 @@ class ClassCountHook(Hook):
     the data (:func:`resolve_counts`); the log reports where they differ. The counts are logged as a table and
     written to ``class_counts.json`` in the work directory, a file that losses accept as ``class_counts``.
 
+    With losses of squared errors (:class:`mmseol.losses.OutlyingMSELoss`), the hook also warns if the
+    learning rate of SGD is too high for the first step, and if ``SegTTAModel`` or
+    ``OHEMPixelSampler(thresh=...)`` take the outputs for logits of a softmax.
+
     The buffers for the counts are allocated before the run, ahead of ``EMAHook``, whose copy needs them too.
     They are filled after a checkpoint is loaded.
 
@@ -64,10 +69,12 @@ class ClassCountHook(Hook):
         workers: As in :func:`mmseol.counting.count_dataset`; so are ``cache`` and ``cache_dir``.
         cache: Whether to keep counts of label maps on disk.
         cache_dir: Folder for them; ``None``: ``~/.cache/mmseol``.
+        check_labels: Whether each label map must have the height and width of its image, and whether the
+            labels of the validation data are checked before training starts, too.
 
     Raises:
-        ValueError: If heads, data set and ``num_classes`` disagree on the number of classes, or a label
-            is no class.
+        ValueError: If heads, data set and ``num_classes`` disagree on the number of classes, a label
+            is no class, or a label map has another size than its image.
         RuntimeError: If a loss needs counts and there is no training data to count.
     """
 
@@ -81,6 +88,7 @@ class ClassCountHook(Hook):
         workers: int | None = None,
         cache: bool = True,
         cache_dir: str | Path | None = None,
+        check_labels: bool = True,
     ) -> None:
         self.count = choice("count", count, ("samples", "images"))
         self.num_classes = (
@@ -88,7 +96,13 @@ class ClassCountHook(Hook):
         )
         self.ignore_index = ignore_index
         self._counted: IntArray | None = None
-        self.counting: dict[str, Any] = {"workers": workers, "cache": cache, "cache_dir": cache_dir}
+        self.check_labels = check_labels
+        self.counting: dict[str, Any] = {
+            "workers": workers,
+            "cache": cache,
+            "cache_dir": cache_dir,
+            "check_sizes": check_labels,
+        }
 
     def before_run(self, runner: Any) -> None:
         """Allocate the buffers before the model is copied or a checkpoint is loaded."""
@@ -104,6 +118,9 @@ class ClassCountHook(Hook):
     def before_train(self, runner: Any) -> None:
         """Count, and set the counts of every loss."""
         model = unwrap(runner.model)
+        for warning in unfit_parts(model, runner.cfg):
+            runner.logger.warning(warning)
+        watch_first_step(runner, model)
         losses = counting_losses(model)
         if not losses and all(_given(metric) is not None for metric in counting_metrics(runner._val_loop)):
             runner.logger.debug("ClassCountHook: no loss or metric takes class counts; nothing is counted.")
@@ -113,6 +130,8 @@ class ClassCountHook(Hook):
         if counts is None:
             return
         self._counted = getattr(counts, self.count)
+        if self.check_labels:
+            self._check_validation(runner, model, losses, len(names))
         resumed = runner.iter > 0  # a checkpoint that is only loaded leaves 0
         for name, missing in missing_hooks(runner, losses):
             runner.logger.warning(
@@ -142,6 +161,8 @@ class ClassCountHook(Hook):
 
     def before_test_epoch(self, runner: Any) -> None:
         """Set the counts of the test's metrics."""
+        for warning in unfit_parts(unwrap(runner.model), None):
+            runner.logger.warning(warning)
         self._set_metrics(runner, runner._test_loop)
 
     def _set_metrics(self, runner: Any, loop: Any) -> None:
@@ -166,9 +187,7 @@ class ClassCountHook(Hook):
                 "`train_dataloader` to count. Give it one, or give the losses their counts: "
                 "class_counts=[...] or class_counts='class_counts.json' of another run's work directory."
             )
-        ignore_index = self.ignore_index
-        if ignore_index is None:
-            ignore_index = _one("ignore_index", from_heads(model, losses, "ignore_index"))
+        ignore_index = self._resolve_ignore_index(model, losses)
         runner.logger.info("Counting the classes of the training data.")
         try:
             if callable(getattr(dataset, "full_init", None)):
@@ -186,6 +205,26 @@ class ClassCountHook(Hook):
             )
             return None, []
         return counts, names if len(names) == num_classes else [str(c) for c in range(num_classes)]
+
+    def _check_validation(
+        self, runner: Any, model: nn.Module, losses: list[tuple[str, Any]], num_classes: int
+    ) -> None:
+        """Check labels and sizes of the validation data, so that a fault shows before the first epoch."""
+        dataset = getattr(getattr(runner._val_loop, "dataloader", None), "dataset", None)
+        if dataset is None:
+            return
+        ignore_index = self._resolve_ignore_index(model, losses)
+        try:
+            count_dataset(dataset, num_classes, ignore_index, **self.counting)
+        except LabelError as error:
+            raise LabelError(f"Validation data: {error}", error.position) from error
+        except (TypeError, ValueError) as error:
+            runner.logger.info(f"The labels of the validation data are not checked. {error}")
+
+    def _resolve_ignore_index(self, model: nn.Module, losses: list[tuple[str, Any]]) -> int | None:
+        if self.ignore_index is not None:
+            return self.ignore_index
+        return _one("ignore_index", from_heads(model, losses, "ignore_index"))
 
     def _resolve_num_classes(
         self, model: nn.Module, losses: list[tuple[str, Any]], names: Sequence[str]

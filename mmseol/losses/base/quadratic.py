@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -36,6 +36,8 @@ class QuadraticLoss(ClassLoss):
 
     exclusive_classes = True
     lifts_precision = True
+    curvature: ClassVar[float] = 1.0
+    """Second derivative of the loss of one element in its output."""
 
     def target_values_of(self, pred: Tensor) -> Tensor:
         """Return the target value :math:`v_k` of each class, (K,)."""
