@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 from helpers.distributed import run_ranks
-from helpers.tiny_runner import LABELS, TinyModel, tiny_runner
-from mmengine.hooks import Hook
+from helpers.tiny_runner import LABELS, TinyDataset, TinyModel, tiny_runner
+from mmengine.hooks import EMAHook, Hook
+from torch import nn
 
 from mmseol.hooks import NonFiniteLossHook
 
@@ -87,6 +88,45 @@ def test_bad_weights_are_not_saved(tmp_path: Path) -> None:
     hooks = [SpoilWeights(), NonFiniteLossHook()]
     runner = tiny_runner(tmp_path, TinyModel([CE], [CE]), custom_hooks=hooks)
     with pytest.raises(FloatingPointError, match=r"decode_head\.fc\.bias is not finite after iteration 4"):
+        runner.train()
+    assert not list(tmp_path.glob("*.pth"))
+
+
+class SpoilAverage(Hook):
+    """Break one averaged weight, or a running statistic, before a checkpoint is saved."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
+        model = runner.model
+        if self.name.startswith("averaged"):
+            (hook,) = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
+            model = hook.ema_model.module
+        values = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        with torch.no_grad():
+            values[self.name.removeprefix("averaged ")].view(-1)[0] = float("nan")
+
+
+@pytest.mark.parametrize("name", ["averaged decode_head.fc.bias", "statistics.running_var"])
+@pytest.mark.parametrize("best", [False, True])
+def test_bad_averages_and_statistics_are_saved_neither_as_last_nor_as_best(
+    tmp_path: Path, name: str, best: bool
+) -> None:
+    """The loss of an iteration does not show them: EMA weights are not trained, statistics not used."""
+    model = TinyModel([CE], [CE])
+    model.statistics = nn.BatchNorm1d(3)
+    hooks = [SpoilAverage(name), {"type": "EMAHook"}, NonFiniteLossHook()]
+    when = {"interval": -1, "save_last": False} if best else {"interval": 1}
+    checkpoint = {"type": "CheckpointHook", "save_best": "score", "rule": "greater", **when}
+    loader = {"batch_size": 4, "sampler": {"type": "DefaultSampler"}, "dataset": TinyDataset(LABELS)}
+    validation = {"val_dataloader": loader, "val_cfg": {}, "val_evaluator": []}
+    runner = tiny_runner(
+        tmp_path, model, custom_hooks=hooks, default_hooks={"checkpoint": checkpoint}, **validation
+    )
+    runner._train_loop["val_interval"] = 1
+    runner.val_loop.run = lambda: runner.call_hook("after_val_epoch", metrics={"score": 1.0})
+    with pytest.raises(FloatingPointError, match="is not finite after iteration 4; no checkpoint is saved"):
         runner.train()
     assert not list(tmp_path.glob("*.pth"))
 

@@ -62,8 +62,8 @@ class Pictures(BaseDataset):
     def prepare_data(self, idx: int) -> dict[str, Any]:
         label = self.get_data_info(idx)["gt_label"]
         rng = np.random.default_rng(idx)
-        colour = np.random.default_rng(1000 + label).normal(size=(3, 4, 4)).repeat(4, 1).repeat(4, 2)
-        image = torch.from_numpy(60 * (colour + rng.normal(size=(3, 16, 16))) + 120).float()
+        colour = np.random.default_rng(1000 + label).normal(size=(3, 4, 4)).repeat(2, 1).repeat(2, 2)
+        image = torch.from_numpy(60 * (colour + rng.normal(size=(3, 8, 8))) + 120).float()
         return {"inputs": image, "data_samples": DataSample().set_gt_label(label)}
 
 

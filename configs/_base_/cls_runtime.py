@@ -12,4 +12,5 @@ custom_hooks = [
     dict(type="mmseol.ClassCountHook"),
     dict(type="mmseol.NonFiniteLossHook"),
     dict(type="mmseol.TemperatureHook"),
+    dict(type="mmseol.StopSignalHook"),
 ]

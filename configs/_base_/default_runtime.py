@@ -17,7 +17,9 @@ default_hooks = dict(
     timer=dict(type="IterTimerHook"),
     logger=dict(type="LoggerHook", interval=10),
     param_scheduler=dict(type="ParamSchedulerHook"),
-    checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=2, save_best="mIoU", rule="greater"),
+    checkpoint=dict(
+        type="mmseol.WholeCheckpointHook", interval=1, max_keep_ckpts=2, save_best="mIoU", rule="greater"
+    ),
     sampler_seed=dict(type="DistSamplerSeedHook"),
     visualization=dict(type="SegVisualizationHook"),
 )
@@ -25,4 +27,5 @@ custom_hooks = [
     dict(type="mmseol.ClassCountHook"),
     dict(type="mmseol.NonFiniteLossHook"),
     dict(type="mmseol.UpsampleFreeLossHook"),
+    dict(type="mmseol.StopSignalHook"),
 ]

@@ -20,6 +20,7 @@ from mmseol.experiment.training import (
     set_classifier_retraining,
     set_cpu_distributed,
     set_seed,
+    set_whole_checkpoints,
 )
 from mmseol.experiment.work_dir import check_work_dir
 
@@ -44,5 +45,6 @@ __all__ = [
     "set_show_folder",
     "set_split",
     "set_test_time_augmentation",
+    "set_whole_checkpoints",
     "stock_config",
 ]

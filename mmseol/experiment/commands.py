@@ -29,6 +29,7 @@ from mmseol.experiment.training import (
     set_classifier_retraining,
     set_cpu_distributed,
     set_seed,
+    set_whole_checkpoints,
 )
 from mmseol.experiment.work_dir import check_work_dir, lock_work_dir, resumed_config
 from mmseol.utils.unpickling import load_checkpoint, plain_data_only
@@ -77,6 +78,7 @@ def prepare_train(args: Namespace) -> Config:
     """
     cfg = load_config(args)
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or default_work_dir(args)
+    set_whole_checkpoints(cfg)
     if args.amp:
         set_amp(cfg)
     if args.resume:

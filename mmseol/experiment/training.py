@@ -17,6 +17,7 @@ __all__ = [
     "set_classifier_retraining",
     "set_cpu_distributed",
     "set_seed",
+    "set_whole_checkpoints",
 ]
 
 _METHODS = {"crt": ("mmseol.ClassifierRetraining", 10), "lws": ("mmseol.LearnableWeightScaling", 5)}
@@ -31,6 +32,22 @@ def set_seed(cfg: Config, seed: int) -> None:
     {'seed': 1}
     """
     cfg.randomness = {**cfg.get("randomness", {}), "seed": seed}
+
+
+def set_whole_checkpoints(cfg: Config) -> None:
+    """Write checkpoints whole, and save one at SIGTERM or Ctrl-C.
+
+    >>> cfg = Config(dict(default_hooks=dict(checkpoint=dict(type="CheckpointHook", interval=5))))
+    >>> set_whole_checkpoints(cfg)
+    >>> cfg.default_hooks.checkpoint.type, [hook.type for hook in cfg.custom_hooks]
+    ('mmseol.WholeCheckpointHook', ['mmseol.StopSignalHook'])
+    """
+    checkpoint = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
+    if checkpoint.get("type") in ("CheckpointHook", "mmengine.CheckpointHook"):
+        checkpoint["type"] = "mmseol.WholeCheckpointHook"
+    hooks = list(cfg.get("custom_hooks") or [])
+    if not any("StopSignalHook" in str(hook["type"]) for hook in hooks):
+        cfg.custom_hooks = [*hooks, dict(type="mmseol.StopSignalHook")]
 
 
 def set_amp(cfg: Config) -> None:

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from mmseol.registry import HOOKS
 from mmseol.utils.checks import whole_number
+from mmseol.utils.modules import unwrap
 
 __all__ = ["NonFiniteLossHook"]
 
+_STATISTICS = (".running_mean", ".running_var")  # other buffers may hold infinity by intention
 _REMEDY = (
     "The usual causes are a learning rate that is too high (lower it, warm up, or clip gradients with "
     "optim_wrapper=dict(clip_grad=dict(max_norm=...))), half precision (try OptimWrapper in place of "
@@ -29,8 +31,8 @@ class NonFiniteLossHook(Hook):
 
     The hook keeps the losses on the device and checks them every ``interval`` iterations, at the end of an
     epoch and before validation, so that most iterations do not wait for the device. All ranks stop if one
-    does. No checkpoint is saved, and none is overwritten, if a loss since the last check or a parameter is
-    not finite.
+    does. No checkpoint is saved, and none is overwritten, if a loss since the last check, a parameter, an
+    averaged parameter (``EMAHook``) or a running mean or variance is not finite.
 
     >>> hook = NonFiniteLossHook(interval=50)
 
@@ -83,15 +85,16 @@ class NonFiniteLossHook(Hook):
         found = self._first_bad()
         if found is not None:
             raise _error(found, get_rank(), "The checkpoint is not saved. ")
-        parameters = {name for name, _ in runner.model.named_parameters()}
-        parameters |= {name.removeprefix("module.") for name in parameters}
-        for name, value in checkpoint.get("state_dict", {}).items():
-            if name in parameters and not torch.isfinite(value).all():
-                done = checkpoint.get("meta", {}).get("iter", "?")
-                raise FloatingPointError(
-                    f"The parameter {name} is not finite after iteration {done}; no checkpoint is saved. "
-                    f"{_REMEDY}"
-                )
+        parameters = {name for name, _ in unwrap(runner.model).named_parameters()}
+        for part in ("state_dict", "ema_state_dict"):
+            for name, value in checkpoint.get(part, {}).items():
+                weight = name.removeprefix("module.") in parameters or name.endswith(_STATISTICS)
+                if weight and not torch.isfinite(value).all():
+                    done = checkpoint.get("meta", {}).get("iter", "?")
+                    raise FloatingPointError(
+                        f"The parameter {name} is not finite after iteration {done}; no checkpoint is saved. "
+                        f"{_REMEDY}"
+                    )
 
     def _check(self) -> None:
         """Raise on every rank if a loss of any rank is not finite."""
