@@ -118,7 +118,7 @@ class ClassCountHook(Hook):
     def before_train(self, runner: Any) -> None:
         """Count, and set the counts of every loss."""
         model = unwrap(runner.model)
-        for warning in unfit_parts(model, runner.cfg):
+        for warning in unfit_parts(model, getattr(runner, "cfg", None)):
             runner.logger.warning(warning)
         watch_first_step(runner, model)
         losses = counting_losses(model)

@@ -66,7 +66,7 @@ def watch_first_step(runner: Any, model: nn.Module) -> list[RemovableHandle]:
         Handles of the forward hooks, which remove themselves after the first batch.
     """
     wrapper = getattr(runner, "optim_wrapper", None)
-    if not isinstance(wrapper, OptimWrapper) or wrapper.clip_grad_kwargs or (runner.cfg or {}).get("compile"):
+    if not isinstance(wrapper, OptimWrapper) or wrapper.clip_grad_kwargs or runner.cfg.get("compile"):
         return []
     handles: list[RemovableHandle] = []
     for name, loss in _squared_errors(model):
