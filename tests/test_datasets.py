@@ -27,7 +27,7 @@ from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
 from mmengine.registry import DATASETS as ROOT
 from mmengine.registry import DefaultScope
 from mmpretrain.datasets import BaseDataset as ClsDataset
-from mmseg.datasets import MultiImageMixDataset
+from mmseg.datasets import MultiImageMixDataset as Mosaic
 from sklearn.model_selection import StratifiedKFold as SklearnKFold
 from torch.utils.data import DataLoader
 
@@ -417,7 +417,7 @@ class Mark:
 
 def test_a_part_of_a_mosaic_serves_mixed_images(maps: Path) -> None:
     write_images(maps, 40)
-    mosaic = MultiImageMixDataset({"type": FourClassDataset, **seg_config(maps)}, pipeline=[{"type": Mark}])
+    mosaic = Mosaic({"type": FourClassDataset, **seg_config(maps)}, pipeline=[{"type": Mark}])
     part = StratifiedHoldOut(mosaic, 0.25, side="val")
     assert part[0]["mixed"]
     assert part[0]["img_path"] == mosaic.dataset.get_data_info(int(part.indices[0]))["img_path"]
