@@ -223,22 +223,6 @@ def test_a_checkpoint_has_the_weights_of_the_classifier():
             experiment.check_weights(model, "a.pth", dict(state_dict=wrong))
 
 
-@pytest.mark.parametrize(
-    ("tta", "loss", "warned"),
-    [
-        ("SegTTAModel", "outlying_mse", True),
-        ("SegTTAModel", "ce", False),
-        ("mmseol.SegScoreTTAModel", "outlying_mse", False),
-    ],
-)
-def test_averaging_the_softmax_of_raw_outputs_is_warned_of(tta, loss, warned, recwarn):
-    cfg = seg_config(tta_model=dict(type=tta), tta_pipeline=[], test_dataloader=dict(dataset=dict(type="A")))
-    experiment.set_loss(cfg, loss)
-    experiment.set_test_time_augmentation(cfg)
-    found = [str(w.message) for w in recwarn if "tta_model.type=mmseol.SegScoreTTAModel" in str(w.message)]
-    assert len(found) == warned
-
-
 def test_options_with_an_unknown_first_key_are_warned_of():
     cfg = seg_config(train_cfg=dict(max_epochs=1))
     with pytest.warns(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,7 @@ from typing import Any
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from mmseol.experiment.config_files import types_in
 from mmseol.experiment.data import leaf_datasets, set_dataloader_defaults
-from mmseol.registry import MODELS
 from mmseol.utils.checks import choice
 
 __all__ = [
@@ -197,20 +194,5 @@ def set_test_time_augmentation(cfg: Config) -> None:
         set_dataloader_defaults(cfg)
     for dataset in leaf_datasets(loader.dataset):
         dataset["pipeline"] = cfg.tta_pipeline
-    if str(cfg.tta_model["type"]).endswith("SegTTAModel") and "SegScore" not in str(cfg.tta_model["type"]):
-        names = _raw_output_losses(cfg.model)
-        if names:
-            warnings.warn(
-                f"`--tta`: SegTTAModel averages a softmax, but {names[0]} trains raw outputs. Average these: "
-                "--cfg-options tta_model.type=mmseol.SegScoreTTAModel",
-                stacklevel=2,
-            )
     cfg.tta_model.module = cfg.model
     cfg.model = cfg.tta_model
-
-
-def _raw_output_losses(model: Any) -> list[str]:
-    from mmseol.losses.base import QuadraticLoss  # seconds
-
-    found = {name: MODELS.get(name) for name in types_in(model) if name.startswith("mmseol.")}
-    return [name for name, cls in found.items() if isinstance(cls, type) and issubclass(cls, QuadraticLoss)]
