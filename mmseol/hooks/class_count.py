@@ -264,7 +264,7 @@ def resolve_counts(
 ) -> tuple[IntArray, str | None]:
     """Return the class counts that a loss trains with, and a message if the counts disagree.
 
-    The counts of a resumed checkpoint come first, then those of the config, then those of the data.
+    The counts of the config come first, then those of a resumed checkpoint, then those of the data.
 
     >>> counts, message = resolve_counts(np.array([7, 3]), None, np.array([8, 3]), resumed=False)
     >>> counts.tolist()
@@ -279,15 +279,15 @@ def resolve_counts(
         resumed: Whether the run goes on with the checkpoint (``True``) or only loads its weights.
         names: Class names for the message.
     """
-    if resumed and known is not None:
+    if given is not None:
+        counts = other = given
+        text = "class_counts of the config are used, though the data differs."
+    elif resumed and known is not None:
         counts = other = known
         text = (
             "the resumed checkpoint was trained with class counts that differ from this run's data, and "
             "keeps them. Start a new run (load_from without resume) if the data was changed on purpose."
         )
-    elif given is not None:
-        counts = other = given
-        text = "class_counts of the config are used, though the data differs."
     else:
         counts, other = data, data if known is None else known
         text = "the class counts of this run's data replace those of the loaded checkpoint."
