@@ -277,6 +277,7 @@ def test_subsets_of_a_part() -> None:
     assert paths(part.get_subset(5)) == names[:5]
     assert paths(part.get_subset(-5)) == names[-5:]
     assert paths(part.get_subset(0)) == []
+    assert paths(part.get_subset([])) == []
     assert paths(part) == names
     part.get_subset_(2)
     assert paths(part) == names[:2]
