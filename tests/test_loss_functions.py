@@ -169,6 +169,14 @@ def test_target_values_are_one_per_class():
         losses.outlying_mse(pred, target, [1.0, 2.0])
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_target_values_get_no_gradient(reduction):
+    pred, values = torch.zeros(2, 3, requires_grad=True), torch.ones(3, requires_grad=True)
+    losses.outlying_mse(pred, torch.tensor([0, 1]), values, reduction=reduction).sum().backward()
+    assert pred.grad.any()
+    assert values.grad is None
+
+
 def test_seesaw_counts_are_one_per_class_and_stay_as_they_are():
     pred, target, counts = torch.zeros(2, 3), torch.tensor([0, 1]), torch.tensor([3, 2])
     with pytest.raises(ValueError, match="`class_counts` has 2 entries"):
