@@ -197,3 +197,10 @@ def test_long_lists_are_shortened():
 def test_median_frequency_of_a_class_that_fills_its_images():
     """f = 1, 0.2, 0.1: the median over them."""
     np.testing.assert_allclose(C.median_frequency_weights([4, 2, 1], [4, 10, 10]), [0.2, 1, 2])
+
+
+@pytest.mark.parametrize("load", [C.load_counts, C.load_weights])
+def test_files_of_other_kinds_are_refused(load, tmp_path):
+    (tmp_path / "counts.txt").write_text("[1, 2]")
+    with pytest.raises(ValueError, match=r"must be a sequence or a \.json or \.npy file, got .*counts\.txt"):
+        load(tmp_path / "counts.txt")

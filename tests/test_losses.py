@@ -233,3 +233,8 @@ def test_what_follows_from_the_counts_moves_with_the_module(loss, name):
     after = getattr(loss, name)
     assert (after.device.type, after.dtype, after.shape) == ("cuda", torch.float64, before.shape)
     assert loss.class_counts is None or loss.class_counts.device.type == "cuda"
+
+
+def test_a_checkpoint_holds_the_counts_alone():
+    loss = CrossEntropyLoss(class_weight="inverse_frequency", class_counts=[3, 2, 1])
+    assert set(loss.state_dict()) == {"class_counts", "class_totals"}

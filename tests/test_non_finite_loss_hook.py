@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -56,6 +57,12 @@ def test_interval_is_the_loggers(tmp_path: Path) -> None:
     assert runner.iter + 1 == 2
     runner, _ = run(tmp_path, 0)
     assert next(hook for hook in runner.hooks if isinstance(hook, NonFiniteLossHook)).interval == 10
+
+
+def test_interval_without_a_logger(tmp_path: Path) -> None:
+    hook = NonFiniteLossHook()
+    hook.before_train(SimpleNamespace(hooks=[hook]))
+    assert hook.interval == 10
 
 
 def test_finite_run_ends_and_saves(tmp_path: Path) -> None:

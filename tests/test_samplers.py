@@ -202,6 +202,11 @@ def test_orders_follow_from_seed_and_epoch(data: LabelDataset, maps: Any) -> Non
         assert len(one) == len(first)
 
 
+def test_deferred_samplers_draw_as_many_items(data: LabelDataset) -> None:
+    with pytest.raises(ValueError, match=r"as many items an epoch as `first` \(100\), got 20"):
+        DeferredSampler(data, begin=3, then=dict(type="mmseol.UnderSampler"))
+
+
 def test_orders_of_one_seed_are_not_those_of_the_next(data: LabelDataset) -> None:
     first, second = (ClassAwareSampler(data, seed=seed) for seed in (0, 1))
     orders = [*epochs(first, 3), *epochs(second, 3)]
