@@ -1,0 +1,1 @@
+"""Data, models and runs that several test modules use."""
