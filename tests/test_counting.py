@@ -765,6 +765,12 @@ def test_the_loader_of_labels_is_found_behind_that_of_images() -> None:
     assert wrappers.annotation_loaders(SimpleNamespace(pipeline=[image])) == []
 
 
+def test_no_bar_in_a_log_file(root: Path, capfd: pytest.CaptureFixture) -> None:
+    count_dataset(seg_dataset(root), K, cache=False, progress=True)
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
 def test_import_is_light() -> None:
     code = (
         "import sys, mmseol, mmseol.counting; "

@@ -82,6 +82,8 @@ def test_wrong_tau_and_empty_class() -> None:
     for tau in (-1, float("inf"), True):
         with pytest.raises(ValueError, match="`tau` must be a finite number of at least 0"):
             tau_normalized(torch.ones(2, 2), tau)
+        with pytest.raises(ValueError, match="`tau` must be a finite number of at least 0"):
+            logit_adjustment([2, 1], tau)
     with pytest.warns(UserWarning, match="3"):
         adjustment = logit_adjustment(COUNTS, 1.0)
     np.testing.assert_allclose(adjustment[3], -np.log(1 / 131))
