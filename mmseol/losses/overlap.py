@@ -31,6 +31,12 @@ class OverlapLoss(RegionLoss):
     With ``sync_avg_factor=True`` the sums are those of all ranks, so that value and averaged gradient are
     those of one process with the whole batch.
 
+    >>> class LargerRegionLoss(OverlapLoss):
+    ...     def ratio(self, overlap, predicted, labelled):
+    ...         return overlap, torch.maximum(predicted, labelled)
+    >>> LargerRegionLoss()(torch.zeros(1, 2, 2), torch.tensor([[0, 0]]))
+    tensor(0.5000)
+
     Args:
         power: Exponent of probabilities and labels in the regions' sizes, 1 or 2.
         smooth: Constant in numerator and denominator, or the two constants. Without it an absent class that

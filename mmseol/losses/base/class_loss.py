@@ -314,6 +314,10 @@ def evaluate_once(
 
     A function and its class thus share one code path. Within ``torch.compile`` the function runs eagerly,
     because the compiler does not trace how a loss is built; a loss that is built before is compiled whole.
+
+    >>> from mmseol.losses import OneHotMSELoss
+    >>> evaluate_once(OneHotMSELoss, torch.zeros(2, 3), torch.tensor([0, 1]), None, reduction="sum")
+    tensor(1.)
     """
     return build(*args, **kwargs)(pred, target, weight)
 

@@ -151,5 +151,9 @@ class CountedModule(FullPrecisionBuffers, nn.Module):
 
 
 def to_numpy(values: Any) -> Any:
-    """Return a tensor as a NumPy array and any other value unchanged."""
+    """Return a tensor as a NumPy array and any other value unchanged.
+
+    >>> to_numpy(torch.tensor([30, 10])), to_numpy("counts.json")
+    (array([30, 10]), 'counts.json')
+    """
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else values

@@ -19,6 +19,13 @@ class StatefulLoss(ClassLoss):
     buffers by position, have it from the start; a model whose number of classes nobody set creates it at
     its first use. It keeps its precision when the module is converted to half precision.
 
+    >>> class LossWithMeans(StatefulLoss):
+    ...     state_name = "means"
+    ...     def initial_state(self, num_classes):
+    ...         return torch.zeros(num_classes)
+    >>> list(LossWithMeans(class_counts=[30, 10]).state_dict())
+    ['class_counts', 'class_totals', 'means']
+
     Args:
         class_counts: As of :class:`~mmseol.losses.ClassLoss`; so are the arguments after it.
     """

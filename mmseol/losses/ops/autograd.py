@@ -27,6 +27,12 @@ def outside_graphs(function: AnyFunction) -> AnyFunction:
 
     That decorator imports ``torch._dynamo``, which takes seconds. This one imports nothing: it uses
     ``torch.compiler.disable`` once ``torch._dynamo`` has been imported, as it is before anything is compiled.
+
+    >>> @outside_graphs
+    ... def double(x):
+    ...     return 2 * x
+    >>> double(torch.tensor([1.0]))
+    tensor([2.])
     """
     disabled: list[Callable[..., Any]] = []
 
@@ -105,6 +111,12 @@ def with_elementwise_gradient(
     outputs: Tensor, value: Tensor, gradient: Tensor, dim: int | tuple[int, ...]
 ) -> Tensor:
     """Return ``value`` with ``gradient`` as its derivative by ``outputs``, differentiable once.
+
+    >>> outputs = torch.tensor([[3.0, 4.0]], requires_grad=True)
+    >>> half_squares = with_elementwise_gradient(outputs, torch.tensor([12.5]), outputs.detach(), dim=1)
+    >>> half_squares.sum().backward()
+    >>> outputs.grad
+    tensor([[3., 4.]])
 
     Args:
         outputs: Outputs to differentiate by.

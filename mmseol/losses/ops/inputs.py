@@ -28,7 +28,11 @@ is_compiling = getattr(torch.compiler, "is_compiling", None) or torch._utils.is_
 
 
 class Labels(NamedTuple):
-    """Integer labels of a batch and the mask of those that are not ignored."""
+    """Integer labels of a batch and the mask of those that are not ignored.
+
+    >>> Labels.of(torch.tensor([2, 255, 1]), classes=3, ignore_index=255).valid
+    tensor([ True, False,  True])
+    """
 
     target: Tensor
     """Labels, (N, *)."""
@@ -61,7 +65,12 @@ class Labels(NamedTuple):
 
 
 def check_labels(target: Tensor, classes: int, ignore_index: int) -> None:
-    """Raise if labels (0 where ignored) are not in [0, classes). On a GPU, torch's indexing checks them."""
+    """Raise if labels (0 where ignored) are not in [0, classes). On a GPU, torch's indexing checks them.
+
+    >>> check_labels(torch.tensor([0, 3]), classes=3, ignore_index=255)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: `target` must lie in [0, 3) or equal `ignore_index` (255), got 3. ...
+    """
     if target.device.type != "cpu" or not target.numel() or is_compiling():
         return
     low, high = (bound.item() for bound in torch.aminmax(target))
@@ -119,12 +128,21 @@ def by_class(values: Tensor, pred: Tensor) -> Tensor:
 
 
 def lift(pred: Tensor) -> Tensor:
-    """Convert float16 and bfloat16 outputs to float32; return others unchanged."""
+    """Convert float16 and bfloat16 outputs to float32; return others unchanged.
+
+    >>> lift(torch.zeros(2, dtype=torch.float16)).dtype, lift(torch.zeros(2, dtype=torch.float64)).dtype
+    (torch.float32, torch.float64)
+    """
     return pred.float() if pred.dtype in (torch.float16, torch.bfloat16) else pred
 
 
 def check_shapes(pred: Tensor, target: Tensor, weight: Tensor | None) -> None:
-    """Raise a ``ValueError`` that names the argument unless shapes and dtypes fit together."""
+    """Raise a ``ValueError`` that names the argument unless shapes and dtypes fit together.
+
+    >>> check_shapes(torch.zeros(4, 3), torch.tensor([0, 1]), None)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: `target` must be of shape (4,) (labels) or (4, 3) (soft labels) for `pred` of ...
+    """
     if pred.dim() < 2 or not pred.is_floating_point():
         raise ValueError(f"`pred` must be floating-point (N, K, *), got {pred.dtype} {tuple(pred.shape)}.")
     if pred.shape[1] < 2:
@@ -154,7 +172,11 @@ def check_shapes(pred: Tensor, target: Tensor, weight: Tensor | None) -> None:
 
 
 def expand_weight(weight: Tensor, loss: Tensor) -> Tensor:
-    """Return the weights of samples, (N,), or elements, (N, *), shaped to multiply ``loss``, (N, *)."""
+    """Return the weights of samples, (N,), or elements, (N, *), shaped to multiply ``loss``, (N, *).
+
+    >>> expand_weight(torch.tensor([1, 2]), torch.zeros(2, 4, 4)).shape
+    torch.Size([2, 1, 1])
+    """
     return weight.to(loss.dtype).reshape(weight.shape + (1,) * (loss.dim() - weight.dim()))
 
 
@@ -169,6 +191,10 @@ def chunks(outputs: Tensor) -> list[Where]:
 
     They split N and, if one sample is larger than a chunk, the first dimension after K. The result is a
     list, because ``torch.compile`` does not trace generators.
+
+    >>> parts = chunks(torch.empty(2, 4, 512, 1024))
+    >>> len(parts), parts[1]
+    (4, (slice(0, 1, None), slice(256, 512, None)))
     """
     shape, elements = outputs.shape, CHUNK.get(outputs.device.type, CHUNK["cpu"])
     if len(shape) == 2:
@@ -184,5 +210,9 @@ def chunks(outputs: Tensor) -> list[Where]:
 
 
 def with_channels(where: Where) -> Where:
-    """Return the index into outputs (N, K, *) that matches an index into (N, *)."""
+    """Return the index into outputs (N, K, *) that matches an index into (N, *).
+
+    >>> with_channels((slice(0, 1), slice(256, 512)))
+    (slice(0, 1, None), slice(None, None, None), slice(256, 512, None))
+    """
     return (where[0], slice(None), *where[1:])

@@ -45,6 +45,12 @@ def half_squared_error_sum(
 
     Apart from the gradient, which is written once, it allocates only chunks that fit in the CPU cache.
 
+    >>> labels = Labels.of(torch.tensor([1, 255]), classes=2, ignore_index=255)
+    >>> pred, values, divisor = torch.ones(2, 2), torch.tensor([1.0, 3.0]), torch.tensor(1.0)
+    >>> value, gradient = half_squared_error_sum(pred, labels, values, None, divisor, requires_grad=True)
+    >>> value.item(), gradient.tolist()
+    (2.5, [[1.0, -2.0], [0.0, 0.0]])
+
     Args:
         pred: Raw outputs :math:`a`, (N, K, *).
         labels: Labels y, (N, *).

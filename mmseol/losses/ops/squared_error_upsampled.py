@@ -45,6 +45,12 @@ def upsampled_half_squared_error_sum(
     channels, and the work over pixels does not grow with K. Near convergence the sum is a small
     difference of large numbers, so all sums are float64.
 
+    >>> labels = Labels.of(torch.tensor([[[1, 1], [1, 255]]]), classes=2, ignore_index=255)
+    >>> pred, values, divisor = torch.ones(1, 2, 1, 1), torch.tensor([1.0, 3.0]), torch.tensor(1.0)
+    >>> value, gradient = upsampled_half_squared_error_sum(pred, labels, values, None, divisor, True, False)
+    >>> value.item(), gradient.flatten().tolist()
+    (7.5, [3.0, -6.0])
+
     Args:
         pred: Raw outputs :math:`a`, (N, K, h, w).
         labels: Labels y, (N, H, W).
