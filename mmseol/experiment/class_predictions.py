@@ -21,6 +21,14 @@ __all__ = ["ClassPredictions", "add_writer"]
 class ClassPredictions(BaseMetric):
     """Write the classes of all samples to ``predictions.json``, and pictures of them.
 
+    >>> import tempfile
+    >>> from torch import tensor
+    >>> writer = ClassPredictions(["cat", "dog"], tempfile.mkdtemp(), show_dir=None, bgr=False)
+    >>> writer.process({}, [dict(pred_label=tensor(1), pred_score=tensor([0.25, 0.75]))])
+    >>> _ = writer.evaluate(size=1)
+    >>> json.loads(Path(writer.out, "predictions.json").read_text())
+    [{'image': '', 'label': 1, 'class': 'dog', 'score': 0.75}]
+
     Args:
         names: Names of the classes.
         out: Folder of ``predictions.json``; ``None`` writes none.
@@ -68,7 +76,15 @@ class ClassPredictions(BaseMetric):
 
 
 def add_writer(runner: Any, out: str | None, show_dir: str | None) -> None:
-    """Let the test of a ``Runner`` also write its predictions into ``out`` and pictures into ``show_dir``."""
+    """Let the test of a ``Runner`` also write its predictions into ``out`` and pictures into ``show_dir``.
+
+    >>> from types import SimpleNamespace
+    >>> evaluator = SimpleNamespace(dataset_meta={"classes": ["cat", "dog"]}, metrics=[])
+    >>> runner = SimpleNamespace(test_loop=SimpleNamespace(evaluator=evaluator), cfg={})
+    >>> add_writer(runner, out="predictions", show_dir=None)
+    >>> [type(metric).__name__ for metric in evaluator.metrics]
+    ['ClassPredictions']
+    """
     evaluator = runner.test_loop.evaluator
     names = (evaluator.dataset_meta or {}).get("classes") or [str(k) for k in range(10**4)]
     bgr = bool((runner.cfg.get("data_preprocessor") or {}).get("to_rgb"))

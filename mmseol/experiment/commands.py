@@ -34,11 +34,14 @@ from mmseol.experiment.training import (
 from mmseol.experiment.work_dir import check_work_dir, lock_work_dir, resumed_config
 from mmseol.utils.unpickling import load_checkpoint, plain_data_only
 
-__all__ = ["load_config", "prepare_test", "prepare_train", "run_test", "run_train"]
+__all__ = ["load_config", "prepare_test", "prepare_train"]
 
 
 def load_config(args: Namespace) -> Config:
     """Return the config with the arguments applied: loss, data, seed, stage, and last ``--cfg-options``.
+
+    >>> load_config(Namespace(config="cifar/resnet32_cifar10.py", loss="focal:gamma=1", seed=1)).randomness
+    {'seed': 1}
 
     Raises:
         ValueError: If an argument does not fit the config.
@@ -71,6 +74,10 @@ def load_config(args: Namespace) -> Config:
 
 def prepare_train(args: Namespace) -> Config:
     """Return the config of the training run.
+
+    >>> prepare_train(Namespace(config="missing.py"))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    FileNotFoundError: `config` must be a config file or a config of mmseol (...), got 'missing.py'...
 
     Raises:
         ValueError: If an argument does not fit the config.
@@ -118,6 +125,10 @@ def run_train(cfg: Config, args: Namespace) -> None:
 
 def prepare_test(args: Namespace) -> Config:
     """Return the config of the test.
+
+    >>> prepare_test(Namespace(config="cifar/resnet32_cifar10.py", checkpoint="a.pth", unsafe_load=False))
+    Traceback (most recent call last):
+    FileNotFoundError: `checkpoint` must be an existing file, got 'a.pth'.
 
     Raises:
         ValueError: If an argument or the checkpoint does not fit the config.

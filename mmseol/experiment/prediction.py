@@ -23,7 +23,7 @@ from mmseol.utils.checks import number
 from mmseol.utils.files import replacing
 from mmseol.utils.unpickling import load_checkpoint, plain_data_only
 
-__all__ = ["prepare_predict", "run_predict"]
+__all__ = ["prepare_predict"]
 
 _LABEL_STEPS = ("LoadAnnotations", "CheckLabelSize")
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -31,6 +31,10 @@ _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 def prepare_predict(args: Namespace) -> Config:
     """Return the config of the model, and find the images.
+
+    >>> prepare_predict(Namespace(image="missing.png"))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    FileNotFoundError: `image` must be an image or a folder with images (...), got 'missing.png'.
 
     Raises:
         ValueError: If an argument does not fit the config, or the output exists.

@@ -53,6 +53,13 @@ def set_whole_checkpoints(cfg: Config) -> None:
 def set_amp(cfg: Config) -> None:
     """Train in mixed precision.
 
+    >>> from unittest.mock import patch
+    >>> cfg = Config(dict(optim_wrapper=dict(type="OptimWrapper")))
+    >>> with patch("torch.cuda.is_available", return_value=True):
+    ...     set_amp(cfg)
+    >>> cfg.optim_wrapper
+    {'type': 'AmpOptimWrapper', 'loss_scale': 'dynamic'}
+
     Raises:
         ValueError: If there is no GPU; mmengine has no mixed precision on a CPU.
     """
@@ -98,6 +105,13 @@ def set_classifier_retraining(cfg: Config, method: str, checkpoint: str) -> None
     As Kang et al. (ICLR 2020) and their code: class-balanced sampling, the learning rate of the config
     annealed to 0 by a cosine, over 10 epochs (cRT) or 5 (LWS). In segmentation each class is drawn alike and
     then an image that contains it. A run by iterations keeps its length and schedule.
+
+    >>> from tempfile import NamedTemporaryFile
+    >>> cfg = Config(dict(model={}, train_dataloader={}, train_cfg=dict(by_epoch=True)))
+    >>> with NamedTemporaryFile() as checkpoint:
+    ...     set_classifier_retraining(cfg, "crt", checkpoint.name)
+    >>> cfg.model.type, cfg.train_dataloader.sampler.type, cfg.train_cfg.max_epochs
+    ('mmseol.ClassifierRetraining', 'mmseol.ClassAwareSampler', 10)
 
     Raises:
         ValueError: If ``method`` is neither, or ``checkpoint`` is not a file.
