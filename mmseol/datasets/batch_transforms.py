@@ -32,6 +32,13 @@ class BatchTransform(Protocol):
     """An augmentation of a batch of images, (B, C, H, W), which it may overwrite.
 
     It draws from numpy's global state, as the hosts' transforms do, so that seeds and workers act alike.
+
+    >>> class Invert:
+    ...     def __call__(self, images):
+    ...         return 255 - images, {}
+    >>> invert: BatchTransform = Invert()
+    >>> invert(np.array([[[[0, 255]]]]))
+    (array([[[[255,   0]]]]), {})
     """
 
     def __call__(self, images: Images) -> tuple[Images, Meta]:
@@ -40,6 +47,12 @@ class BatchTransform(Protocol):
 
 class BatchRandomCrop:
     """mmpretrain's ``RandomCrop``: every offset that fits into the padded image is equally likely.
+
+    >>> from types import SimpleNamespace
+    >>> stock = SimpleNamespace(pad_if_needed=False, crop_size=(2, 2), transform=lambda results: results)
+    >>> crop = BatchRandomCrop(stock, shape=(1, 4, 4))
+    >>> crop(np.zeros((5, 1, 4, 4), np.uint8))[0].shape
+    (5, 1, 2, 2)
 
     Args:
         transform: The stock transform.
@@ -130,12 +143,23 @@ _BATCH: dict[str, Callable[[Any, tuple[int, int, int]], BatchTransform]] = {
 
 
 def batch_transform(transform: Any, shape: tuple[int, int, int]) -> BatchTransform:
-    """Return the version for batches of a stock transform, for images of a shape (C, H, W)."""
+    """Return the version for batches of a stock transform, for images of a shape (C, H, W).
+
+    >>> from mmcv.transforms import RandomFlip
+    >>> flip = batch_transform(RandomFlip(prob=1.0), shape=(1, 1, 3))
+    >>> flip(np.array([[[[1, 2, 3]]]]))[0]
+    array([[[[3, 2, 1]]]])
+    """
     return _BATCH[_name(transform)](transform, shape)
 
 
 def split_pipeline(transforms: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any], Any]:
     """Return the transforms to run once per image, those to run on batches, and ``PackInputs``.
+
+    >>> from mmcv.transforms import RandomFlip
+    >>> split_pipeline([RandomFlip(prob=0.5)])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: `pipeline` in an InMemoryDataset must be LoadImageFromFile, ...
 
     Raises:
         ValueError: If a transform is of another kind, or the order is another.

@@ -63,6 +63,10 @@ class InMemoryDataset(SubsetDataset):
             dataset=dict(type="mmseol.InMemoryDataset", dataset=dict(type="CIFAR10", ...)),
         )
 
+    >>> InMemoryDataset(dataset)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: `pipeline` in an InMemoryDataset must be LoadImageFromFile, ...
+
     Args:
         dataset: Data set, wrapper or the config of one; wrappers are looked through, and an image that they
             repeat is held once.

@@ -45,6 +45,10 @@ def drawn_column(sampler: Any, num_classes: int) -> dict[str, list[float]]:
     """Return the number of images of each class that a sampler expects to draw in an epoch, by heading.
 
     Samplers without ``expected_counts`` give no column.
+
+    >>> from types import SimpleNamespace
+    >>> drawn_column(SimpleNamespace(expected_counts=lambda: [5, 5]), num_classes=2)
+    {'drawn an epoch': [5.0, 5.0]}
     """
     if not callable(getattr(sampler, "expected_counts", None)):
         return {}

@@ -33,17 +33,36 @@ def losses_with(model: nn.Module, method: str) -> list[tuple[str, Any]]:
 
 
 def counting_losses(model: nn.Module) -> list[tuple[str, Any]]:
-    """Return the modules that have ``set_class_counts``, with their names."""
+    """Return the modules that have ``set_class_counts``, with their names.
+
+    >>> from mmseol.losses import OutlyingMSELoss
+    >>> model = nn.ModuleDict({"backbone": nn.Identity(), "loss": OutlyingMSELoss()})
+    >>> [name for name, _ in counting_losses(model)]
+    ['loss']
+    """
     return losses_with(model, "set_class_counts")
 
 
 def averaged_losses(runner: Any, method: str = "set_class_counts") -> list[Any]:
-    """Return the modules with the method in the averaged models of the run (``EMAHook``)."""
+    """Return the modules with the method in the averaged models of the run (``EMAHook``).
+
+    >>> from types import SimpleNamespace
+    >>> from mmseol.losses import OutlyingMSELoss
+    >>> hook = SimpleNamespace(ema_model=nn.ModuleDict({"loss": OutlyingMSELoss()}))
+    >>> [type(loss).__name__ for loss in averaged_losses(SimpleNamespace(hooks=[hook]))]
+    ['OutlyingMSELoss']
+    """
     return [loss for copy in averaged_copies(runner) for _, loss in losses_with(copy, method)]
 
 
 def missing_hooks(runner: Any, losses: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
-    """Return the name of each loss and the type of each of its ``required_hooks`` that the run lacks."""
+    """Return the name of each loss and the type of each of its ``required_hooks`` that the run lacks.
+
+    >>> from types import SimpleNamespace
+    >>> from mmseol.losses import CDBLoss
+    >>> missing_hooks(SimpleNamespace(hooks=[]), [("head.loss", CDBLoss())])
+    [('head.loss', 'mmseol.ClassDifficultyHook')]
+    """
     types = {type(hook).__name__ for hook in runner.hooks}
     return [
         (name, required)
@@ -57,19 +76,40 @@ def counting_metrics(loop: Any) -> list[Any]:
     """Return the metrics with ``set_class_counts`` of a validation or test loop.
 
     The list is empty if the loop is not built yet or the run has none.
+
+    >>> from types import SimpleNamespace
+    >>> from mmseol.metrics import ClassBalanceMetric
+    >>> evaluator = SimpleNamespace(metrics=[ClassBalanceMetric(), "another"])
+    >>> [type(metric).__name__ for metric in counting_metrics(SimpleNamespace(evaluator=evaluator))]
+    ['ClassBalanceMetric']
     """
     metrics = getattr(getattr(loop, "evaluator", None), "metrics", None) or ()
     return [metric for metric in metrics if callable(getattr(metric, "set_class_counts", None))]
 
 
 def train_dataset(runner: Any) -> Any:
-    """Return the training data set, or ``None``; does not build the train loop."""
+    """Return the training data set, or ``None``; does not build the train loop.
+
+    >>> from types import SimpleNamespace
+    >>> loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset))
+    >>> train_dataset(SimpleNamespace(_train_loop=loop)) is dataset
+    True
+    >>> train_dataset(SimpleNamespace(_train_loop=dict(type="EpochBasedTrainLoop"))) is None
+    True
+    """
     loader = getattr(runner._train_loop, "dataloader", None)
     return getattr(loader, "dataset", None)
 
 
 def train_sampler(runner: Any) -> Any:
-    """Return the sampler of the training data, or ``None``."""
+    """Return the sampler of the training data, or ``None``.
+
+    >>> from types import SimpleNamespace
+    >>> from torch.utils.data import DataLoader
+    >>> loop = SimpleNamespace(dataloader=DataLoader(dataset))
+    >>> type(train_sampler(SimpleNamespace(_train_loop=loop))).__name__
+    'SequentialSampler'
+    """
     return getattr(getattr(runner._train_loop, "dataloader", None), "sampler", None)
 
 
@@ -93,5 +133,11 @@ def from_heads(model: nn.Module, losses: Iterable[tuple[str, Any]], attribute: s
 
 
 def progress(runner: Any, by_epoch: bool) -> int:
-    """Return the epoch or iteration that is trained now or comes next, counted from 0."""
+    """Return the epoch or iteration that is trained now or comes next, counted from 0.
+
+    >>> from types import SimpleNamespace
+    >>> runner = SimpleNamespace(epoch=2, iter=500)
+    >>> progress(runner, by_epoch=True), progress(runner, by_epoch=False)
+    (2, 500)
+    """
     return runner.epoch if by_epoch else runner.iter

@@ -62,6 +62,15 @@ def watch_first_step(runner: Any, model: nn.Module) -> list[RemovableHandle]:
     of the first batch and the learning rate of the first iteration (with a warm-up: its start). Other
     optimizers and runs with clipped gradients are not checked.
 
+    >>> from types import SimpleNamespace
+    >>> from mmseol.losses import OneHotMSELoss
+    >>> head = nn.ModuleDict({"fc": nn.Linear(2, 3), "loss": OneHotMSELoss()})
+    >>> sgd = OptimWrapper(torch.optim.SGD(head.parameters(), lr=1.0))
+    >>> runner = SimpleNamespace(optim_wrapper=sgd, cfg={}, logger=SimpleNamespace(warning=print))
+    >>> handles = watch_first_step(runner, head)
+    >>> _ = head["fc"](torch.ones(4, 2))  # doctest: +ELLIPSIS
+    loss: the learning rate 1 of the classifier is too high for squared errors. ...
+
     Returns:
         Handles of the forward hooks, which remove themselves after the first batch.
     """

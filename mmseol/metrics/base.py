@@ -32,6 +32,12 @@ class BalanceMetric(KnownArguments, BaseMetric):
     A subclass appends one result per data sample in ``process`` and sums them in ``confusion``: mmengine
     drops the samples that a distributed sampler repeats from the end of the results. See
     :class:`mmseol.metrics.ClassBalanceMetric` for an example.
+
+    >>> from mmseol.metrics import ClassBalanceMetric
+    >>> metric: BalanceMetric = ClassBalanceMetric(class_counts=[900, 10])
+    >>> metric.dataset_meta = {"classes": ("road", "pole")}
+    >>> metric.names()
+    ['road', 'pole']
     """
 
     kind = "metric"

@@ -174,7 +174,13 @@ class JPUHead(BaseDecodeHead):
 
 
 class JPUFCNHead(JPUHead, FCNHead, context="fcn"):
-    """JPU and ``FCNHead``, by default with the one 3x3 convolution of FastFCN's FCN."""
+    """JPU and ``FCNHead``, by default with the one 3x3 convolution of FastFCN's FCN.
+
+    >>> loss = dict(type="mmseol.OneHotMSELoss")
+    >>> head = JPUFCNHead((8, 16, 32), (0, 1, 2), 8, channels=8, num_classes=4, loss_decode=loss)
+    >>> head([torch.zeros(2, 8, 8, 8), torch.zeros(2, 16, 4, 4), torch.zeros(2, 32, 2, 2)]).shape
+    torch.Size([2, 4, 8, 8])
+    """
 
     defaults: ClassVar[dict[str, Any]] = {
         "num_convs": 1,
@@ -185,19 +191,37 @@ class JPUFCNHead(JPUHead, FCNHead, context="fcn"):
 
 
 class JPUPSPHead(JPUHead, PSPHead, context="psp"):
-    """JPU and ``PSPHead`` (arXiv 1612.01105)."""
+    """JPU and ``PSPHead`` (arXiv 1612.01105).
+
+    >>> options = dict(context_cfg=dict(pool_scales=(1, 2)), loss_decode=dict(type="mmseol.OneHotMSELoss"))
+    >>> head = JPUPSPHead((8, 16, 32), (0, 1, 2), 8, channels=8, num_classes=4, **options)
+    >>> head([torch.zeros(2, 8, 8, 8), torch.zeros(2, 16, 4, 4), torch.zeros(2, 32, 2, 2)]).shape
+    torch.Size([2, 4, 8, 8])
+    """
 
     defaults: ClassVar[dict[str, Any]] = {"pool_scales": (1, 2, 3, 6)}
 
 
 class JPUASPPHead(JPUHead, ASPPHead, context="aspp"):
-    """JPU and ``ASPPHead`` (arXiv 1706.05587), by default with the dilations for stride 8."""
+    """JPU and ``ASPPHead`` (arXiv 1706.05587), by default with the dilations for stride 8.
+
+    >>> options = dict(context_cfg=dict(dilations=(1, 6)), loss_decode=dict(type="mmseol.OneHotMSELoss"))
+    >>> head = JPUASPPHead((8, 16, 32), (0, 1, 2), 8, channels=8, num_classes=4, **options)
+    >>> head([torch.zeros(2, 8, 8, 8), torch.zeros(2, 16, 4, 4), torch.zeros(2, 32, 2, 2)]).shape
+    torch.Size([2, 4, 8, 8])
+    """
 
     defaults: ClassVar[dict[str, Any]] = {"dilations": (1, 12, 24, 36)}
 
 
 class JPUEncHead(JPUHead, EncHead, context="enc"):
-    """JPU and ``EncHead`` (arXiv 1803.08904), with its SE loss: BCE over the classes present in the image."""
+    """JPU and ``EncHead`` (arXiv 1803.08904), with its SE loss: BCE over the classes present in the image.
+
+    >>> head = JPUEncHead((8, 16, 32), (0, 1, 2), jpu_channels=8, channels=8, num_classes=4)
+    >>> inputs = [torch.zeros(2, 8, 8, 8), torch.zeros(2, 16, 4, 4), torch.zeros(2, 32, 2, 2)]
+    >>> [outputs.shape for outputs in head(inputs)]
+    [torch.Size([2, 4, 8, 8]), torch.Size([2, 4])]
+    """
 
     defaults: ClassVar[dict[str, Any]] = {
         "num_codes": 32,

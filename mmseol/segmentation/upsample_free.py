@@ -103,7 +103,16 @@ def upsample_free(model: nn.Module, accuracy: Accuracy = "exact") -> dict[str, s
 
 
 def restore_upsampling(model: nn.Module) -> None:
-    """Undo :func:`upsample_free`."""
+    """Undo :func:`upsample_free`.
+
+    >>> from mmseg.models import FCNHead
+    >>> loss = dict(type="mmseol.OneHotMSELoss")
+    >>> head = FCNHead(num_convs=1, in_channels=8, channels=8, num_classes=4, loss_decode=loss)
+    >>> _ = upsample_free(head)
+    >>> restore_upsampling(head)
+    >>> type(head) is FCNHead
+    True
+    """
     for head in model.modules():
         if isinstance(head, _UpsampleFree):
             remove_class(head, _UpsampleFree)
