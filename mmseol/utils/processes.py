@@ -19,7 +19,12 @@ _PATIENCE = 10.0  # seconds that a stopped process has to end by itself
 
 
 def warm_yapf() -> None:
-    """Import yapf once: mmengine formats configs with it, and two first imports at a time fail."""
+    """Import yapf once: mmengine formats configs with it, and two first imports at a time fail.
+
+    >>> warm_yapf()
+    >>> "yapf" in sys.modules
+    True
+    """
     if find_spec("yapf") is not None:
         import_module("yapf")
 
@@ -99,6 +104,13 @@ class LoggedProcess:
 
 def run_side_by_side(commands: Mapping[Path, Sequence[str]]) -> None:
     """Run Python command lines at once, each on an equal part of the cores.
+
+    >>> import tempfile
+    >>> log = Path(tempfile.mkdtemp()) / "run.log"
+    >>> run_side_by_side({log: ["-c", "print('done')"]})
+    $ python -c print('done')
+    >>> log.read_text().strip()
+    'done'
 
     Args:
         commands: Arguments of ``python``, by log file.
