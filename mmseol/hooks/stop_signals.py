@@ -115,9 +115,7 @@ class StopSignalHook(Hook):
                 file.write(str(Path(runner.work_dir) / filename))
             _remove_older(runner.work_dir)
         self._restore()
-        for child in multiprocessing.active_children():
-            if child.daemon:  # workers of data loaders, which would be waited for
-                child.kill()
+        _end_workers()
         raise SystemExit(128 + number)
 
     def after_train(self, runner: Any) -> None:
@@ -169,6 +167,19 @@ class _WithoutFirst:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loader, name)
+
+
+def _end_workers() -> None:
+    """End the workers of data loaders, for which this process would wait before it exits."""
+    watched = hasattr(signal, "SIGCHLD")  # not on Windows
+    # torch's handler would report the end of a worker as a failure, in the middle of the exit.
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if watched else None
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+            child.join()
+    if watched:
+        signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
 
 
 def _remove_older(work_dir: str) -> None:
