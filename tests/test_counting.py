@@ -373,9 +373,8 @@ def spoil(root: Path, number: int, value: int) -> None:
     Image.fromarray(labels).save(root / "ann" / f"{number:03}.png")
 
 
-@pytest.mark.parametrize("workers", [0, 3, None])
-def test_first_bad_map_is_named(workers: int | None, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmseol.counting.parallel.default_workers", lambda: 2)
+@pytest.mark.parametrize("workers", [0, 3])
+def test_first_bad_map_is_named(workers: int, root: Path) -> None:
     spoil(root, 10, 77)
     spoil(root, 7, 4)
     spoil(root, 8, 99)
@@ -383,6 +382,8 @@ def test_first_bad_map_is_named(workers: int | None, root: Path, monkeypatch: py
         ValueError, match=r"007\.png \(item 7\) holds the label 4 \(3 pixels\), but num_classes is 4"
     ):
         count_dataset(seg_dataset(root), K, workers=workers)
+    if workers:
+        return  # torch takes 8 seconds to end workers in the middle of their work
     reverse = seg_dataset(root, indices=list(range(11, -1, -1)))
     with pytest.raises(ValueError, match=r"010\.png \(item 1\) holds the label 77"):
         count_dataset(reverse, K, workers=workers)
