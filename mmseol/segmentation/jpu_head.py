@@ -217,7 +217,9 @@ class JPUASPPHead(JPUHead, ASPPHead, context="aspp"):
 class JPUEncHead(JPUHead, EncHead, context="enc"):
     """JPU and ``EncHead`` (arXiv 1803.08904), with its SE loss: BCE over the classes present in the image.
 
-    >>> head = JPUEncHead((8, 16, 32), (0, 1, 2), jpu_channels=8, channels=8, num_classes=4)
+    >>> from mmengine.registry import DefaultScope
+    >>> with DefaultScope.overwrite_default_scope("mmseg"):  # of its default losses
+    ...     head = JPUEncHead((8, 16, 32), (0, 1, 2), jpu_channels=8, channels=8, num_classes=4)
     >>> inputs = [torch.zeros(2, 8, 8, 8), torch.zeros(2, 16, 4, 4), torch.zeros(2, 32, 2, 2)]
     >>> [outputs.shape for outputs in head(inputs)]
     [torch.Size([2, 4, 8, 8]), torch.Size([2, 4])]
