@@ -31,10 +31,8 @@ _SETTINGS = (
     "randomness",
     "custom_hooks",
 )
-_OTHER_RUN = (
-    "model",
-    "train_dataloader.dataset",
-)  # a run with another loss, imbalance or data is another run
+# A difference in these settings means another loss, imbalance or data, which is another run.
+_OTHER_RUN = ("model", "train_dataloader.dataset")
 
 
 @contextmanager
