@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmseol.utils.tables import first_few
+from mmseol.utils.text import first_few
 
 __all__ = [
     "CAMVID_PIXELS",

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from mmseol.utils.arrays import FloatArray, IntArray
 from mmseol.utils.checks import choice, number
 from mmseol.utils.files import replacing
-from mmseol.utils.tables import first_few
+from mmseol.utils.text import first_few
 
 __all__ = [
     "CLASS_WEIGHTS",

@@ -29,7 +29,7 @@ from mmseol.counting.decode import (
 from mmseol.counting.parallel import agree, check_alike, run
 from mmseol.counting.wrappers import Items, LabelError, walk
 from mmseol.utils.arrays import IntArray
-from mmseol.utils.tables import first_few
+from mmseol.utils.text import first_few
 from mmseol.version import __version__
 
 __all__ = ["LabelMapCounts", "count_label_maps"]

@@ -15,7 +15,7 @@ from mmseol.datasets.stratify import held_out, stratified_parts
 from mmseol.registry import DATASETS
 from mmseol.utils.arrays import IntArray
 from mmseol.utils.checks import choice, number, whole_number
-from mmseol.utils.tables import first_few
+from mmseol.utils.text import first_few
 
 __all__ = ["HoldOut", "StratifiedHoldOut", "StratifiedKFold"]
 

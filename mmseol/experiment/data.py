@@ -11,7 +11,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmseol.datasets.imbalance import class_sizes
 from mmseol.experiment.loss import parse_arguments, parse_options
-from mmseol.utils.tables import first_few
+from mmseol.utils.text import first_few
 
 __all__ = ["check_files", "parse_imbalance", "set_data_root", "set_dataloader_defaults", "set_imbalance"]
 

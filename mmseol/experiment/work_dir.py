@@ -15,7 +15,7 @@ from typing import Any
 from mmengine.config import Config
 from rich.table import Table
 
-from mmseol.utils.tables import table_text
+from mmseol.utils.text import table_text
 
 __all__ = ["check_work_dir", "differences", "lock_work_dir", "resumed_config"]
 

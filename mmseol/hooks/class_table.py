@@ -10,7 +10,7 @@ from rich.table import Table
 from torch import Tensor
 
 from mmseol.counting.counts import ClassCounts
-from mmseol.utils.tables import table_text
+from mmseol.utils.text import table_text
 
 __all__ = ["class_table", "derived_columns", "drawn_column"]
 

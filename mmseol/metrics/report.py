@@ -15,7 +15,7 @@ from rich.table import Table
 
 from mmseol.metrics.scores import ClassScores
 from mmseol.utils.files import replacing
-from mmseol.utils.tables import table_text
+from mmseol.utils.text import table_text
 
 __all__ = ["class_rows", "evaluation", "score_table", "write_scores"]
 

@@ -2,7 +2,7 @@
 
 from rich.table import Table
 
-from mmseol.utils.tables import table_text
+from mmseol.utils.text import table_text
 
 
 def test_text_has_no_colors_and_no_trailing_spaces_and_keeps_long_rows():
