@@ -22,10 +22,20 @@ from mmengine.registry import FUNCTIONS as ROOT_FUNCTIONS
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import METRICS as ROOT_METRICS
 from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import PARAM_SCHEDULERS as ROOT_PARAM_SCHEDULERS
 from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 from mmengine.registry import Registry
 
-__all__ = ["DATASETS", "DATA_SAMPLERS", "FUNCTIONS", "HOOKS", "METRICS", "MODELS", "TRANSFORMS"]
+__all__ = [
+    "DATASETS",
+    "DATA_SAMPLERS",
+    "FUNCTIONS",
+    "HOOKS",
+    "METRICS",
+    "MODELS",
+    "PARAM_SCHEDULERS",
+    "TRANSFORMS",
+]
 
 _HOSTS = {"mmseg": "mmseol.segmentation", "mmpretrain": "mmseol.classification"}
 
@@ -61,6 +71,7 @@ def _child(name: str, parent: Registry, *locations: str) -> HostRegistry:
 
 MODELS = _child("model", ROOT_MODELS, "mmseol.losses", "mmseol.classifiers")
 HOOKS = _child("hook", ROOT_HOOKS, "mmseol.hooks")
+PARAM_SCHEDULERS = _child("parameter scheduler", ROOT_PARAM_SCHEDULERS, "mmseol.hooks")
 DATASETS = _child("dataset", ROOT_DATASETS, "mmseol.datasets")
 DATA_SAMPLERS = _child("data sampler", ROOT_DATA_SAMPLERS, "mmseol.samplers")
 FUNCTIONS = _child("function", ROOT_FUNCTIONS, "mmseol.datasets")

@@ -233,7 +233,7 @@ def test_paper_protocol_of_camvid():
     assert cfg.train_dataloader.batch_size == 16
     assert cfg.train_cfg.max_epochs == 200
     assert (cfg.optim_wrapper.optimizer.lr, cfg.optim_wrapper.optimizer.momentum) == (1e-2, 0.9)
-    assert cfg.param_scheduler == [dict(type="PolyLR", power=0.9, eta_min=0.0, by_epoch=True)]
+    assert cfg.param_scheduler == [dict(type="mmseol.PolynomialLR", power=0.9)]
     assert cfg.model.decode_head.loss_decode.alpha == cfg.losses.outlying_mse.alpha == 6
     assert cfg.default_hooks.checkpoint.save_best == "mIoU"
     assert cfg.val_dataloader.dataset.data_prefix.img_path == "val"
@@ -281,7 +281,7 @@ def test_paper_protocol_of_food101():
     cfg = Config.fromfile(CONFIGS / "food101" / "resnet50.py")
     settings = cfg.optim_wrapper.optimizer
     assert (settings.type, settings.lr, settings.momentum) == ("SGD", 0.1, 0.9)
-    assert cfg.param_scheduler == [dict(type="PolyLR", power=0.9, eta_min=0.0, by_epoch=True)]
+    assert cfg.param_scheduler == [dict(type="mmseol.PolynomialLR", power=0.9)]
     assert (cfg.train_dataloader.batch_size, cfg.train_cfg.max_epochs) == (64, 300)
     assert (cfg.train_dataloader.dataset.dataset.per_class, cfg.val_dataloader.dataset.per_class) == (50, 50)
 

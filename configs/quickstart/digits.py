@@ -21,7 +21,7 @@ model = dict(
     ),
 )
 optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="Adam", lr=5e-3))
-param_scheduler = [dict(type="PolyLR", power=0.9, eta_min=0.0, by_epoch=True)]
+param_scheduler = [dict(type="mmseol.PolynomialLR", power=0.9)]
 train_cfg = dict(by_epoch=True, max_epochs=60, val_interval=5)
 val_cfg = dict()
 test_cfg = dict()
