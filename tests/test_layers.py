@@ -18,6 +18,7 @@ LAYERS = (
     {"losses"},
     {"camvid", "classifiers", "datasets", "hooks", "metrics", "samplers", "segmentation", "classification"},
     {"experiment", "analysis", "testing"},
+    {"sweeps"},
     {"__init__", "__main__"},
 )
 # Twice by intention: bases, and the two tasks, which samplers and metrics name their files after.

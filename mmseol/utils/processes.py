@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-__all__ = ["LoggedProcess", "end_of_log", "run_side_by_side", "warm_yapf"]
+__all__ = ["LoggedProcess", "end_of_log", "peak_memory", "run_side_by_side", "warm_yapf"]
 
 _POLL = 0.1  # seconds between two checks of a process
 _PATIENCE = 10.0  # seconds that a stopped process has to end by itself
@@ -78,7 +78,7 @@ class LoggedProcess:
         """Return the exit status, or ``None`` while the process runs."""
         status = self._process.poll()
         if status is None:
-            self.memory = _peak(self._process.pid) or self.memory
+            self.memory = peak_memory(self._process.pid) or self.memory
         return status
 
     def wait(self) -> int:
@@ -138,10 +138,19 @@ def run_side_by_side(commands: Mapping[Path, Sequence[str]]) -> None:
             process.stop()
 
 
-def _peak(pid: int) -> float | None:
-    """Return a process's peak resident memory so far in GB; ``ru_maxrss`` includes that of its parent."""
+def peak_memory(pid: int | None = None) -> float | None:
+    """Return the peak resident memory of a process in GB, so far; ``None`` where ``/proc`` does not tell.
+
+    ``ru_maxrss`` would include that of the parent.
+
+    >>> peak_memory(pid=-1) is None
+    True
+
+    Args:
+        pid: Number of the process; ``None``: this one.
+    """
     try:
-        found = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+        found = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{pid or os.getpid()}/status").read_text())
     except OSError:
         return None
     return int(found[1]) * 1024 / 1e9 if found else None

@@ -1,0 +1,183 @@
+"""What the processes of a trial do: train with one Runner, score checkpoints with another.
+
+Both do what ``tools/train.py`` and ``tools/test.py`` do with the arguments in the request.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+
+from mmseol.experiment.commands import load_config, prepare_train, run_train
+from mmseol.experiment.data import check_files
+from mmseol.experiment.evaluation import set_split
+from mmseol.sweeps.curves import validation_curve
+from mmseol.sweeps.scoring import keep_predictions
+from mmseol.sweeps.trial import write_json
+from mmseol.utils.processes import peak_memory
+from mmseol.utils.unpickling import plain_data_only
+
+__all__ = ["arguments", "best_epoch", "checkpoints", "score", "train"]
+
+
+def arguments(trial: Mapping[str, Any], **further: Any) -> Namespace:
+    """Return the arguments of ``tools/train.py`` that the request of a trial stands for.
+
+    >>> arguments({"train": {"config": "a.py", "loss": "ce"}}, work_dir="b").loss
+    'ce'
+    """
+    defaults = dict(imbalance=None, data_root=None, seed=None, retrain_classifier=None, cfg_options=None)
+    common = dict(launcher="none", local_rank=0, amp=False, unsafe_load=False, force_resume=False)
+    return Namespace(**{**defaults, **common, **trial["train"], **further})
+
+
+def train(folder: Path, trial: Mapping[str, Any]) -> None:
+    """Train, or continue a training, in ``folder/train``; write ``train.json``.
+
+    A training whose loss is not finite has ended, too: the file says that it diverged.
+
+    >>> from inspect import signature
+    >>> list(signature(train).parameters)
+    ['folder', 'trial']
+
+    Raises:
+        ValueError: If the arguments of the request do not fit its config.
+    """
+    work_dir = folder / "train"
+    if work_dir.exists() and not list(work_dir.glob("*.pth")):
+        shutil.rmtree(work_dir)  # ended before its first checkpoint
+    resume = "auto" if work_dir.exists() else None
+    args = arguments(trial, work_dir=str(work_dir), resume=resume)
+    diverged = None
+    try:
+        run_train(prepare_train(args), args)
+    except FloatingPointError as error:  # NonFiniteLossHook
+        diverged = str(error)
+    if torch.cuda.is_available():
+        memory: float | None = torch.cuda.max_memory_allocated() / 1e9
+    else:
+        memory = peak_memory()
+    write_json(folder / "train.json", {"diverged": diverged, "memory": memory})
+
+
+def score(folder: Path, trial: Mapping[str, Any]) -> None:
+    """Score the checkpoints of a final trial; write ``predictions.npz`` and ``score.json``.
+
+    The predictions are those of the last checkpoint. A tuning trial has the scores of its own validation, and
+    nothing is opened.
+
+    >>> from inspect import signature
+    >>> list(signature(score).parameters)
+    ['folder', 'trial']
+
+    Raises:
+        FloatingPointError: If the training of a final trial diverged.
+        FileNotFoundError: If a checkpoint is missing.
+    """
+    if trial["stage"] == "tune":
+        write_json(folder / "score.json", {})
+        return
+    from mmseol.sweeps.trial import read_json
+
+    diverged = (read_json(folder / "train.json") or {}).get("diverged")
+    if diverged:
+        raise FloatingPointError(diverged)
+    paths = checkpoints(folder / "train", trial)
+    cfg = load_config(arguments(trial))
+    cfg.work_dir = str(folder / "score")
+    shutil.rmtree(cfg.work_dir, ignore_errors=True)  # of an interrupted scoring
+    set_split(cfg, trial["split"])
+    check_files(cfg, ("test_dataloader",))
+    cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
+    cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
+    cfg.resume = False
+    results = _scores_of(cfg, paths)
+    if trial["best_on_test"]:
+        metric = trial["metric"]
+        epochs = [name for name in results if name.startswith("epoch_")]
+        results["best_on_test"] = max(
+            (results[name] for name in epochs), key=lambda one: one["scores"][metric]
+        )
+        for name in epochs:
+            del results[name]
+    last = results["last"]["predictions"]
+    last.save(folder / "predictions.npz")
+    for result in results.values():
+        result["split"] = trial["split"]
+        result["per_class"] = result.pop("predictions").per_class()
+    write_json(folder / "score.json", {"classes": last.names, "scores": results})
+
+
+def _scores_of(cfg: Config, paths: Mapping[str, tuple[Path, int]]) -> dict[str, dict[str, Any]]:
+    """Return epoch, scores and predictions of every checkpoint; equal files are scored once."""
+    from mmengine.runner import Runner  # imports OpenCV
+
+    done: dict[Path, dict[str, Any]] = {}
+    with plain_data_only(False):
+        runner = Runner.from_cfg(cfg)
+        kept = keep_predictions(runner.test_loop.evaluator)
+        for path, epoch in dict.fromkeys(paths.values()):
+            if not done:
+                runner._load_from = str(path)
+                scores = runner.test()
+            else:
+                runner.load_checkpoint(str(path))
+                scores = runner.test_loop.run()
+            done[path] = {
+                "epoch": epoch,
+                "scores": {name: float(value) for name, value in scores.items()},
+                "predictions": kept.taken(),
+            }
+    return {name: dict(done[path]) for name, (path, _) in paths.items()}
+
+
+def checkpoints(work_dir: Path, trial: Mapping[str, Any]) -> dict[str, tuple[Path, int]]:
+    """Return file and epoch of the checkpoints to score: the last one, and the best on validation data.
+
+    With ``best_on_test`` in the request also one of each validation, as ``epoch_N``.
+
+    >>> import tempfile
+    >>> work_dir = Path(tempfile.mkdtemp())
+    >>> for name in ("epoch_4.pth", "best_accuracy_epoch_2.pth"):
+    ...     (work_dir / name).touch()
+    >>> found = checkpoints(work_dir, {"epochs": 4, "metric": "accuracy", "best_on_test": False})
+    >>> {name: path.name for name, (path, epoch) in found.items()}
+    {'last': 'epoch_4.pth', 'best_on_validation': 'best_accuracy_epoch_2.pth'}
+
+    Raises:
+        FileNotFoundError: If one is missing.
+    """
+    last = work_dir / f"epoch_{trial['epochs']}.pth"
+    found = {"last": (last, trial["epochs"])}
+    best = list(work_dir.glob("best_*_epoch_*.pth"))
+    chosen = best_epoch(validation_curve(work_dir), trial["metric"])
+    for path in sorted(best, key=lambda path: path.stat().st_mtime):
+        found["best_on_validation"] = (path, int(re.findall(r"\d+", path.stem)[-1]))
+    for path in best:
+        if chosen is not None and path.stem.endswith(f"_epoch_{chosen}"):
+            found["best_on_validation"] = (path, chosen)
+    found.setdefault("best_on_validation", (work_dir / f"best_{trial['metric']}_epoch_N.pth", 0))
+    if trial["best_on_test"]:
+        for path in work_dir.glob("epoch_*.pth"):
+            found[path.stem] = (path, int(path.stem.removeprefix("epoch_")))
+    for path, _ in found.values():
+        if not path.is_file():
+            raise FileNotFoundError(f"The training has left no checkpoint {str(path)!r}.")
+    return found
+
+
+def best_epoch(curve: list[dict[str, Any]], metric: str) -> int | None:
+    """Return the epoch with the highest score, the first of equal ones; ``None`` without validations.
+
+    >>> best_epoch([{"epoch": 1, "mIoU": 3.0}, {"epoch": 2, "mIoU": 4.0}, {"epoch": 3, "mIoU": 4.0}], "mIoU")
+    2
+    """
+    scored = [point for point in curve if metric in point]
+    return max(scored, key=lambda point: point[metric])["epoch"] if scored else None
