@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -493,6 +494,17 @@ def test_size_is_that_of_the_decoded_image(tmp_path: Path) -> None:
     assert image_size(str(tmp_path / "a.jpg"), {"backend": "local"}) == (30, 20)
     with pytest.raises(FileNotFoundError):
         image_size(tmp_path / "b.jpg")
+
+
+def test_a_large_image_is_measured_without_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow warns of images above a limit, which aerial photographs pass; only the header is read here."""
+    Image.new("L", (30, 20)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)  # warns above it, refuses above twice of it
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert image_size(tmp_path / "a.png") == (20, 30)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
+    assert image_size(tmp_path / "a.png") is None
 
 
 def test_colour_map_is_refused(root: Path) -> None:

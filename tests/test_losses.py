@@ -1,17 +1,19 @@
 """The losses against torch, against slow loops from the formula, and their identities."""
 
 import inspect
+import math
 
 import numpy as np
 import pytest
 import torch
 from helpers.batches import IGNORE, batch, soft_labels
+from helpers.distributed import run_ranks
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from mmseol import losses
 from mmseol.camvid.layout import CAMVID_PIXELS
-from mmseol.losses import CrossEntropyLoss, OneHotMSELoss, OutlyingMSELoss
+from mmseol.losses import ClassLoss, CrossEntropyLoss, OneHotMSELoss, OutlyingMSELoss
 from mmseol.registry import MODELS
 
 
@@ -238,3 +240,32 @@ def test_what_follows_from_the_counts_moves_with_the_module(loss, name):
 def test_a_checkpoint_holds_the_counts_alone():
     loss = CrossEntropyLoss(class_weight="inverse_frequency", class_counts=[3, 2, 1])
     assert set(loss.state_dict()) == {"class_counts", "class_totals"}
+
+
+class PlainLoss(ClassLoss):
+    """Loss of a user, with the settings of the base."""
+
+    def position_loss(self, pred, target, valid):
+        return pred.sum(1) * 0 + (target.sum(1) if target.dim() == pred.dim() else 0)
+
+
+def test_a_users_loss_takes_multi_hot_labels_unless_it_says_otherwise():
+    loss = PlainLoss(reduction="none")
+    assert loss(torch.zeros(1, 3), torch.tensor([[1.0, 1.0, 0.0]])).tolist() == [2]
+    with pytest.raises(ValueError, match="sum"):
+        type("Exclusive", (PlainLoss,), {"exclusive_classes": True})()(
+            torch.zeros(1, 3), torch.tensor([[1.0, 1.0, 0.0]])
+        )
+
+
+def divide_on_a_rank(rank):
+    factor = torch.tensor(2.0 + 2 * rank)
+    loss = CrossEntropyLoss(sync_avg_factor=True)(torch.zeros(1, 2), torch.tensor([0]), avg_factor=factor)
+    return loss.item(), factor.item()
+
+
+def test_the_callers_avg_factor_stays_as_it_is():
+    """Ranks average a copy: the caller may divide further losses by its own tensor."""
+    (first, kept), (second, other) = run_ranks(divide_on_a_rank)
+    assert first == second == pytest.approx(math.log(2) / 3)
+    assert (kept, other) == (2, 4)

@@ -51,6 +51,17 @@ def test_run_stops_at_the_next_look(tmp_path: Path, bad: int, interval: int, don
     assert not list(tmp_path.glob("*.pth"))
 
 
+def test_the_check_comes_before_a_validation() -> None:
+    """A loop by iteration has no end of an epoch, and a validation takes long."""
+    hook = NonFiniteLossHook(interval=100)
+    runner = SimpleNamespace(iter=4)
+    hook.after_train_iter(runner, 4, outputs={"loss": torch.tensor(1.0)})
+    hook.before_val(runner)
+    hook.after_train_iter(runner, 5, outputs={"loss": torch.tensor(float("nan"))})
+    with pytest.raises(FloatingPointError, match="first at iteration 5"):
+        hook.before_val(runner)
+
+
 def test_interval_is_the_loggers(tmp_path: Path) -> None:
     runner, error = run(tmp_path, 1, default_hooks={"logger": {"type": "LoggerHook", "interval": 2}})
     assert "iteration 1 " in error

@@ -17,6 +17,7 @@ from helpers.tiny_runner import TinyModel, outlying, tiny_runner
 from mmengine.dataset import DefaultSampler, RepeatDataset
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from PIL import Image
 
 from mmseol.counting import image_classes
 from mmseol.datasets import ImbalancedDataset
@@ -178,6 +179,18 @@ def test_expected_counts_are_the_mean_of_what_is_drawn(data: LabelDataset, maps:
     assert np.abs(seen.mean(0) - expected).max() <= tolerance
 
 
+def test_expected_counts_of_a_class_in_a_single_image(tmp_path: Path) -> None:
+    """Its image is drawn whenever the class is, so that the expected counts follow from the formula alone."""
+    root = write_maps(tmp_path, 3)
+    for i, labels in enumerate(([0, 0, 1], [0, 0, 0], [1, 1, 2])):  # class 2 in one image, class 3 in none
+        Image.fromarray(np.array([labels] * 2, np.uint8)).save(root / "ann" / f"{i:03}.png")
+    sampler = RareClassSampler(seg_dataset(root), temperature=float("inf"), seed=0)
+    # Each class is drawn with 1/3, then one of its images: {0, 1}, {0, 2} or {2}.
+    per_image = np.array([1 / 6 + 1 / 6, 1 / 6, 1 / 6 + 1 / 3])
+    contains = np.array([[1, 1, 0, 0], [1, 0, 0, 0], [0, 1, 1, 0]])
+    np.testing.assert_allclose(sampler.expected_counts(), 3 * per_image @ contains)
+
+
 @pytest.mark.parametrize(
     ("made", "defaults"),
     [
@@ -325,6 +338,12 @@ def test_runners_build_and_advance_them(tmp_path: Path) -> None:
             "`DeferredSampler` has no argument `shuffle`.*previous sampler",
         ),
         (lambda data, maps: OverSampler(LabelDataset([[0, 1]])), ValueError, "got 2 labels for item 0"),
+        (lambda data, maps: OverSampler(LabelDataset([[0], []])), ValueError, "got 0 labels for item 1"),
+        (
+            lambda data, maps: DeferredSampler(data, -1, dict(type="mmseol.ClassAwareSampler")),
+            ValueError,
+            "`begin` must be .*got -1",
+        ),
     ],
 )
 def test_errors(data: LabelDataset, maps: Any, make: Any, error: type[Exception], message: str) -> None:

@@ -6,13 +6,14 @@ import os
 import signal
 import time
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 import torch
 from helpers.distributed import run_ranks
 from helpers.forked_runs import start, status_of
-from helpers.tiny_runner import LABELS, TinyModel, tiny_runner
+from helpers.tiny_runner import LABELS, TinyModel, log_of, tiny_runner
 from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -167,6 +168,33 @@ def test_all_ranks_stop_at_one_iteration_if_one_is_asked_to(tmp_path: Path) -> N
     one, two = run_ranks(_stop_on, str(tmp_path))
     assert one == two == (143, 3)  # the ranks agree one iteration later
     assert (tmp_path / "stopped_3.pth").is_file()
+
+
+def test_outside_the_main_thread_the_run_goes_on_without_it(tmp_path: Path) -> None:
+    """Python sets handlers in the main thread alone; a notebook or a service may train in another."""
+    runner = runner_of(tmp_path, [])
+    before = signal.getsignal(signal.SIGTERM)
+    thread = Thread(target=runner.train)
+    thread.start()
+    thread.join()
+    assert runner.epoch == 3
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert "StopSignalHook does nothing outside the main thread" in log_of(runner)
+
+
+def _initialise_a_worker(rank: int, work_dir: Path) -> list[int]:
+    seeded: list[int] = []
+    runner = runner_of(work_dir, [])
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    runner.train_dataloader.worker_init_fn = seeded.append
+    StopSignalHook().before_train(runner)
+    runner.train_dataloader.worker_init_fn(3)  # what torch calls in the worker with this number
+    return seeded
+
+
+def test_workers_are_still_initialised_as_the_loader_asks(tmp_path: Path) -> None:
+    """mmengine seeds the workers of a run there."""
+    assert run_ranks(_initialise_a_worker, tmp_path, world=1) == [[3]]
 
 
 def test_wrong_names() -> None:
