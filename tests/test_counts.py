@@ -85,6 +85,51 @@ def test_weights_by_name_cover_the_list():
         C.class_weights("none", [10, 5, 1])
 
 
+@given(some_counts, st.floats(0, 3))
+@pytest.mark.filterwarnings("ignore:Classes")
+def test_power_targets_lie_between_equal_and_reciprocal_ones(values, gamma):
+    samples = [max(n, 1) for n in values]
+    slow = [2.0 * (max(samples) / n) ** gamma for n in samples]
+    np.testing.assert_allclose(C.outlying_values(values, 2.0, "power", gamma=gamma), slow)
+    equal, one = (C.outlying_values(values, 2.0, "power", gamma=g) for g in (0, 1))
+    assert equal.tolist() == [2.0] * len(values)
+    np.testing.assert_array_equal(one, C.outlying_values(values, 2.0, "reciprocal"))
+
+
+@pytest.mark.parametrize("scheme", ["rank", "reciprocal", "power"])
+def test_auto_alpha_gives_targets_of_unit_mean_square_over_the_samples(scheme):
+    counts = [700, 50, 250]
+    drawn = np.repeat(C.outlying_values(counts, "auto", scheme, gamma=0.5), counts)
+    assert np.mean(drawn**2) == pytest.approx(1)
+    proportional = drawn[0] / C.outlying_values(counts, 1.0, scheme, gamma=0.5)[0]
+    np.testing.assert_allclose(
+        C.outlying_values(counts, "auto", scheme, gamma=0.5),
+        proportional * C.outlying_values(counts, 1.0, scheme, gamma=0.5),
+    )
+
+
+def test_wrong_alpha_and_gamma():
+    for alpha in ("six", 0, float("nan"), None):
+        with pytest.raises(ValueError, match="`alpha` must be a finite number above 0"):
+            C.outlying_values([2, 1], alpha)
+    with pytest.raises(ValueError, match="`gamma` must be a finite number of at least 0, got -1"):
+        C.outlying_values([2, 1], gamma=-1)
+    with pytest.raises(ValueError, match="`power` must be a finite number of at least 0, got -1"):
+        C.class_weights(-1, [2, 1])
+
+
+def test_enet_and_power_weights_against_their_formulas():
+    counts = [99, 1, 0]
+    np.testing.assert_allclose(
+        C.class_weights("enet", counts), [1 / np.log(1.02 + n / 100) for n in counts], rtol=1e-12
+    )
+    slow = np.array([99**-0.5, 1, 1])
+    with pytest.warns(UserWarning, match="Classes"):
+        np.testing.assert_allclose(C.class_weights(0.5, counts), slow / slow.sum() * 3)
+    np.testing.assert_allclose(C.power_weights([30, 10], 1), C.inverse_frequency_weights([30, 10]))
+    assert C.power_weights([30, 10], 0).tolist() == [1, 1]
+
+
 def test_class_counts_add_scale_and_round_trip(tmp_path):
     one = C.ClassCounts([1, 2], [1, 1], [5, 5])
     total = one + one * 3

@@ -182,6 +182,27 @@ def test_alpha_of_averaged_models_follows(tmp_path: Path) -> None:
         ema.decode_head.losses[0].set_alpha(-1)
 
 
+def test_the_ramp_ends_at_the_alpha_that_follows_from_the_counts(tmp_path: Path) -> None:
+    hook = {"type": "mmseol.AlphaRampHook", "start": 0.1, "until": 1, "by_epoch": False}
+    net = TinyModel([outlying(alpha="auto")], [])
+    tiny_runner(tmp_path, net, custom_hooks=[hook, COUNT]).train()
+    # LABELS: 8, 4, 3 and 1 samples of ranks 1 to 4
+    mean_square = (8 * 1 + 4 * 4 + 3 * 9 + 1 * 16) / 16
+    assert net.decode_head.losses[0].alpha == pytest.approx(mean_square**-0.5)
+
+
+@pytest.mark.parametrize("weight", ["enet", 0.5])
+def test_weights_of_enet_and_by_a_power(tmp_path: Path, weight: str | float) -> None:
+    net = TinyModel([CE], [])
+    hook = {"type": "mmseol.DeferredReweightHook", "begin": 0, "weight": weight}
+    tiny_runner(tmp_path, net, custom_hooks=[COUNT, hook]).train()
+    slow = 1 / np.log(1.02 + COUNTS / COUNTS.sum()) if weight == "enet" else COUNTS**-0.5
+    expected = slow if weight == "enet" else slow / slow.sum() * 4
+    np.testing.assert_allclose(net.decode_head.losses[0].current_class_weight(), expected)
+    with pytest.raises(ValueError, match="`weight` must be a finite number of at least 0, got -1"):
+        DeferredReweightHook(weight=-1)
+
+
 def test_median_frequency_uses_the_totals_of_the_loss(tmp_path: Path) -> None:
     """f = 0.5, 0.25, 0.75, 1 of the images with the class: 0.625 is the median."""
     loss = {**CE, "class_counts": [8, 4, 3, 1]}

@@ -70,7 +70,10 @@ def test_reciprocal_scheme():
 
 @pytest.mark.parametrize("alpha", [0, -1, float("nan"), float("inf"), "6", True, None])
 def test_alpha_must_be_positive(alpha):
-    with pytest.raises(ValueError, match="`alpha` must be a finite number above 0, got"):
+    with pytest.raises(
+        ValueError,
+        match=r"`alpha` must be a finite number above 0( or 'auto')?, got",
+    ):
         OutlyingMSELoss(alpha=alpha)
 
 
@@ -137,9 +140,75 @@ def test_median_frequency_uses_the_totals():
     np.testing.assert_allclose(loss.class_weight.numpy(), [0.5 / 0.6, 0.5 / 0.3, 1])
 
 
+def test_class_weights_by_a_power_follow_the_counts():
+    loss = CrossEntropyLoss(class_weight=0.5)
+    assert loss.needs_counts
+    loss.set_class_counts([90, 10])
+    np.testing.assert_allclose(loss.class_weight, [0.5, 1.5])
+    assert torch.equal(CrossEntropyLoss(class_weight=0, class_counts=[9, 1]).class_weight, torch.ones(2))
+
+
+def regression(alpha):
+    """Return features, their layer, a classifier for targets of this alpha, and labels."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 5, generator=generator, dtype=torch.float64)
+    y = torch.randint(3, (40,), generator=generator)
+    below = torch.randn(6, 5, generator=generator, dtype=torch.float64).requires_grad_()
+    last = torch.randn(3, 6, generator=generator, dtype=torch.float64)
+    return x, below, (alpha * last).requires_grad_(), y
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "wd", "factors", "decay"),
+    [
+        # learning rate of the layers below, of the classifier; weight decay of the layers below: for alpha 1
+        (lambda groups: torch.optim.SGD(groups, momentum=0.9), 0.1, (4.0, 1.0), 0.25),
+        (lambda groups: torch.optim.Adam(groups, eps=1e-300), 0.0, (1.0, 0.5), 1.0),
+    ],
+)
+def test_alpha_is_a_ratio_of_learning_rates(optimizer, wd, factors, decay):
+    def train(alpha, factors, decay):
+        x, below, last, y = regression(alpha)
+        loss = OutlyingMSELoss(alpha=alpha, class_counts=[50, 20, 5])
+        groups = [
+            dict(params=[below], lr=0.002 * factors[0], weight_decay=wd * decay),
+            dict(params=[last], lr=0.002 * factors[1], weight_decay=wd),
+        ]
+        steps = optimizer(groups)
+        for _ in range(30):
+            steps.zero_grad()
+            loss((x @ below.T).tanh() @ last.T, y).backward()
+            steps.step()
+        return below.detach(), last.detach() / alpha
+
+    start = regression(1.0)
+    got, expected = train(2.0, (1.0, 1.0), 1.0), train(1.0, factors, decay)
+    for one, two, begin in zip(got, expected, start[1:3], strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
+        assert (one - begin).abs().max() > 0.01
+    same_rates = train(1.0, (1.0, 1.0), 1.0)
+    assert (got[0] - same_rates[0]).abs().max() > 0.001
+
+
+def test_auto_alpha_gives_first_gradients_of_unit_root_mean_square():
+    counts = [600, 300, 80, 20]
+    loss = OutlyingMSELoss(alpha="auto", class_counts=counts, reduction="sum")
+    pred = torch.zeros(1000, 4, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(
+        loss(pred, torch.arange(4).repeat_interleave(torch.tensor(counts))), pred
+    )
+    assert gradient.square().sum(1).mean() == pytest.approx(1)
+    assert loss.target_values.tolist() == pytest.approx([loss.alpha_value * k for k in (1, 2, 3, 4)])
+    loss.set_class_counts([1, 1, 1, 997])
+    assert loss.alpha_value == pytest.approx(1, abs=0.02)
+    with pytest.raises(RuntimeError, match="`alpha` is 'auto', which follows from the class counts"):
+        _ = OutlyingMSELoss(alpha="auto").alpha_value
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (dict(class_weight=-0.5), "`class_weight` must be a finite number of at least 0, got -0.5"),
         (dict(class_weight="median"), "`class_weight` must be one of 'median_frequency'"),
         (dict(class_weight=[1, -1]), "`class_weight` must be at least two finite numbers, none negative"),
         (dict(class_weight=[0, 0]), "`class_weight` must not be all zero"),

@@ -28,15 +28,18 @@ __all__ = [
     "check_counts",
     "class_weights",
     "effective_number_weights",
+    "enet_weights",
     "inverse_frequency_weights",
     "load_counts",
     "load_weights",
     "median_frequency_weights",
     "outlying_values",
+    "power_weights",
+    "unit_alpha",
 ]
 
-CLASS_WEIGHTS = ("median_frequency", "inverse_frequency", "effective_number")
-Scheme = Literal["rank", "reciprocal"]
+CLASS_WEIGHTS = ("median_frequency", "inverse_frequency", "effective_number", "enet")
+Scheme = Literal["rank", "reciprocal", "power"]
 Ties = Literal["ordinal", "dense", "average"]
 
 
@@ -262,25 +265,30 @@ def at_least_one(counts: ArrayLike, used_for: str) -> IntArray:
 
 def outlying_values(
     counts: ArrayLike,
-    alpha: float = 1.0,
+    alpha: float | Literal["auto"] = 1.0,
     scheme: Scheme = "rank",
     ties: Ties = "ordinal",
+    gamma: float = 1.0,
 ) -> FloatArray:
     r"""Return each class's outlying target value (Kato & Hotta, arXiv 2107.02393, Algorithm 1).
 
     ``scheme='rank'`` is the paper's: :math:`v_c = \alpha r_c`, where :math:`r_c` is the rank, from 1, of the
     class when classes are sorted by count, **largest first**; the most frequent class lies nearest the
     origin. ``scheme='reciprocal'`` follows the text of sec. 3.3 instead: :math:`v_c = \alpha n_\max / n_c`.
+    ``scheme='power'`` lies between equal targets and these: :math:`v_c = \alpha (n_\max / n_c)^\gamma`.
 
     >>> outlying_values([500, 20, 100], alpha=5)
     array([ 5., 15., 10.])
+    >>> outlying_values([400, 4, 100], scheme="power", gamma=0.5)
+    array([ 1., 10.,  2.])
 
     Args:
         counts: Samples per class, (K,).
-        alpha: Distance of the first target from the origin, above 0.
-        scheme: ``'rank'`` or ``'reciprocal'``.
+        alpha: Distance of the first target from the origin, above 0; ``'auto'``: :func:`unit_alpha`.
+        scheme: ``'rank'``, ``'reciprocal'`` or ``'power'``.
         ties: Rank of equal counts: ``'ordinal'`` keeps class order, as the paper; ``'dense'`` and
             ``'average'`` share a rank as in :func:`scipy.stats.rankdata`.
+        gamma: Exponent of ``'power'``, at least 0: 0 gives equal targets, 1 those of ``'reciprocal'``.
 
     Returns:
         Target values, (K,), in the units of the model's raw outputs.
@@ -288,19 +296,48 @@ def outlying_values(
     Raises:
         ValueError: If an argument is out of its range.
     """
-    alpha = number("alpha", alpha, above=0)
+    if not isinstance(alpha, str):
+        alpha = number("alpha", alpha, above=0)
+    elif alpha != "auto":
+        raise ValueError(f"`alpha` must be a finite number above 0 or 'auto', got {alpha!r}.")
+    gamma = number("gamma", gamma, at_least=0)
     choice("ties", ties, get_args(Ties))
     choice("scheme", scheme, get_args(Scheme))
     counts = check_counts(counts)
-    if scheme == "reciprocal":
-        counts = at_least_one(counts, "scheme='reciprocal'")
-        return alpha * counts.max() / counts
-    empty = np.flatnonzero(counts == 0)
-    if empty.size:
-        warnings.warn(
-            f"Classes [{first_few(empty, 20)}] have no training sample and are ranked last.", stacklevel=2
-        )
-    return alpha * _ranks(-counts, ties)
+    if scheme == "rank":
+        empty = np.flatnonzero(counts == 0)
+        if empty.size:
+            warnings.warn(
+                f"Classes [{first_few(empty, 20)}] have no training sample and are ranked last.",
+                stacklevel=2,
+            )
+        values = _ranks(-counts, ties)
+    else:
+        samples = at_least_one(counts, f"scheme={scheme!r}")
+        values = (samples.max() / samples) ** (gamma if scheme == "power" else 1.0)
+    return (unit_alpha(counts, values) if alpha == "auto" else alpha) * values
+
+
+def unit_alpha(counts: ArrayLike, values: ArrayLike) -> float:
+    r"""Return the alpha that gives the targets a root mean square of 1 over the training samples.
+
+    .. math:: \alpha = \Bigl(\sum_c \pi_c r_c^2\Bigr)^{-1/2}
+
+    with the fraction :math:`\pi_c` of class c among the training samples and the target :math:`r_c` for
+    alpha 1. At the start of training the outputs are near 0, so that the gradient on them is minus the target
+    and its root mean square is 1, as with one-hot targets; that of cross entropy is
+    :math:`\sqrt{1 - 1/K}`. The classifier starts alike for all losses, so the gradient that reaches the
+    features is as large as theirs, and a learning rate that suits them is one to start from.
+
+    >>> round(unit_alpha([900, 100], [1, 2]), 3)
+    0.877
+
+    Args:
+        counts: Samples per class, (K,).
+        values: Targets for alpha 1, (K,).
+    """
+    fraction = check_counts(counts) / np.sum(counts)
+    return float(1.0 / np.sqrt(np.sum(fraction * np.asarray(values, dtype=np.float64) ** 2)))
 
 
 def _ranks(values: IntArray, ties: Ties) -> FloatArray:
@@ -364,17 +401,52 @@ def effective_number_weights(counts: ArrayLike, beta: float = 0.9999) -> FloatAr
     return _sum_to_classes((1.0 - beta) / -np.expm1(samples * np.log(beta)))
 
 
-def class_weights(
-    name: str, counts: ArrayLike, totals: ArrayLike | None = None, beta: float = 0.9999
-) -> FloatArray:
-    """Return class weights by name, one of :data:`CLASS_WEIGHTS`, (K,).
+def enet_weights(counts: ArrayLike, c: float = 1.02) -> FloatArray:
+    r"""Return weights :math:`1 / \ln(c + f_k)`, (K,), with the fraction :math:`f_k` of all samples.
 
-    >>> class_weights("inverse_frequency", [30, 10])
+    Paszke et al., "ENet", 2016, sec. 4.1; with their ``c`` of 1.02 the weights lie between 1 and 50.
+
+    >>> enet_weights([99, 1]).round(2)
+    array([ 1.43, 33.81])
+    """
+    samples = check_counts(counts)
+    return 1.0 / np.log(number("c", c, above=1) + samples / samples.sum())
+
+
+def power_weights(counts: ArrayLike, power: float) -> FloatArray:
+    r"""Return weights :math:`\propto n_k^{-p}` that sum to K, (K,).
+
+    ``power`` 0 gives ones, 0.5 the inverse square root, 1 the inverse frequency.
+
+    >>> power_weights([90, 10], power=0.5)
     array([0.5, 1.5])
     """
+    power = number("power", power, at_least=0)
+    samples = at_least_one(counts, "power weights")
+    return _sum_to_classes((samples.max() / samples) ** power)
+
+
+def class_weights(
+    name: str | float, counts: ArrayLike, totals: ArrayLike | None = None, beta: float = 0.9999
+) -> FloatArray:
+    """Return class weights by name, one of :data:`CLASS_WEIGHTS`, or by a power of the counts, (K,).
+
+    >>> class_weights("inverse_frequency", [30, 10]), class_weights(1.0, [30, 10])
+    (array([0.5, 1.5]), array([0.5, 1.5]))
+
+    Args:
+        name: Name, or the number p of :func:`power_weights`.
+        counts: Samples per class, (K,).
+        totals: As of :func:`median_frequency_weights`.
+        beta: As of :func:`effective_number_weights`.
+    """
+    if not isinstance(name, str):
+        return power_weights(counts, name)
     if name == "median_frequency":
         return median_frequency_weights(counts, totals)
     if name == "inverse_frequency":
         return inverse_frequency_weights(counts)
+    if name == "enet":
+        return enet_weights(counts)
     choice("class_weight", name, CLASS_WEIGHTS)
     return effective_number_weights(counts, beta)

@@ -26,6 +26,8 @@ LOSSES: dict[str, dict[str, Any]] = dict(
     weighted_ce_effective_number=dict(
         type="mmseol.CrossEntropyLoss", class_weight="effective_number", beta=0.9999
     ),
+    weighted_ce_enet=dict(type="mmseol.CrossEntropyLoss", class_weight="enet"),
+    weighted_ce_power=dict(type="mmseol.CrossEntropyLoss", class_weight=0.5),
     focal=dict(type="mmseol.FocalLoss", gamma=2.0),
     weighted_focal=dict(type="mmseol.FocalLoss", gamma=2.0, class_weight="median_frequency"),
     focal_sigmoid=dict(type="mmseol.SigmoidFocalLoss", alpha=0.25, gamma=2.0),

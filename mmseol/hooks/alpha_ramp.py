@@ -23,7 +23,8 @@ class AlphaRampHook(Hook):
 
     with epoch or iteration t, ``begin`` b and ``until`` e, :math:`\alpha_0` ``start`` and :math:`\alpha_1`
     ``end``. Large target values give large first losses; the ramp starts with small ones. It is not part of
-    arXiv 2107.02393. The hook works on every loss with a method ``set_alpha``. Alpha depends on the epoch or
+    arXiv 2107.02393. The hook works on every loss with a method ``set_alpha`` and an
+    ``alpha_value``. Alpha depends on the epoch or
     iteration alone, so that a resumed run has the right one; a test uses the ``alpha`` of the loss's config.
 
     >>> hook = AlphaRampHook(start=1.0, end=6.0, until=20)
@@ -70,7 +71,7 @@ class AlphaRampHook(Hook):
                 "the hook out."
             )
         if not self._ends:
-            self._ends = [float(loss.alpha if self.end is None else self.end) for _, loss in losses]
+            self._ends = [float(loss.alpha_value if self.end is None else self.end) for _, loss in losses]
         self._set(runner)
 
     def before_train_epoch(self, runner: Any) -> None:

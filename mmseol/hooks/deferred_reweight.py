@@ -45,7 +45,8 @@ class DeferredReweightHook(Hook):
     Args:
         begin: First epoch, or iteration, with class weights, counted from 0.
         by_epoch: Whether ``begin`` counts epochs (``True``) or iterations.
-        weight: Name of the weights, see :func:`mmseol.counting.counts.class_weights`.
+        weight: Name of the weights, or a power of the counts; see
+            :func:`mmseol.counting.counts.class_weights`.
         beta: :math:`\beta` of the effective number, in [0, 1).
 
     Raises:
@@ -59,12 +60,17 @@ class DeferredReweightHook(Hook):
         self,
         begin: int = 160,
         by_epoch: bool = True,
-        weight: Literal["effective_number", "inverse_frequency", "median_frequency"] = "effective_number",
+        weight: Literal["effective_number", "inverse_frequency", "median_frequency", "enet"]
+        | float = "effective_number",
         beta: float = 0.9999,
     ) -> None:
         self.begin = whole_number("begin", begin, at_least=0)
         self.by_epoch = by_epoch
-        self.weight = choice("weight", weight, CLASS_WEIGHTS)
+        self.weight: str | float = (
+            choice("weight", weight, CLASS_WEIGHTS)
+            if isinstance(weight, str)
+            else number("weight", weight, at_least=0)
+        )
         self.beta = number("beta", beta, at_least=0, below=1)
         self._on: bool | None = None
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mmseol.counting.counts import Scheme, Ties, outlying_values
+from mmseol.counting.counts import Scheme, Ties, outlying_values, unit_alpha
 from mmseol.losses.base.class_loss import Reduction, evaluate_once
+from mmseol.losses.base.counted import to_numpy
 from mmseol.losses.base.quadratic import QuadraticLoss
 from mmseol.registry import MODELS
 
@@ -28,6 +29,13 @@ class OutlyingMSELoss(QuadraticLoss):
     ``F.mse_loss``: the targets are the same, a learning rate copied from there is not. Predict with
     argmax of the raw outputs; a softmax of them has no meaning.
 
+    Each output is a regression of its own, whose minimum is :math:`a_k = v_k P(k \mid x)`: argmax decides by
+    :math:`v_k P(k \mid x)`, and alpha, common to all classes, cancels. Alpha acts on the training: SGD from
+    classifier weights :math:`\alpha W` with alpha takes the steps that SGD from W takes with alpha 1 and, in
+    the layers below, :math:`\alpha^2` times the learning rate and :math:`\alpha^{-2}` times the weight decay.
+    With Adam, the learning rate of the classifier is :math:`\alpha^{-1}` times as large there. One learning
+    rate for all layers therefore cannot stand in for alpha.
+
     Source: Kato & Hotta, "MSE Loss with Outlying Label for Imbalanced Classification", arXiv
     2107.02393; alpha there is 5 on CIFAR-10, 1 on CIFAR-100 and Food-101-LT, 6 on CamVid.
 
@@ -39,10 +47,13 @@ class OutlyingMSELoss(QuadraticLoss):
     tensor(1.)
 
     Args:
-        alpha: Target value of the most frequent class, above 0.
-        scheme: ``'rank'`` (Algorithm 1), or ``'reciprocal'``: :math:`v_c = \alpha n_\max / n_c`.
+        alpha: Target value of the most frequent class, above 0. ``'auto'`` gives the targets a root mean
+            square of 1 over the training samples, see :func:`~mmseol.counting.counts.unit_alpha`.
+        scheme: ``'rank'`` (Algorithm 1); ``'reciprocal'``: :math:`v_c = \alpha n_\max / n_c`; or ``'power'``:
+            :math:`v_c = \alpha (n_\max / n_c)^\gamma`.
         ties: Rank of equal counts: ``'ordinal'`` keeps class order, ``'dense'`` and ``'average'``
             share a rank as in :func:`scipy.stats.rankdata`.
+        gamma: Exponent of ``'power'``, at least 0: 0 gives equal targets, 1 those of ``'reciprocal'``.
         class_counts: As of :class:`~mmseol.losses.ClassLoss`; so are the arguments after it.
     """
 
@@ -52,9 +63,10 @@ class OutlyingMSELoss(QuadraticLoss):
 
     def __init__(
         self,
-        alpha: float = 1.0,
+        alpha: float | Literal["auto"] = 1.0,
         scheme: Scheme = "rank",
         ties: Ties = "ordinal",
+        gamma: float = 1.0,
         *,
         class_counts: Any = None,
         ignore_index: int = -100,
@@ -63,8 +75,8 @@ class OutlyingMSELoss(QuadraticLoss):
         loss_name: str | None = None,
         sync_avg_factor: bool = False,
     ) -> None:
-        outlying_values([2, 1], alpha, scheme, ties)  # refuse wrong arguments before anything is counted
-        self.alpha, self.scheme, self.ties = alpha, scheme, ties
+        outlying_values([2, 1], alpha, scheme, ties, gamma)  # refuse wrong ones before anything is counted
+        self.alpha, self.scheme, self.ties, self.gamma = alpha, scheme, ties, gamma
         super().__init__(
             class_counts=class_counts,
             ignore_index=ignore_index,
@@ -74,19 +86,43 @@ class OutlyingMSELoss(QuadraticLoss):
             sync_avg_factor=sync_avg_factor,
         )
 
-    def set_alpha(self, alpha: float) -> None:
+    def set_alpha(self, alpha: float | Literal["auto"]) -> None:
         """Use this alpha from now on; for schedules.
 
         Raises:
-            ValueError: If it is not a finite number above 0.
+            ValueError: If it is neither a finite number above 0 nor ``'auto'``.
         """
         outlying_values([2, 1], alpha)
         self.alpha = alpha
         self._refresh()
 
+    @property
+    def alpha_value(self) -> float:
+        """Alpha as a number, also with ``'auto'``, where it follows from the class counts.
+
+        >>> OutlyingMSELoss(alpha="auto", class_counts=[50, 50]).alpha_value  # ranks 1 and 2
+        0.6324555320336759
+
+        Raises:
+            RuntimeError: If it is ``'auto'`` and the loss has no counts.
+        """
+        if self.alpha != "auto":
+            return float(self.alpha)
+        if not self.counted:
+            raise RuntimeError(
+                "`alpha` is 'auto', which follows from the class counts, and the loss has none yet. Add "
+                "dict(type='mmseol.ClassCountHook') to custom_hooks, or give class_counts=[...]."
+            )
+        counts = to_numpy(self.class_counts)
+        return unit_alpha(counts, self.values_for(counts, 1.0))
+
+    def values_for(self, counts: np.ndarray, alpha: float | Literal["auto"]) -> np.ndarray:
+        """Return the target value of each class for these counts and this alpha, (K,)."""
+        return outlying_values(counts, alpha, self.scheme, self.ties, self.gamma)
+
     def update_from_counts(self, counts: np.ndarray, totals: np.ndarray | None) -> None:
         """Compute the target value of each class."""
-        self.set_derived("target_values", outlying_values(counts, self.alpha, self.scheme, self.ties))
+        self.set_derived("target_values", self.values_for(counts, self.alpha))
 
     def target_values_of(self, pred: Tensor) -> Tensor:
         """Return the target values, (K,)."""

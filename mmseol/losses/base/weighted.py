@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any, get_args
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 from mmseol.counting.counts import CLASS_WEIGHTS, class_weights, effective_number_weights, load_weights
 from mmseol.losses.base.class_loss import ClassLoss, Normalize, Reduction
 from mmseol.losses.base.counted import to_numpy
-from mmseol.utils.checks import choice
+from mmseol.utils.checks import choice, number
 
 __all__ = ["WeightedClassLoss"]
 
@@ -33,7 +34,8 @@ class WeightedClassLoss(ClassLoss):
         class_weight: Weights in class order; a ``.json`` or ``.npy`` file of them; or by name from
             the counts: ``'median_frequency'`` (Eigen & Fergus, ICCV 2015; SegNet, TPAMI 2017; without
             the totals that ``mmseol.ClassCountHook`` counts, the global frequency is used),
-            ``'inverse_frequency'``, ``'effective_number'`` (Cui et al., CVPR 2019).
+            ``'inverse_frequency'``, ``'effective_number'`` (Cui et al., CVPR 2019), ``'enet'`` (Paszke et
+            al., 2016); or a number p, for weights proportional to :math:`n_c^{-p}`.
         beta: Of the effective number, in [0, 1).
         normalize: ``'weight'`` divides by the sum of the class weights (torch), ``'count'`` by the
             number of valid elements (Cui et al.'s code, SegNet's Caffe).
@@ -59,10 +61,12 @@ class WeightedClassLoss(ClassLoss):
         effective_number_weights([2, 1], beta)  # refuses a beta out of range
         self.beta = beta
         self.normalize = choice("normalize", normalize, get_args(Normalize))
-        self._weight_name: str | None = None
+        self._weight_name: str | float | None = None
         self._given_weight: np.ndarray | None = None
         if isinstance(class_weight, str) and not class_weight.endswith((".json", ".npy")):
             self._weight_name = choice("class_weight", class_weight, CLASS_WEIGHTS)
+        elif isinstance(class_weight, Real) and not isinstance(class_weight, bool):
+            self._weight_name = number("class_weight", class_weight, at_least=0)
         elif class_weight is not None:
             self._given_weight = load_weights(to_numpy(class_weight))
         super().__init__(
