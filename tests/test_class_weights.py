@@ -28,7 +28,7 @@ def build(name, **kwargs):
 def batch(ignored=True):
     generator = torch.Generator().manual_seed(0)
     pred = torch.randn(3, K, 5, generator=generator, dtype=torch.float64)
-    target = torch.randint(0, K, (3, 5), generator=generator)
+    target = torch.arange(15).view(3, 5) % K  # every class in every sample
     if ignored:
         target[0, :2] = IGNORE
     return pred.requires_grad_(), target
@@ -96,7 +96,17 @@ def test_upsampled_outputs_take_class_weights(cls, weighted, dtype):
     target[1, 2] = IGNORE
     weight = {"pixels": torch.rand(2, 9, 8), "samples": torch.rand(2), None: None}[weighted]
     up = F.interpolate(pred.double(), (9, 8), mode="bilinear", align_corners=False)
-    expected = value_and_gradient(lambda pred: loss(up, target, weight), pred)
+    valid = target != IGNORE
+    label = target.long().where(valid, 0)
+    values = torch.tensor([1.0, 3, 2, 4] if cls is OutlyingMSELoss else [1.0] * K).sort().values
+    values = values[torch.tensor([1, 2, 0, 3])].double()  # the rank of 40, 7, 300 and 1
+    wanted = F.one_hot(label, K).movedim(-1, 1) * values.view(1, K, 1, 1)
+    class_weight = WEIGHTS[label] * valid
+    factor = class_weight if weight is None else class_weight * weight.view(2, *weight.shape[1:] or (1, 1))
+    slow = ((up - wanted).square().sum(1) / 2 * factor).sum() / class_weight.sum()
+    expected = slow, *torch.autograd.grad(slow, pred, retain_graph=True)
+    direct = value_and_gradient(lambda pred: loss(up, target, weight), pred)
+    torch.testing.assert_close(direct, expected, check_dtype=False)
     got = value_and_gradient(lambda pred: loss.forward_upsampled(pred, target, weight=weight), pred)
     tolerance = 1e-3 if dtype == torch.float16 else 1e-7
     torch.testing.assert_close(got, expected, check_dtype=False, rtol=tolerance, atol=tolerance)

@@ -556,3 +556,19 @@ def test_files_are_checked_before_a_data_set_is_built(changes, message, tmp_path
     else:
         with pytest.raises(ValueError, match=message):
             check_files(cfg, ("train_dataloader", "val_dataloader"))
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    [
+        ("weighted_ce_median_frequency", "median_frequency"),
+        ("weighted_ce_inverse_frequency", "inverse_frequency"),
+        ("weighted_ce_effective_number", "effective_number"),
+        ("weighted_focal", "median_frequency"),
+    ],
+)
+def test_losses_named_by_their_weights_have_them(name, scheme):
+    loss = MODELS.build({**experiment.LOSSES[name], "class_counts": [50, 20, 1]})
+    same = MODELS.build({**experiment.LOSSES[name], "class_counts": [50, 20, 1], "class_weight": scheme})
+    torch.testing.assert_close(loss.class_weight, same.class_weight)
+    assert len(set(loss.class_weight.tolist())) > 1
