@@ -48,7 +48,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["mmseol", "mmseol.*"]),
-    package_data={"mmseol": ["py.typed"]},
+    package_data={"mmseol": ["py.typed", "analysis/*.json"]},
     python_requires=">=3.10",
     install_requires=["numpy>=1.23", "scipy>=1.10", "rich>=13", "pillow>=9"],
     extras_require={

@@ -1,4 +1,4 @@
-"""Command line: ``python -m mmseol train|test|predict ...``; ``tools/VERB.py`` are the same commands.
+"""Command line: ``python -m mmseol VERB ...``; ``tools/VERB.py`` are the same commands.
 
 Only the standard library is imported before the arguments are read, so that ``--help`` and wrong
 arguments answer at once.
@@ -30,7 +30,7 @@ def main(verb: str | None = None, arguments: Sequence[str] | None = None) -> Non
 
     >>> main("trian")
     Traceback (most recent call last):
-    SystemExit: error: the command must be one of train, test, predict, got 'trian'.
+    SystemExit: error: the command must be one of train, test, predict, tables, got 'trian'.
 
     Args:
         verb: Name of the command; ``None`` reads it from the arguments.
@@ -186,6 +186,34 @@ def _run(parser: ArgumentParser) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)  # torch.distributed.launch
 
 
+def _tables(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "sources", nargs="+", metavar="SOURCE", help="work directories of sweeps, or one record of results/"
+    )
+    parser.add_argument("--out", metavar="DIR", help="write tables.md, tables.tex and tables.json there")
+    parser.add_argument("--record", metavar="FILE", help="write one compact record, and a page beside it")
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        metavar="PART",
+        help="scores, comparison, runs, classes, tuning, table1 .. 7, tablelt (default: all with runs)",
+    )
+    parser.add_argument(
+        "--reference", metavar="LOSS", help="loss that the others are compared with (default: ce)"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        choices=["last", "best_on_validation"],
+        default="last",
+        help="epoch whose scores are shown (default: last)",
+    )
+    parser.add_argument(
+        "--resamples", type=int, default=2000, help="of the images, for an interval (default: 2000)"
+    )
+    parser.add_argument("--title", default="", help="data set, network and split")
+    parser.add_argument("--note", help="further facts for the record")
+
+
 COMMANDS = {
     "train": Command(
         "Train a config of mmseol, MMSegmentation or MMPretrain.", _train, "mmseol.experiment.commands"
@@ -196,6 +224,7 @@ COMMANDS = {
         _predict,
         "mmseol.experiment.prediction",
     ),
+    "tables": Command("Make tables of the records of sweeps.", _tables, "mmseol.analysis.sweep_report"),
 }
 
 if __name__ == "__main__":

@@ -116,11 +116,12 @@ def test_every_page_is_checked_and_written(update):
         (f"{MARK % ' rows: 4'}\n<!-- end -->\n", r"`rows` must lie within 1\.\.3, got \[4\]"),
         (f"{MARK % ' row: 4'}\n<!-- end -->\n", "malformed"),
         (f"{MARK % ''}\n", "no `<!-- end -->`"),
+        (f"{MARK % ' part: tunning'}\n<!-- end -->\n", "`part` must be one of 'tuning', got 'tunning'"),
     ],
 )
 def test_bad_marks_are_errors(update, tmp_path, page, message):
     (tmp_path / "README.md").write_text(page)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(SystemExit, match=message):
         update()
 
 

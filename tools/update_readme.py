@@ -1,7 +1,9 @@
 """Write the tables of all Markdown pages from the records under results/; --check only compares them.
 
 A table stands between ``<!-- record: PATH -->`` and ``<!-- end -->``. ``<!-- record: PATH rows: 2 5 -->``
-keeps the second and fifth row; ``<!-- record: PATH part: tuning -->`` shows the learning rates tried.
+keeps the second and fifth row; ``<!-- record: PATH part: tuning -->`` shows the learning rates tried. The
+record of a sweep has the parts of ``tools/tables.py``, and ``losses: ce outlying_mse`` keeps these losses. It
+must be as ``tools/tables.py`` wrote it.
 """
 
 from __future__ import annotations
@@ -13,15 +15,19 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from mmseol.analysis.markdown import markdown, tuning_markdown
+from mmseol.analysis.sweep_record import check_digest
+from mmseol.analysis.sweep_report import sweep_markdown
+from mmseol.utils.checks import choice
 from mmseol.utils.files import replacing
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(
-    r"(<!-- record: (?P<path>\S+)(?: part: (?P<part>\w+))?(?: rows:(?P<rows>[ \d]+))? -->\n)"
-    r".*?(<!-- end -->)",
+    r"(<!-- record: (?P<path>\S+)(?: part: (?P<part>\w+))?(?: losses:(?P<losses>(?: [\w:=.,]+)+))?"
+    r"(?: rows:(?P<rows>[ \d]+))? -->\n)"
+    r".*?(?P<end><!-- end -->)",
     re.DOTALL,
 )
-PARTS = {None: markdown, "tuning": tuning_markdown}
+PARTS = {"tuning": tuning_markdown}  # of a record that is no sweep's
 
 
 def pages() -> list[Path]:
@@ -34,17 +40,23 @@ def filled(text: str) -> str:
     """Return ``text`` with every table written from its record.
 
     Raises:
-        ValueError: If a mark is not understood, or names a row that the table does not have.
+        ValueError: If a mark is not understood, or names a part or row that the record does not have.
     """
 
     def table(match: re.Match[str]) -> str:
-        lines = PARTS[match["part"]](json.loads((ROOT / match["path"]).read_text())).splitlines()
+        record = json.loads((ROOT / match["path"]).read_text())
+        if isinstance(record, dict) and record.get("kind") == "sweep":
+            check_digest(record, match["path"])
+            text = sweep_markdown(record, match["part"], (match["losses"] or "").split())
+        else:
+            text = PARTS[choice("part", match["part"], PARTS)](record) if match["part"] else markdown(record)
+        lines = text.splitlines()
         if match["rows"]:
             wanted = [int(row) for row in match["rows"].split()]
             if not set(wanted) <= set(range(1, len(lines) - 1)):
                 raise ValueError(f"`rows` must lie within 1..{len(lines) - 2}, got {wanted} in {match[1]!r}.")
             lines = [*lines[:2], *(lines[row + 1] for row in wanted)]
-        return "\n".join([match[1] + lines[0], *lines[1:], match[5]])
+        return "\n".join([match[1] + lines[0], *lines[1:], match["end"]])
 
     done, number = BLOCK.subn(table, text)
     if number != text.count("<!-- record: "):
@@ -57,7 +69,10 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a table is out of date")
     args = parser.parse_args()
-    outdated = {path: filled(path.read_text()) for path in pages()}
+    try:
+        outdated = {path: filled(path.read_text()) for path in pages()}
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     outdated = {path: text for path, text in outdated.items() if path.read_text() != text}
     if args.check and outdated:
         names = ", ".join(str(path.relative_to(ROOT)) for path in outdated)

@@ -9,6 +9,7 @@ results equal scikit-learn's with ``labels=`` those classes and ``zero_division=
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,7 +22,9 @@ __all__ = [
     "confusion_matrix",
     "groups_by_limits",
     "groups_by_terciles",
+    "mean_scores",
     "score_classes",
+    "score_tallies",
     "summarize",
 ]
 
@@ -101,7 +104,21 @@ def score_classes(confusion: ArrayLike) -> ClassScores:
     if (matrix < 0).any():
         raise ValueError(f"`confusion` must not be negative, got {int(matrix.min())}.")
     matrix = matrix.astype(np.int64)
-    hits, truth, predicted = np.diag(matrix).copy(), matrix.sum(1), matrix.sum(0)
+    return score_tallies(np.diag(matrix).copy(), matrix.sum(1), matrix.sum(0))
+
+
+def score_tallies(hits: ArrayLike, truth: ArrayLike, predicted: ArrayLike) -> ClassScores:
+    """Return the scores of each class of numbers of elements, (.., K); leading axes are separate samples.
+
+    >>> score_tallies([[8, 5], [1, 0]], [[10, 5], [1, 1]], [[8, 7], [1, 0]]).recall.tolist()
+    [[0.8, 1.0], [1.0, 0.0]]
+
+    Args:
+        hits: Elements of the class that were predicted as such.
+        truth: Elements of the class.
+        predicted: Elements predicted as the class.
+    """
+    hits, truth, predicted = (np.asarray(numbers) for numbers in (hits, truth, predicted))
     seen = truth + predicted > 0
     precision = _ratio(hits, predicted)
     return ClassScores(
@@ -176,22 +193,31 @@ def summarize(scores: ClassScores, groups: ArrayLike | None = None) -> dict[str,
             "`scores` must be of at least one labelled element, got none. Check the data set's paths, "
             "`label_map`, `reduce_zero_label` and `ignore_index`."
         )
-    recalls = scores.recall[scores.truth > 0]
-    with np.errstate(divide="ignore"):
-        g_mean = np.exp(np.log(recalls).mean())  # log 0 = -inf makes it 0
-    summary = {
-        "accuracy": scores.hits.sum() / scores.truth.sum(),
-        "macro_f1": np.nanmean(scores.f1),
-        "macro_precision": np.nanmean(scores.precision),
-        "macro_recall": recalls.mean(),
-        "balanced_accuracy": recalls.mean(),
-        "mIoU": np.nanmean(scores.iou),
-        "g_mean": g_mean,
-        "worst_class": recalls.min(),
-    }
+    summary: dict[str, Any] = dict(mean_scores(scores))
     if groups is not None:
         summary |= _summarize_groups(scores, np.asarray(groups))
     return {name: 100.0 * float(value) for name, value in summary.items()}
+
+
+def mean_scores(scores: ClassScores) -> dict[str, FloatArray]:
+    """Return the means of :func:`summarize` over all classes, within 0..1, of the shape of the leading axes.
+
+    >>> mean_scores(score_tallies([[8, 5], [1, 0]], [[10, 5], [1, 1]], [[8, 7], [1, 0]]))["worst_class"]
+    array([0.8, 0. ])
+    """
+    recall = np.nanmean(scores.recall, axis=-1)
+    with np.errstate(divide="ignore"):
+        g_mean = np.exp(np.nanmean(np.log(scores.recall), axis=-1))  # log 0 = -inf makes it 0
+    return {
+        "accuracy": scores.hits.sum(-1) / scores.truth.sum(-1),
+        "macro_f1": np.nanmean(scores.f1, axis=-1),
+        "macro_precision": np.nanmean(scores.precision, axis=-1),
+        "macro_recall": recall,
+        "balanced_accuracy": recall,
+        "mIoU": np.nanmean(scores.iou, axis=-1),
+        "g_mean": g_mean,
+        "worst_class": np.nanmin(scores.recall, axis=-1),
+    }
 
 
 def _summarize_groups(scores: ClassScores, groups: NDArray[np.str_]) -> dict[str, float]:
