@@ -23,7 +23,9 @@ MMINSTALL = [
     "onedl-mmpretrain>=1.3.6",
 ]
 ANALYSIS = ["matplotlib>=3.7", "scikit-learn>=1.3"]
-TEST = [*ANALYSIS, "hypothesis>=6.90", "pytest>=7.4"]
+RAY = ["ray>=2.40"]
+SLURM = ["submitit>=1.5"]
+TEST = [*ANALYSIS, *RAY, *SLURM, "hypothesis>=6.90", "pytest>=7.4"]
 
 
 class BuildWithConfigs(build_py):
@@ -54,6 +56,8 @@ setup(
     extras_require={
         "mminstall": MMINSTALL,
         "analysis": ANALYSIS,
+        "ray": RAY,
+        "slurm": SLURM,
         "test": TEST,
         "dev": [*TEST, "mypy>=1.10", "ruff>=0.8"],
     },

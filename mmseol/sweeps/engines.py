@@ -11,10 +11,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mmseol.sweeps.trial import run_trial
+from mmseol.sweeps.trial import CLAIMED, DONE, INTERRUPTED, run_trial, state
 from mmseol.utils.checks import check_keywords, choice, whole_number
+from mmseol.utils.processes import end_of_log
 
-__all__ = ["ENGINES", "Engine", "LocalEngine", "make_engine"]
+__all__ = ["ENGINES", "Engine", "LocalEngine", "check_trial_began", "make_engine"]
 
 ENGINES = {
     "local": "mmseol.sweeps.engines.LocalEngine",
@@ -90,6 +91,27 @@ def make_engine(name: str, slots: int | None, preload: Sequence[str], options: M
     except TypeError as error:
         raise ValueError(f"`--engine-options`: {error}") from error
     return cls(slots=slots, preload=preload, **options)
+
+
+def check_trial_began(folder: Path, status: int) -> None:
+    """Raise if a trial's process failed before the trial began, so that starting it again cannot help.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "trial.log").write_text("ModuleNotFoundError: No module named 'mmseol'")
+    >>> check_trial_began(folder, status=1)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    RuntimeError: The process of ... ended with status 1: ModuleNotFoundError: No module named 'mmseol'
+
+    Args:
+        folder: Folder of the trial.
+        status: Exit status of its process.
+    """
+    if status in (DONE, CLAIMED, INTERRUPTED) or status < 0 or state(folder) == "failed":
+        return
+    log = folder / "trial.log"
+    reason = end_of_log(log, lines=1) if log.is_file() else ""
+    raise RuntimeError(f"The process of {folder} ended with status {status}: {reason or 'no output'}")
 
 
 class LocalEngine(Engine):

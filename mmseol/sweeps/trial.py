@@ -282,10 +282,11 @@ def main() -> None:
     """
     parser = ArgumentParser(prog="python -m mmseol.sweeps.trial", description="Run one trial of a sweep.")
     parser.add_argument("folder", type=Path, help="folder with trial.json")
+    parser.add_argument("--parent", type=int, metavar="PID", help="stop when this parent process is gone")
     args = parser.parse_args()
     if not (args.folder / "trial.json").is_file():
         raise SystemExit(f"error: `folder` must hold trial.json, got {str(args.folder)!r}.")
-    raise SystemExit(run_trial(args.folder))
+    raise SystemExit(run_trial(args.folder, lambda: args.parent not in (None, os.getppid())))
 
 
 if __name__ == "__main__":
