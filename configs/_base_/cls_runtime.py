@@ -13,4 +13,5 @@ custom_hooks = [
     dict(type="mmseol.NonFiniteLossHook"),
     dict(type="mmseol.TemperatureHook"),
     dict(type="mmseol.StopSignalHook"),
+    dict(type="mmseol.ExactResumeHook"),
 ]

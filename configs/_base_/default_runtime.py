@@ -28,4 +28,5 @@ custom_hooks = [
     dict(type="mmseol.NonFiniteLossHook"),
     dict(type="mmseol.UpsampleFreeLossHook"),
     dict(type="mmseol.StopSignalHook"),
+    dict(type="mmseol.ExactResumeHook"),
 ]

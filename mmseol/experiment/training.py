@@ -35,19 +35,21 @@ def set_seed(cfg: Config, seed: int) -> None:
 
 
 def set_whole_checkpoints(cfg: Config) -> None:
-    """Write checkpoints whole, and save one at SIGTERM or Ctrl-C.
+    """Write checkpoints whole, with the random states, and save one at SIGTERM or Ctrl-C.
 
     >>> cfg = Config(dict(default_hooks=dict(checkpoint=dict(type="CheckpointHook", interval=5))))
     >>> set_whole_checkpoints(cfg)
     >>> cfg.default_hooks.checkpoint.type, [hook.type for hook in cfg.custom_hooks]
-    ('mmseol.WholeCheckpointHook', ['mmseol.StopSignalHook'])
+    ('mmseol.WholeCheckpointHook', ['mmseol.StopSignalHook', 'mmseol.ExactResumeHook'])
     """
     checkpoint = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
     if checkpoint.get("type") in ("CheckpointHook", "mmengine.CheckpointHook"):
         checkpoint["type"] = "mmseol.WholeCheckpointHook"
     hooks = list(cfg.get("custom_hooks") or [])
-    if not any("StopSignalHook" in str(hook["type"]) for hook in hooks):
-        cfg.custom_hooks = [*hooks, dict(type="mmseol.StopSignalHook")]
+    for name in ("StopSignalHook", "ExactResumeHook"):
+        if not any(name in str(hook["type"]) for hook in hooks):
+            hooks.append(dict(type=f"mmseol.{name}"))
+    cfg.custom_hooks = hooks
 
 
 def set_amp(cfg: Config) -> None:

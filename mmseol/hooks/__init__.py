@@ -5,6 +5,7 @@ from mmseol.hooks.class_count import ClassCountHook
 from mmseol.hooks.class_difficulty import ClassDifficultyHook
 from mmseol.hooks.classifier_features import ClassifierFeatureHook, feed_features
 from mmseol.hooks.deferred_reweight import DeferredReweightHook
+from mmseol.hooks.exact_resume import ExactResumeHook
 from mmseol.hooks.learning_rate import PolynomialLR
 from mmseol.hooks.non_finite_loss import NonFiniteLossHook
 from mmseol.hooks.stop_signals import StopSignalHook
@@ -16,6 +17,7 @@ __all__ = [
     "ClassDifficultyHook",
     "ClassifierFeatureHook",
     "DeferredReweightHook",
+    "ExactResumeHook",
     "NonFiniteLossHook",
     "PolynomialLR",
     "StopSignalHook",

@@ -6,9 +6,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,8 +16,11 @@ import torch
 from mmengine.device import get_device
 from mmengine.dist import all_reduce, get_world_size, is_main_process
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop
 
+from mmseol.hooks.exact_resume import ExactResumeHook
+from mmseol.hooks.train_loaders import SeededLoader, WithoutFirst, inner_loader
 from mmseol.hooks.whole_checkpoints import BACKEND
 from mmseol.registry import HOOKS
 from mmseol.utils.checks import choice
@@ -35,8 +37,10 @@ class StopSignalHook(Hook):
     """Save a checkpoint at the next iteration after SIGTERM or Ctrl-C, and end the process.
 
     The checkpoint is ``stopped_ITERATION.pth`` in the work directory; ``resume=True`` continues from it. A
-    run by epochs skips the batches of the interrupted epoch that it has trained already. The process ends
-    with status 128 + signal number, which is 143 after SIGTERM and 130 after Ctrl-C, so that a scheduler can
+    run by epochs skips the batches of the interrupted epoch that it has trained already. With
+    :class:`ExactResumeHook` it does not load them, and equals an uninterrupted run to the last digit. The
+    stop waits until accumulated gradients (``accumulative_counts``) are applied. The process ends with
+    status 128 + signal number, which is 143 after SIGTERM and 130 after Ctrl-C, so that a scheduler can
     start the same command again (``torchrun`` reports the status of its processes in its own way). A second
     signal ends the process at once.
 
@@ -45,7 +49,8 @@ class StopSignalHook(Hook):
     terminals do. During validation the run continues until the next training iteration.
 
     Between ``before_train`` and ``after_train`` the hook changes the handlers of these signals and the
-    ``worker_init_fn`` of the run's data loaders; afterwards it restores them.
+    ``worker_init_fn`` of the run's data loaders, and in the resumed epoch the loop's ``run_iter``, which then
+    gets the number of the batch in the whole epoch; afterwards it restores them.
 
     >>> hook = StopSignalHook(signals=["SIGTERM"])
 
@@ -80,8 +85,7 @@ class StopSignalHook(Hook):
         for number in self.signals:
             self._handlers[number] = signal.signal(number, self._receive)
         for loop in (runner._train_loop, runner._val_loop):
-            loader = getattr(loop, "dataloader", None)
-            loader = loader.loader if isinstance(loader, _WithoutFirst) else loader
+            loader = inner_loader(getattr(loop, "dataloader", None))
             if isinstance(loader, torch.utils.data.DataLoader):
                 self._worker_inits.append((loader, loader.worker_init_fn))
                 loader.worker_init_fn = partial(_outlive_signals, loader.worker_init_fn)
@@ -89,7 +93,8 @@ class StopSignalHook(Hook):
     def after_train_epoch(self, runner: Any) -> None:
         """Use all batches again after the first epoch."""
         loop = runner.train_loop
-        if isinstance(loop.dataloader, _WithoutFirst):
+        vars(loop).pop("run_iter", None)
+        if isinstance(loop.dataloader, WithoutFirst):
             loop.dataloader = loop.dataloader.loader
 
     def after_train_iter(
@@ -97,16 +102,18 @@ class StopSignalHook(Hook):
     ) -> None:
         """Save and stop if a rank has received a signal."""
         number = self._agree()
-        if not number:
+        if not number or _accumulating(runner.optim_wrapper):
             return
         name = signal.Signals(number).name
         if runner.iter + 1 >= runner.max_iters:
             runner.logger.warning(f"Received {name} in the last iteration; the run ends by itself.")
             return
         filename = f"stopped_{runner.iter + 1}.pth"
-        skipped = getattr(runner.train_loop.dataloader, "skipped", 0)
-        meta = {"epoch": runner.epoch, "iter": runner.iter + 1, _SAVED_AS: skipped + batch_idx + 1}
+        meta = {"epoch": runner.epoch, "iter": runner.iter + 1, _SAVED_AS: batch_idx + 1}
         runner.logger.warning(f"Received {name}: saving {filename} and stopping. Continue with resume=True.")
+        for hook in runner.hooks:
+            if isinstance(hook, ExactResumeHook) and get_world_size() > 1:
+                hook.gather(runner, runner.iter + 1)
         runner.save_checkpoint(
             runner.work_dir, filename, meta=meta, by_epoch=False, backend_args={"backend": BACKEND}
         )
@@ -129,7 +136,11 @@ class StopSignalHook(Hook):
         if isinstance(loop, EpochBasedTrainLoop) and runner.iter and self._trained:
             # Loops by iterations skip by themselves.
             runner.logger.info(f"Skipping {self._trained} batches of the epoch, which are trained already.")
-            loop.dataloader = _WithoutFirst(loop.dataloader, self._trained)
+            if isinstance(loop.dataloader, SeededLoader):
+                loop.dataloader.first = self._trained
+            else:
+                loop.dataloader = WithoutFirst(loop.dataloader, self._trained)
+            vars(loop)["run_iter"] = partial(_run_later_iter, loop.run_iter, self._trained)
         self._trained = 0
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
@@ -153,20 +164,15 @@ class StopSignalHook(Hook):
         self._handlers, self._worker_inits = {}, []
 
 
-class _WithoutFirst:
-    """A data loader without its first batches."""
+def _run_later_iter(run_iter: Callable[..., None], first: int, batch_idx: int, data_batch: Any) -> None:
+    """Run an iteration of a loop that counts its batches from the first one that is not skipped."""
+    run_iter(first + batch_idx, data_batch)
 
-    def __init__(self, loader: Any, skipped: int) -> None:
-        self.loader, self.skipped = loader, skipped
 
-    def __iter__(self) -> Iterator[Any]:
-        return islice(iter(self.loader), self.skipped, None)
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.loader, name)
+def _accumulating(optim_wrapper: Any) -> bool:
+    """Whether there are gradients that wait for further ones; a checkpoint would lose them."""
+    wrappers = optim_wrapper.values() if isinstance(optim_wrapper, OptimWrapperDict) else [optim_wrapper]
+    return any(wrapper._inner_count % wrapper._accumulative_counts for wrapper in wrappers)
 
 
 def _end_workers() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,58 @@ from torch.utils.data import Sampler
 from mmseol.utils.arrays import FloatArray, IntArray
 from mmseol.utils.checks import KnownArguments, whole_number
 
-__all__ = ["EpochSampler", "cycle", "draw_by_class"]
+__all__ = ["EpochSampler", "SkippingSampler", "cycle", "draw_by_class"]
 
 
-class EpochSampler(KnownArguments, Sampler):
+class SkippingSampler(KnownArguments, Sampler):
+    """A sampler of one epoch after another, which can begin at any item of them.
+
+    >>> class InOrder(SkippingSampler):
+    ...     def _order(self):
+    ...         return range(4)
+    ...     def __len__(self):
+    ...         return 4
+    >>> sampler = InOrder()
+    >>> sampler.skip(6)
+    >>> list(sampler), list(sampler), sampler.epoch
+    ([2, 3], [0, 1, 2, 3], 1)
+    """
+
+    kind = "sampler"
+    epoch = 0
+    _first_epoch = 0
+    _skipped = 0
+
+    @abstractmethod
+    def _order(self) -> Iterable[int]:
+        """Return the items of this rank in the current epoch."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[int]:
+        skipped, self._skipped = self._skipped, 0
+        return islice(iter(self._order()), skipped, None)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next iteration draw this epoch, counted from the one that ``skip`` began in."""
+        self.epoch = self._first_epoch + epoch
+
+    def skip(self, num_samples: int) -> None:
+        """Begin after so many items of this rank, counted from the first epoch on, without drawing them.
+
+        mmengine calls it (from 0.10.12 on) when an iteration-based run is resumed, with iterations x batch
+        size. If the last batch of an epoch is smaller, that is too many; ``ExactResumeHook`` is exact.
+
+        Raises:
+            ValueError: If ``num_samples`` is negative.
+        """
+        whole_number("num_samples", num_samples, at_least=0)
+        self._first_epoch, self._skipped = divmod(num_samples, len(self))
+        self.set_epoch(0)
+
+
+class EpochSampler(SkippingSampler):
     """The base of the samplers: seed, epoch, rank and length. A subclass draws the order of an epoch.
 
     >>> class Shuffle(EpochSampler):
@@ -34,14 +83,11 @@ class EpochSampler(KnownArguments, Sampler):
         seed: The same on every rank; ``None``: rank 0 draws one.
     """
 
-    kind = "sampler"
-
     def __init__(self, dataset: Any, draws: int, seed: int | None) -> None:
         whole_number("num_samples", draws, at_least=1)
         self.dataset = dataset
         self.rank, self.world_size = get_dist_info()
         self.seed: int = sync_random_seed() if seed is None else seed
-        self.epoch = 0
         self.num_samples = math.ceil(draws / self.world_size)
         self.total_size = self.num_samples * self.world_size
 
@@ -57,16 +103,12 @@ class EpochSampler(KnownArguments, Sampler):
             epoch: ``None``: the current one.
         """
 
-    def __iter__(self) -> Iterator[int]:
+    def _order(self) -> list[int]:
         positions = self._draw(np.random.default_rng([self.seed, self.epoch]))
-        return iter(positions[self.rank :: self.world_size].tolist())
+        return positions[self.rank :: self.world_size].tolist()
 
     def __len__(self) -> int:
         return self.num_samples
-
-    def set_epoch(self, epoch: int) -> None:
-        """Make the next iteration draw the order of this epoch."""
-        self.epoch = epoch
 
 
 def cycle(rng: np.random.Generator, positions: IntArray, number: int) -> IntArray:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from mmengine.dataset import DefaultSampler
-from torch.utils.data import Sampler
 
 from mmseol.registry import DATA_SAMPLERS
-from mmseol.utils.checks import KnownArguments, whole_number
+from mmseol.samplers.base import SkippingSampler
+from mmseol.utils.checks import whole_number
 
 __all__ = ["DeferredSampler"]
 
 
 @DATA_SAMPLERS.register_module()
-class DeferredSampler(KnownArguments, Sampler):
+class DeferredSampler(SkippingSampler):
     """Draw with one sampler first, and with another from epoch ``begin`` on (deferred re-sampling, DRS).
 
     Cao et al., NeurIPS 2019 (LDAM), compare it with deferred re-weighting and begin at epoch 160 of 200,
@@ -41,8 +41,6 @@ class DeferredSampler(KnownArguments, Sampler):
         ValueError: If ``begin`` is negative or no whole number, or the samplers' epochs differ in length.
     """
 
-    kind = "sampler"
-
     def __init__(
         self,
         dataset: Any,
@@ -52,7 +50,7 @@ class DeferredSampler(KnownArguments, Sampler):
         seed: int | None = None,
     ) -> None:
         whole_number("begin", begin, at_least=0)
-        self.begin, self.epoch = begin, 0
+        self.begin = begin
         default = dict(dataset=dataset, seed=seed)
         self.first = DATA_SAMPLERS.build(first, default_args=default) if first else DefaultSampler(**default)
         self.then = DATA_SAMPLERS.build(then, default_args=default)
@@ -68,13 +66,13 @@ class DeferredSampler(KnownArguments, Sampler):
         """The sampler of the current epoch."""
         return self.first if self.epoch < self.begin else self.then
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.current)
+    def _order(self) -> Iterable[int]:
+        return self.current
 
     def __len__(self) -> int:
         return len(self.first)
 
     def set_epoch(self, epoch: int) -> None:
-        """Make the next iteration draw the order of this epoch."""
-        self.epoch = epoch
-        self.current.set_epoch(epoch)
+        """Make the next iteration draw this epoch, counted from the one that ``skip`` began in."""
+        super().set_epoch(epoch)
+        self.current.set_epoch(self.epoch)

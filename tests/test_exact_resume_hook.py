@@ -1,0 +1,272 @@
+"""Resumed runs equal uninterrupted ones, and a seed gives the same run twice, to the last digit."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.distributed import run_ranks
+from helpers.small_data import write_class_folders
+from mmengine.config import ConfigDict
+from mmengine.hooks import Hook
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+
+LENGTH, ITERATIONS = 4, 12  # of an epoch and of a run
+SAVE_AT, STOP_AT = 4, 6  # the iteration of a checkpoint, and one in the middle of an epoch
+
+
+class Watch(Hook):
+    """Keep number, images and losses of every batch; send SIGTERM in an iteration, counted from 1."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.stop_at = stop_at
+        self.seen: dict[int, Any] = {}
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        if runner.iter + 1 == self.stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        images = torch.stack(list(data_batch["inputs"])).double().sum().item()
+        losses = {name: value.tolist() for name, value in outputs.items()}
+        self.seen[runner.iter] = (batch_idx, images, losses)
+
+
+def classification(data: Path) -> dict[str, Any]:
+    """Return a run with augmented images, mixed batches and dropped paths, validated after every epoch."""
+    dataset = dict(
+        type="CustomDataset",
+        data_root=str(data / "classes"),
+        pipeline=[
+            dict(type="LoadImageFromFile"),
+            dict(type="RandomCrop", crop_size=24, padding=4),
+            dict(type="RandomFlip", prob=0.5),
+            dict(type="ColorJitter", brightness=0.4),
+            dict(type="PackInputs"),
+        ],
+    )
+    model = dict(
+        type="ImageClassifier",
+        data_preprocessor=dict(num_classes=4, mean=[120.0] * 3, std=[50.0] * 3),
+        train_cfg=dict(augments=[dict(type="Mixup", alpha=0.8), dict(type="CutMix", alpha=1.0)]),
+        backbone=dict(type="ResNet_CIFAR", depth=18, base_channels=4, stem_channels=4, drop_path_rate=0.3),
+        neck=dict(type="GlobalAveragePooling"),
+        head=dict(
+            type="LinearClsHead", num_classes=4, in_channels=32, loss=dict(type="mmseol.OutlyingMSELoss")
+        ),
+    )
+    loader = dict(batch_size=4, num_workers=0, collate_fn=dict(type="default_collate"), dataset=dataset)
+    return dict(
+        default_scope="mmpretrain",
+        model=model,
+        train_dataloader=dict(loader, sampler=dict(type="mmseol.ClassAwareSampler", num_samples=15)),
+        val_dataloader=dict(loader, sampler=dict(type="DefaultSampler", shuffle=False)),
+        val_evaluator=dict(type="mmseol.ClassBalanceMetric"),
+        val_cfg=dict(),
+    )
+
+
+def segmentation(data: Path) -> dict[str, Any]:
+    """Return a run with augmented images and dropout, and averaged weights."""
+    dataset = dict(
+        type="mmseol.CamVidDataset",
+        data_root=str(data / "toy"),
+        data_prefix=dict(img_path="train", seg_map_path="trainannot"),
+        pipeline=[
+            dict(type="LoadImageFromFile"),
+            dict(type="LoadAnnotations"),
+            dict(type="RandomCrop", crop_size=(32, 32)),
+            dict(type="RandomFlip", prob=0.5),
+            dict(type="PhotoMetricDistortion"),
+            dict(type="PackSegInputs"),
+        ],
+    )
+    norm = dict(type="BN")
+    model = dict(
+        type="EncoderDecoder",
+        data_preprocessor=dict(type="SegDataPreProcessor", size=(32, 32), mean=[120.0] * 3, std=[50.0] * 3),
+        backbone=dict(type="ResNetV1c", depth=18, base_channels=8, stem_channels=8, norm_cfg=norm),
+        decode_head=dict(
+            type="FCNHead",
+            in_channels=64,
+            channels=8,
+            num_classes=11,
+            norm_cfg=norm,
+            loss_decode=dict(type="mmseol.OutlyingMSELoss"),
+        ),
+        test_cfg=dict(mode="whole"),
+    )
+    return dict(
+        default_scope="mmseg",
+        model=model,
+        train_dataloader=dict(
+            batch_size=3,
+            num_workers=0,
+            dataset=dataset,
+            collate_fn=dict(type="pseudo_collate"),
+            sampler=dict(type="DefaultSampler", shuffle=True),
+        ),
+    )
+
+
+TASKS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "classification": classification,
+    "segmentation": segmentation,
+}
+
+
+def run(
+    data: Path,
+    work_dir: Path,
+    task: str,
+    by_epoch: bool,
+    workers: int = 0,
+    stop_at: int | None = None,
+    seed: int | None = 3,
+    **kwargs: Any,
+) -> tuple[dict[int, Any], Runner]:
+    """Train; return what was seen of every iteration, and the runner."""
+    watch = Watch(stop_at)
+    config = TASKS[task](data)
+    loader = config["train_dataloader"]
+    loader["num_workers"] = workers
+    loader["persistent_workers"] = workers > 0 and task == "segmentation"
+    if not by_epoch and task == "segmentation":
+        loader["sampler"] = dict(type="InfiniteSampler", shuffle=True)
+    length = dict(max_epochs=ITERATIONS // LENGTH) if by_epoch else dict(max_iters=ITERATIONS)
+    hooks = [dict(type="mmseol.ClassCountHook"), dict(type="EMAHook", momentum=0.1)]
+    hooks += [dict(type="mmseol.StopSignalHook"), dict(type="mmseol.ExactResumeHook"), watch]
+    config = dict(
+        config,
+        work_dir=str(work_dir),
+        train_cfg=dict(by_epoch=by_epoch, val_interval=1 if by_epoch else 3, **length),
+        optim_wrapper=dict(optimizer=dict(type="Adam", lr=1e-3)),
+        param_scheduler=[dict(type="mmseol.PolynomialLR", by_epoch=by_epoch)],
+        default_hooks=dict(
+            checkpoint=dict(
+                type="mmseol.WholeCheckpointHook", by_epoch=by_epoch, interval=1 if by_epoch else SAVE_AT
+            ),
+            logger=dict(type="LoggerHook", interval=2),
+        ),
+        log_processor=dict(by_epoch=by_epoch),
+        custom_hooks=hooks,
+        randomness=dict(seed=seed),
+        experiment_name=f"{work_dir.name}_{torch.randint(2**40, ()).item()}",
+        **kwargs,
+    )
+    with DefaultScope.overwrite_default_scope(config["default_scope"]):
+        runner = Runner(**config)
+        if stop_at is None:
+            runner.train()
+        else:
+            with pytest.raises(SystemExit, match="143"):
+                runner.train()
+    return watch.seen, runner
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, toy: Path) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    write_class_folders(folder / "classes", 4, 4)
+    (folder / "toy").symlink_to(toy)
+    return folder
+
+
+@pytest.fixture(scope="module", params=[(task, by_epoch) for task in TASKS for by_epoch in (True, False)])
+def whole(request: Any, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return task, kind of loop, folder and outcome of a run that nothing interrupted."""
+    task, by_epoch = request.param
+    work_dir = tmp_path_factory.mktemp("whole") / "run"
+    return task, by_epoch, work_dir, *run(data, work_dir, task, by_epoch)
+
+
+def assert_equal(first: Runner, second: Runner) -> None:
+    states = [
+        {**runner.model.state_dict(), **{f"ema {k}": v for k, v in ema(runner).items()}}
+        for runner in (first, second)
+    ]
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+
+
+def ema(runner: Runner) -> dict[str, torch.Tensor]:
+    (copy,) = [hook.ema_model for hook in runner.hooks if hasattr(hook, "ema_model")]
+    return copy.state_dict()
+
+
+def last_checkpoint(by_epoch: bool) -> str:
+    return f"epoch_{SAVE_AT // LENGTH}.pth" if by_epoch else f"iter_{SAVE_AT}.pth"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_resumed_from_a_checkpoint_ends_with_the_same_digits(
+    whole: Any, data: Path, tmp_path: Path, workers: int
+) -> None:
+    task, by_epoch, folder, seen, finished = whole
+    checkpoint = folder / last_checkpoint(by_epoch)
+    rest, runner = run(data, tmp_path, task, by_epoch, workers, load_from=str(checkpoint), resume=True)
+    assert rest == {iteration: seen[iteration] for iteration in range(SAVE_AT, ITERATIONS)}
+    assert_equal(runner, finished)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_stopped_within_an_epoch_ends_with_the_same_digits(
+    whole: Any, data: Path, tmp_path: Path, workers: int
+) -> None:
+    task, by_epoch, _, seen, finished = whole
+    begun, _ = run(data, tmp_path, task, by_epoch, workers, stop_at=STOP_AT)
+    rest, runner = run(data, tmp_path, task, by_epoch, workers, resume=True)
+    assert {**begun, **rest} == seen
+    assert len(rest) == ITERATIONS - STOP_AT
+    assert_equal(runner, finished)
+
+
+def test_the_same_seed_gives_the_same_run_with_any_number_of_workers(
+    whole: Any, data: Path, tmp_path: Path
+) -> None:
+    task, by_epoch, _, seen, finished = whole
+    again, runner = run(data, tmp_path / "again", task, by_epoch, 2)
+    assert again == seen
+    assert_equal(runner, finished)
+
+
+def _on_rank(
+    rank: int, data: Path, folder: Path, task: str, by_epoch: bool, workers: int
+) -> list[dict[int, Any]]:
+    """Return what was seen of an uninterrupted run, a resumed one, and one that was stopped and resumed."""
+    wrapper = dict(type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False)
+    kwargs = dict(cfg=ConfigDict(model_wrapper_cfg=wrapper), launcher="pytorch", workers=workers)
+    whole, runner = run(data, folder / "whole", task, by_epoch, **kwargs)
+    checkpoint = str(folder / "whole" / ("epoch_1.pth" if by_epoch else f"iter_{SAVE_AT}.pth"))
+    resumed, again = run(
+        data, folder / "resumed", task, by_epoch, load_from=checkpoint, resume=True, **kwargs
+    )
+    assert_equal(runner, again)
+    begun, _ = run(data, folder / "stopped", task, by_epoch, stop_at=2, **kwargs)
+    rest, again = run(data, folder / "stopped", task, by_epoch, resume=True, **kwargs)
+    assert_equal(runner, again)
+    return [whole, resumed, {**begun, **rest}, rest]
+
+
+@pytest.mark.parametrize(
+    ("task", "by_epoch", "workers"), [("classification", True, 2), ("segmentation", False, 0)]
+)
+def test_two_processes_end_with_the_same_digits(
+    data: Path, tmp_path: Path, task: str, by_epoch: bool, workers: int
+) -> None:
+    ranks = run_ranks(_on_rank, data, tmp_path, task, by_epoch, workers, timeout=300)
+    for whole, resumed, stopped, rest in ranks:
+        assert resumed == {iteration: whole[iteration] for iteration in resumed}
+        assert min(resumed) == (LENGTH // 2 if by_epoch else SAVE_AT)
+        assert stopped == whole
+        assert min(rest) == 3  # the ranks agree one iteration later
+    assert ranks[0][0] != ranks[1][0]
