@@ -30,7 +30,7 @@ def main(verb: str | None = None, arguments: Sequence[str] | None = None) -> Non
 
     >>> main("trian")
     Traceback (most recent call last):
-    SystemExit: error: the command must be one of train, test, predict, tables, got 'trian'.
+    SystemExit: error: the command must be one of train, test, predict, sweep, tables, got 'trian'.
 
     Args:
         verb: Name of the command; ``None`` reads it from the arguments.
@@ -152,6 +152,38 @@ def _predict(parser: ArgumentParser) -> None:
     _settings(parser)
 
 
+def _sweep(parser: ArgumentParser) -> None:
+    parser.add_argument("file", help="sweep file, one of mmseol such as sweeps/digits.py, or `status`")
+    parser.add_argument("folder", nargs="?", help="after `status`: work directory of a sweep")
+    parser.add_argument("--work-dir", help="folder of the trials (default: work_dirs/sweeps/NAME)")
+    parser.add_argument("--data-root", metavar="DIR", help="read every data set from this folder")
+    parser.add_argument(
+        "--engine", default="local", help="local (default: processes here), ray (a cluster) or slurm"
+    )
+    parser.add_argument("--slots", type=int, metavar="N", help="trials at a time")
+    parser.add_argument("--address", help="of the ray cluster")
+    parser.add_argument(
+        "--engine-options", nargs="+", action="extend", metavar="KEY=VALUE", help="of the engine"
+    )
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="run these losses, configs or imbalances of the sweep"
+    )
+    parser.add_argument(
+        "--budget", type=float, metavar="HOURS", help="start nothing that would end later than this"
+    )
+    parser.add_argument("--epochs", type=int, help="of the final trainings; rungs in proportion")
+    parser.add_argument("--seeds", type=int, nargs="+", help="of the final trainings")
+    parser.add_argument("--dry-run", action="store_true", help="print every command and its estimated cost")
+    parser.add_argument("--retry-failed", action="store_true", help="run failed trials again")
+    parser.add_argument(
+        "--any-version", action="store_true", help="take finished trials of other versions of the code"
+    )
+    parser.add_argument("--watch", action="store_true", help="with `status`: refresh until Ctrl-C")
+    parser.add_argument(
+        "--cfg-options", nargs="+", action="extend", metavar="KEY=VALUE", help="of every trial"
+    )
+
+
 def _config(parser: ArgumentParser) -> None:
     parser.add_argument("config", help="config file, or a config of mmseol such as cifar/resnet32_cifar10.py")
 
@@ -223,6 +255,11 @@ COMMANDS = {
         "Predict images: label maps or classes, pictures.",
         _predict,
         "mmseol.experiment.prediction",
+    ),
+    "sweep": Command(
+        "Tune every loss by the same budget on validation data, then train and score several seeds.",
+        _sweep,
+        "mmseol.sweeps.command_line",
     ),
     "tables": Command("Make tables of the records of sweeps.", _tables, "mmseol.analysis.sweep_report"),
 }

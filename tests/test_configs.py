@@ -24,8 +24,8 @@ from mmseol.experiment.loss import known_losses
 from mmseol.hooks import feed_features
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-# Templates name data of the user; test_templates.py trains them.
-LEAVES = sorted(path for path in CONFIGS.glob("[!_]*/*.py") if path.parent.name != "template")
+# Templates name data of the user; test_templates.py trains them. Sweeps are no configs.
+LEAVES = sorted(path for path in CONFIGS.glob("[!_]*/*.py") if path.parent.name not in ("template", "sweeps"))
 SCOPES = {leaf: Config.fromfile(leaf).default_scope for leaf in LEAVES}
 SEG, CLS = ([leaf for leaf in LEAVES if SCOPES[leaf] == host] for host in ("mmseg", "mmpretrain"))
 LOSSES = experiment.LOSSES

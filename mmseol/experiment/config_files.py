@@ -39,7 +39,11 @@ def find_config(name: str) -> str:
     found = shipped / name.removeprefix("configs/")
     if found.is_file():
         return str(found)
-    leaves = sorted(path.relative_to(shipped).as_posix() for path in shipped.glob("[!_]*/*.py"))
+    leaves = sorted(
+        path.relative_to(shipped).as_posix()
+        for path in shipped.glob("[!_]*/*.py")
+        if path.parent.name != "sweeps"
+    )
     raise FileNotFoundError(
         f"`config` must be a config file or a config of mmseol ({', '.join(leaves)}), got {name!r}."
         f"{_nearest(name, leaves)}"

@@ -62,6 +62,7 @@ def class_scores(work_dir: str | Path, epoch: int) -> dict[str, dict[str, float 
     {}
     """
     found = sorted(Path(work_dir).glob(f"*/class_scores_val_epoch_{epoch}.json"))
+    found = found or sorted(Path(work_dir).glob("*/class_scores_val_iter_*.json"))  # of a single epoch
     rows = json.loads(found[-1].read_text())["classes"] if found else []
     names = ("IoU", "F1", "precision", "recall")
     return {row["class"]: {name: rounded(row[name]) for name in names if name in row} for row in rows}

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 import shutil
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from mmseol.sweeps.trial import write_json
 from mmseol.utils.processes import peak_memory
 from mmseol.utils.unpickling import plain_data_only
 
-__all__ = ["arguments", "best_epoch", "checkpoints", "score", "train"]
+__all__ = ["arguments", "best_epoch", "checkpoints", "formatting_once", "score", "train"]
 
 
 def arguments(trial: Mapping[str, Any], **further: Any) -> Namespace:
@@ -57,7 +58,8 @@ def train(folder: Path, trial: Mapping[str, Any]) -> None:
     args = arguments(trial, work_dir=str(work_dir), resume=resume)
     diverged = None
     try:
-        run_train(prepare_train(args), args)
+        with formatting_once():
+            run_train(prepare_train(args), args)
     except FloatingPointError as error:  # NonFiniteLossHook
         diverged = str(error)
     if torch.cuda.is_available():
@@ -116,26 +118,55 @@ def score(folder: Path, trial: Mapping[str, Any]) -> None:
 
 
 def _scores_of(cfg: Config, paths: Mapping[str, tuple[Path, int]]) -> dict[str, dict[str, Any]]:
-    """Return epoch, scores and predictions of every checkpoint; equal files are scored once."""
+    """Return epoch, scores and predictions of every checkpoint; an epoch is scored once."""
     from mmengine.runner import Runner  # imports OpenCV
 
-    done: dict[Path, dict[str, Any]] = {}
+    done: dict[int, dict[str, Any]] = {}
     with plain_data_only(False):
         runner = Runner.from_cfg(cfg)
         kept = keep_predictions(runner.test_loop.evaluator)
-        for path, epoch in dict.fromkeys(paths.values()):
+        for path, epoch in paths.values():
+            if epoch in done:
+                continue
             if not done:
                 runner._load_from = str(path)
                 scores = runner.test()
             else:
                 runner.load_checkpoint(str(path))
                 scores = runner.test_loop.run()
-            done[path] = {
+            done[epoch] = {
                 "epoch": epoch,
                 "scores": {name: float(value) for name, value in scores.items()},
                 "predictions": kept.taken(),
             }
-    return {name: dict(done[path]) for name, (path, _) in paths.items()}
+    return {name: dict(done[epoch]) for name, (_, epoch) in paths.items()}
+
+
+@contextmanager
+def formatting_once() -> Iterator[None]:
+    """Let yapf format equal texts once.
+
+    mmengine formats the whole config for every checkpoint, which takes longer than an epoch of a small
+    training. The function of yapf is replaced inside the block.
+
+    >>> with formatting_once():
+    ...     pass
+    """
+    from yapf.yapflib import yapf_api
+
+    original, known = yapf_api.FormatCode, {}
+
+    def format_code(text: str, *args: Any, **kwargs: Any) -> Any:
+        key = repr((text, args, sorted(kwargs.items())))
+        if key not in known:
+            known[key] = original(text, *args, **kwargs)
+        return known[key]
+
+    yapf_api.FormatCode = format_code
+    try:
+        yield
+    finally:
+        yapf_api.FormatCode = original
 
 
 def checkpoints(work_dir: Path, trial: Mapping[str, Any]) -> dict[str, tuple[Path, int]]:

@@ -9,11 +9,13 @@ interrupted trial continues from its last checkpoint when the same command runs 
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Mapping
@@ -239,9 +241,8 @@ def _child(
     write: int,
 ) -> None:
     """Run ``work`` in a process group of its own, with its output in a log; end with the parent."""
-    import threading
-
     os.close(write)
+    gc.freeze()  # the data sets of mmengine collect garbage, which need not look at what was forked
     os.setpgrp()  # signals to the terminal's or the job's group reach it through its parent alone
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
