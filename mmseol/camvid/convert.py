@@ -202,7 +202,7 @@ def convert_color(
         for split in splits:
             (folder / split).mkdir()
             (folder / f"{split}annot").mkdir()
-        for split, name in track(every, "Converting", disable=not progress):
+        for split, name in track(every, "Converting") if progress else every:
             color_path = labels / f"{name}_L.png"
             with Image.open(images / f"{name}.png") as image, Image.open(color_path) as color:
                 if image.size != color.size or image.width % 2 or image.height % 2:
