@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.payload import Payload
+from helpers.small_data import write_class_folders
 from helpers.tool_runs import call, state_and_difficulty
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
@@ -27,7 +28,8 @@ pytest.importorskip("mmpretrain")
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "quickstart" / "digits.py"
-TINY = ("train_cfg.max_epochs=2", "train_cfg.val_interval=1", "default_hooks.logger.interval=1")
+EPOCHS = "train_cfg.max_epochs=2"
+TINY = (EPOCHS, "train_cfg.val_interval=1", "default_hooks.logger.interval=1")
 LOSS = ("--loss", "outlying_mse:alpha=2")
 
 
@@ -157,6 +159,56 @@ def test_a_checkpoint_with_other_classes_is_refused(tool, trained, monkeypatch, 
         SystemExit, match=r"^error: .*head.fc.weight is of shape \(10, 32\) there and \(9, 32\)"
     ):
         call(monkeypatch, tool, CONFIG, best(trained), *further, "--cfg-options", "model.head.num_classes=9")
+
+
+def seven_classes(folder: Path) -> Path:
+    """Write class folders, and return a config that trains the model of :data:`CONFIG` on them."""
+    images = write_class_folders(folder / "images", 7)
+    loader = dict(
+        batch_size=7,
+        num_workers=0,
+        sampler=dict(type="DefaultSampler", shuffle=True),
+        dataset=dict(
+            type="CustomDataset",
+            data_root=str(images),
+            pipeline=[dict(type="LoadImageFromFile"), dict(type="PackInputs")],
+        ),
+    )
+    (folder / "seven.py").write_text(
+        f"_base_ = [{str(CONFIG)!r}]\nmodel = dict(head=dict(num_classes=7))\n"
+        f"train_dataloader = dict(_delete_=True, **{loader})\n"
+        "val_dataloader = val_evaluator = val_cfg = None\n"
+        "default_hooks = dict(checkpoint=dict(_delete_=True, type='CheckpointHook'))\n"
+        "custom_hooks = [dict(type='mmseol.ClassCountHook')]\n"
+    )
+    return folder / "seven.py"
+
+
+@pytest.mark.parametrize("further", [("--retrain-classifier", "lws"), ("--resume",)], ids=["lws", "resume"])
+def test_training_does_not_go_on_with_other_classes(further, trained, monkeypatch, tmp_path) -> None:
+    arguments = (*further, trained / "epoch_2.pth", "--work-dir", tmp_path / "run", "--cfg-options", EPOCHS)
+    seven = seven_classes(tmp_path)
+    with pytest.raises(
+        SystemExit, match=r"^error: .*head\.fc\.weight .*\(10, 32\) there and .*\(7, 32\) here"
+    ):
+        call(monkeypatch, "train.py", seven, *LOSS, *arguments)
+
+
+def test_fine_tuning_to_other_classes_is_logged(trained, monkeypatch, tmp_path) -> None:
+    seven = seven_classes(tmp_path)
+    arguments = (seven, *LOSS, "--work-dir", tmp_path / "run", "--cfg-options", EPOCHS)
+    call(monkeypatch, "train.py", *arguments, f"load_from={trained / 'epoch_2.pth'}")
+    log = "".join(path.read_text() for path in (tmp_path / "run").glob("*/*.log"))
+    assert re.search(
+        r"WARNING - `load_from` .* the classifier head\.fc starts from new weights\. .*\(10, 32\)", log
+    )
+    state = torch.load(tmp_path / "run" / "epoch_2.pth", map_location="cpu", weights_only=False)["state_dict"]
+    assert len(state["head.fc.weight"]) == len(state["head.loss_module.class_counts"]) == 7
+    torch.save({"state_dict": {"other.weight": torch.ones(2)}}, tmp_path / "other.pth")
+    arguments = (seven, *LOSS, "--work-dir", tmp_path / "other", "--cfg-options", EPOCHS)
+    arguments = (*arguments, f"experiment_name={tmp_path.name}_other", f"load_from={tmp_path / 'other.pth'}")
+    with pytest.raises(SystemExit, match=r"^error: `load_from` .* has none of the model's weights"):
+        call(monkeypatch, "train.py", *arguments)
 
 
 def test_test_and_predict_write_classes_and_pictures(trained, monkeypatch, tmp_path) -> None:

@@ -167,11 +167,30 @@ def test_what_cannot_be_adjusted(tmp_path: Path) -> None:
         adjust_checkpoint(source, out, "logit_adjustment", 1.0)
     with pytest.raises(ValueError, match="got 3 for the 4 classes"):
         adjust_checkpoint(source, out, "logit_adjustment", 1.0, counts=[3, 2, 1])
+    with pytest.raises(ValueError, match="got 3 for the 4 classes"):
+        adjust_checkpoint(source, out, "tau_norm", 1.0, counts=[3, 2, 1])
     with pytest.raises(ValueError, match="`method` must be one of"):
         adjust_checkpoint(source, out, "lws", 1.0)  # type: ignore[arg-type]
     with pytest.raises(FileExistsError, match="`out` must be a new file"):
         adjust_checkpoint(source, source, "tau_norm", 1.0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pth"]
+
+
+def test_a_classifier_of_another_width_is_not_adjusted(tmp_path: Path) -> None:
+    """As of a layer that does not classify."""
+    source, out = tmp_path / "a.pth", tmp_path / "b.pth"
+    state = write(source)
+    four, three = ({"dataset_meta": {"classes": tuple("abcd"[:number])}} for number in (4, 3))
+    counts = {"head.loss_module.class_counts": torch.tensor([3, 2, 1])}
+    for meta, change, layer, message in (
+        (three, {}, None, "got 4 outputs of head.fc, and its training data have 3 classes"),
+        (four, counts, None, "got 4 outputs of head.fc, and head.loss_module.class_counts has 3 classes"),
+        (four, {}, "backbone.fc", "got 3 outputs of backbone.fc, and its training data have 4 classes"),
+    ):
+        torch.save({"meta": meta, "state_dict": {**state, **change}}, source)
+        with pytest.raises(ValueError, match=message):
+            adjust_checkpoint(source, out, "tau_norm", 1.0, classifier=layer)
+    assert not out.exists()
 
 
 def test_tool_writes_one_file_for_each_tau(tmp_path, monkeypatch, capsys) -> None:
@@ -290,6 +309,30 @@ def test_lws_learns_scales_and_its_checkpoint_is_a_plain_one(stage_one: Path, tm
 def test_features_that_nobody_trained_are_refused(tmp_path: Path, kind: str) -> None:
     with pytest.raises(RuntimeError, match="no checkpoint was loaded"):
         train(tmp_path, staged(kind))
+
+
+@pytest.mark.parametrize("kind", ["ClassifierRetraining", "LearnableWeightScaling"])
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda state: state.update({"head.fc.weight": torch.zeros(5, 3)}), r"head\.fc\.weight .* \(5, 3\)"),
+        (lambda state: state.pop("head.fc.bias"), r"head\.fc\.bias is missing"),
+        (lambda state: state.pop("backbone.0.weight"), r"backbone\.0\.weight is missing"),
+    ],
+    ids=["width", "bias", "backbone"],
+)
+def test_features_and_scaled_classifiers_are_those_of_the_checkpoint(
+    stage_one: Path, tmp_path: Path, kind: str, harm: Any, message: str
+) -> None:
+    """mmengine logs what does not fit and trains on random features."""
+    checkpoint = torch.load(stage_one, weights_only=False)
+    harm(checkpoint["state_dict"])
+    torch.save(checkpoint, tmp_path / "a.pth")
+    if kind == "ClassifierRetraining" and "head" in message:  # its classifier is new
+        train(tmp_path, staged(kind), load_from=str(tmp_path / "a.pth"))
+        return
+    with pytest.raises(ValueError, match=f"must be a checkpoint of this model.*{message}"):
+        train(tmp_path, staged(kind), load_from=str(tmp_path / "a.pth"))
 
 
 @pytest.mark.parametrize("kind", ["ClassifierRetraining", "LearnableWeightScaling"])

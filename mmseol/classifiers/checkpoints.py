@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -57,7 +58,8 @@ def adjust_checkpoint(
         unsafe_load: Also read what could run code, see :func:`~mmseol.utils.unpickling.load_checkpoint`.
 
     Raises:
-        ValueError: If an argument is invalid, or the checkpoint is adjusted already.
+        ValueError: If an argument is invalid, the checkpoint is adjusted already, or its classifier has
+            another number of outputs than its training data or its counts have classes.
         FileExistsError: If ``out`` exists.
     """
     choice("method", method, get_args(Method))
@@ -70,6 +72,7 @@ def adjust_checkpoint(
     if "adjusted_classifier" in meta:
         raise ValueError(f"`source` {str(source)!r} is adjusted already: {meta['adjusted_classifier']}.")
     layer = find_classifier(state, classifier)
+    _check_width(state, meta, layer, counts)
     adjust = {"method": method, "tau": tau, "classifier": layer}
     if method == "tau_norm":
         state[f"{layer}.weight"] = tau_normalized(state[f"{layer}.weight"], tau)
@@ -81,6 +84,30 @@ def adjust_checkpoint(
         torch.save({"meta": {**meta, "adjusted_classifier": adjust}, "state_dict": state}, file)
 
 
+def _check_width(
+    state: Mapping[str, Tensor], meta: Mapping[str, Any], layer: str, counts: ArrayLike | None
+) -> None:
+    """Refuse a layer whose outputs are not the classes of the counts and of the training data."""
+    width = len(state[f"{layer}.weight"])
+    if counts is not None and np.size(counts) != width:
+        raise ValueError(
+            f"`counts` must have one entry per class, got {np.size(counts)} for the {width} classes of "
+            f"{layer}."
+        )
+    data = dict(meta.get("dataset_meta") or {}).get("classes") or ()
+    stored = {f"{name} has": value.numel() for name, value in state.items() if _counts_of(layer, name, value)}
+    for owner, number in {"its training data have": len(data), **stored}.items():
+        if number not in (0, width):
+            raise ValueError(
+                f"`source` must have one output per class, got {width} outputs of {layer}, and {owner} "
+                f"{number} classes. If another layer classifies, name it with `classifier`."
+            )
+
+
+def _counts_of(layer: str, name: str, value: Tensor) -> bool:
+    return name.startswith(f"{layer.split('.')[0]}.") and name.endswith(".class_counts") and bool(value.any())
+
+
 def _adjusted_bias(state: Mapping[str, Tensor], layer: str, counts: ArrayLike | None, tau: float) -> Tensor:
     bias = state.get(f"{layer}.bias")
     if bias is None:
@@ -88,18 +115,11 @@ def _adjusted_bias(state: Mapping[str, Tensor], layer: str, counts: ArrayLike | 
             f"`method` 'logit_adjustment' goes into the bias of {layer}, which has none. Train with a bias."
         )
     adjustment = logit_adjustment(_stored_counts(state, layer) if counts is None else counts, tau)
-    if adjustment.numel() != bias.numel():
-        raise ValueError(
-            f"`counts` must have one entry per class, got {adjustment.numel()} for the {bias.numel()} "
-            f"classes of {layer}."
-        )
     return (bias.double() + adjustment).to(bias.dtype)
 
 
 def _stored_counts(state: Mapping[str, Tensor], layer: str) -> Any:
-    head = layer.split(".")[0]
-    names = [name for name in state if name.startswith(f"{head}.") and name.endswith(".class_counts")]
-    stored = [state[name].numpy() for name in names if state[name].any()]
+    stored = [value.numpy() for name, value in state.items() if _counts_of(layer, name, value)]
     if not stored:
         raise ValueError(
             "`counts` must be given, got None: no loss in the checkpoint has class counts. Give the "

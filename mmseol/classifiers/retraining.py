@@ -142,8 +142,22 @@ class _FixedFeatures(nn.Module):
         return super().forward(*args, mode=mode, **kwargs)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        self._require_features(state_dict, prefix)
         self._has_loaded = True
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _require_features(self, state_dict: dict[str, Tensor], prefix: str) -> None:
+        for name, value in self.named_parameters():
+            if name.startswith("auxiliary_head.") or name.endswith(".class_scale"):
+                continue  # not used to predict; not in a checkpoint of the first stage
+            stored = state_dict.get(prefix + name)
+            there = "is missing" if stored is None else f"is of shape {tuple(stored.shape)} there"
+            if stored is None or stored.shape != value.shape:
+                raise ValueError(
+                    f"`load_from` must be a checkpoint of this model, whose features stay as they are: "
+                    f"{name} {there} and of shape {tuple(value.shape)} here. Give the config that it was "
+                    "trained with."
+                )
 
 
 class _NewClassifier(_FixedFeatures):
@@ -161,9 +175,12 @@ class _NewClassifier(_FixedFeatures):
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         if f"{prefix}new_classifier" not in state_dict:
-            for key in [key for key in state_dict if key.startswith(f"{prefix}{self._classifier_name}.")]:
+            layer = f"{self._classifier_name}."
+            for key in [key for key in state_dict if key.startswith(prefix + layer)]:
                 del state_dict[key]
-            state_dict[f"{prefix}new_classifier"] = self.new_classifier
+            own = {name: value.detach() for name, value in self.named_parameters() if name.startswith(layer)}
+            own["new_classifier"] = self.new_classifier
+            state_dict.update({prefix + name: value for name, value in own.items()})
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

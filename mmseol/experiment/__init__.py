@@ -6,8 +6,6 @@ The functions change the config that they are given. They work on any config of 
 from mmseol.experiment.config_files import stock_config
 from mmseol.experiment.data import parse_imbalance, set_data_root, set_dataloader_defaults, set_imbalance
 from mmseol.experiment.evaluation import (
-    check_classifier,
-    check_weights,
     set_prediction_folder,
     set_show_folder,
     set_split,
@@ -22,11 +20,13 @@ from mmseol.experiment.training import (
     set_seed,
     set_whole_checkpoints,
 )
+from mmseol.experiment.weights import check_classifier, check_initial_weights, check_weights
 from mmseol.experiment.work_dir import check_work_dir
 
 __all__ = [
     "LOSSES",
     "check_classifier",
+    "check_initial_weights",
     "check_weights",
     "check_work_dir",
     "explain_download",

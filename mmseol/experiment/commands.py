@@ -14,8 +14,6 @@ from mmengine.config import Config
 from mmseol.experiment.config_files import check_bases, check_packages, find_config, set_options
 from mmseol.experiment.data import check_files, set_data_root, set_dataloader_defaults, set_imbalance
 from mmseol.experiment.evaluation import (
-    check_classifier,
-    check_weights,
     require_empty,
     set_prediction_folder,
     set_show_folder,
@@ -31,6 +29,7 @@ from mmseol.experiment.training import (
     set_seed,
     set_whole_checkpoints,
 )
+from mmseol.experiment.weights import check_classifier, check_loaded_weights, check_weights
 from mmseol.experiment.work_dir import check_work_dir, lock_work_dir, resumed_config
 from mmseol.utils.unpickling import load_checkpoint, plain_data_only
 
@@ -105,7 +104,7 @@ def run_train(cfg: Config, args: Namespace) -> None:
 
     Raises:
         SystemExit: If pretrained weights cannot be downloaded.
-        ValueError: If another run holds the work directory.
+        ValueError: If another run holds the work directory, or the checkpoint does not fit the model.
     """
     from mmengine.runner import Runner  # imports OpenCV
 
@@ -115,6 +114,7 @@ def run_train(cfg: Config, args: Namespace) -> None:
             cfg = resumed_config(cfg)
         start_cpu_process_group(cfg.launcher)
         runner = Runner.from_cfg(cfg)
+        check_loaded_weights(runner)
         if changed:
             runner.logger.warning("The run goes on with other settings:\n" + changed)
         try:

@@ -1,20 +1,15 @@
-"""Checks of a checkpoint, and settings of a test: split, outputs, test-time augmentation."""
+"""Settings of a test: split, outputs, test-time augmentation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
-from torch import Tensor, nn
 
 from mmseol.experiment.data import leaf_datasets, set_dataloader_defaults
 from mmseol.utils.checks import choice
 
 __all__ = [
-    "check_classifier",
-    "check_weights",
     "require_empty",
     "set_prediction_folder",
     "set_show_folder",
@@ -22,79 +17,7 @@ __all__ = [
     "set_test_time_augmentation",
 ]
 
-_COSINE_HEAD = "CosineClassifierHead"
 _LABEL_MAP_METRICS = ("SegClassBalanceMetric", "IoUMetric")
-
-
-def check_classifier(cfg: Config, path: str, checkpoint: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint of cosine classifiers under plain ones, and the reverse: it loads and scores badly.
-
-    >>> checkpoint = dict(meta=dict(cfg="head = dict(type='mmseol.CosineClassifierHead')"))
-    >>> check_classifier(Config(dict(model=dict(type="A"))), "a.pth", checkpoint)
-    Traceback (most recent call last):
-    ValueError: `checkpoint` 'a.pth' was trained with mmseol.CosineClassifierHead, which this config lacks. \
-Give the loss that it was trained with, as --loss ldam, or the config in its work directory.
-
-    Raises:
-        ValueError: If one of the config in the checkpoint and ``cfg`` has ``mmseol.CosineClassifierHead``.
-    """
-    trained = str((checkpoint.get("meta") or {}).get("cfg") or "")
-    cosine = [_COSINE_HEAD in trained, _COSINE_HEAD in str(cfg.model)]
-    remedy = "Give the loss that it was trained with, as --loss {}, or the config in its work directory."
-    if cosine == [True, False]:
-        raise ValueError(
-            f"`checkpoint` {path!r} was trained with mmseol.{_COSINE_HEAD}, which this config lacks. "
-            + remedy.format("ldam")
-        )
-    if trained and cosine == [False, True]:
-        raise ValueError(
-            f"`checkpoint` {path!r} was trained without mmseol.{_COSINE_HEAD}, which this config has. "
-            + remedy.format("ce")
-        )
-
-
-def check_weights(model: nn.Module, path: str, checkpoint: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint that leaves the classifier or most of the model with random weights.
-
-    mmengine only logs weights that are missing or of another shape.
-
-    >>> import torch
-    >>> model = nn.ModuleDict({"head": nn.ModuleDict({"fc": nn.Linear(2, 10)})})
-    >>> check_weights(model, "a.pth", {"state_dict": {"head.fc.weight": torch.zeros(11, 2)}})
-    Traceback (most recent call last):
-    ValueError: `checkpoint` 'a.pth' does not fit the model: head.fc.weight is of shape (11, 2) there and \
-(10, 2) here. Give the config that it was trained with.
-
-    Raises:
-        ValueError: If weights of the classifier are missing or of another shape, or if the checkpoint has
-            less than half of the model's weights.
-    """
-    from mmseol.classifiers.find import find_classifier  # imports mmengine.model: seconds
-
-    while isinstance(inner := getattr(model, "module", None), nn.Module):  # wrappers, test-time augmentation
-        model = inner
-    state = checkpoint.get("state_dict", checkpoint)
-    state = {name.removeprefix("module."): value for name, value in state.items()}
-    weights = {name: tuple(value.shape) for name, value in model.named_parameters()}
-    stored = {name: tuple(state[name].shape) for name in weights if isinstance(state.get(name), Tensor)}
-    advice = "Give the config that it was trained with."
-    if len(stored) * 2 < len(weights):
-        raise ValueError(
-            f"`checkpoint` {path!r} does not fit the model: it has {len(stored)} of its {len(weights)} "
-            f"weights. {advice}"
-        )
-    try:
-        layer = find_classifier(weights)
-    except ValueError:
-        return  # a head without a layer that scores the classes
-    for name in (f"{layer}.weight", f"{layer}.bias"):
-        if name in weights and stored.get(name) != weights[name]:
-            there = (
-                f"is of shape {stored[name]} there and {weights[name]} here"
-                if name in stored
-                else "is missing"
-            )
-            raise ValueError(f"`checkpoint` {path!r} does not fit the model: {name} {there}. {advice}")
 
 
 def set_split(cfg: Config, split: str) -> None:

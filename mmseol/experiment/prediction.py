@@ -18,7 +18,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from mmseol.analysis.pictures import captioned, overlay
 from mmseol.experiment.commands import load_config
 from mmseol.experiment.data import leaf_datasets
-from mmseol.experiment.evaluation import check_classifier, check_weights, require_empty
+from mmseol.experiment.evaluation import require_empty
+from mmseol.experiment.weights import check_classifier, check_weights
 from mmseol.utils.checks import number
 from mmseol.utils.files import replacing
 from mmseol.utils.unpickling import load_checkpoint, plain_data_only
