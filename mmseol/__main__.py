@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from traceback import extract_tb
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = ["main"]
 
@@ -64,13 +64,17 @@ def main(verb: str | None = None, arguments: Sequence[str] | None = None) -> Non
     except Exception as error:
         if args.traceback or not _is_expected(error):
             raise
-        raise SystemExit(f"error: {_text(error)}") from error
+        raise SystemExit(f"error: {_text(error)}{_place(error, cfg)}") from error
 
 
 def _is_expected(error: BaseException | None) -> bool:
-    """Whether the error tells a user what to do: missing files and packages, and what mmseol refuses."""
+    """Whether the error tells a user what to do: files, packages, a full disk, and what mmseol refuses."""
+    from mmseol.utils.files import disk_is_full
+
     hosts = ("is not in the", "unexpected keyword argument")  # a misspelt type, a misspelt key
     if isinstance(error, (FileNotFoundError, ImportError)) or any(words in str(error) for words in hosts):
+        return True
+    if error is not None and disk_is_full(error):
         return True
     while error is not None:  # mmengine may raise the error of a constructor anew
         frames = extract_tb(error.__traceback__)
@@ -83,6 +87,14 @@ def _is_expected(error: BaseException | None) -> bool:
 
 def _text(error: Exception) -> str:
     return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+
+
+def _place(error: Exception, cfg: Any) -> str:
+    """Return the work directory where a host's file does not fit on the disk and the error names none."""
+    from mmseol.utils.files import disk_is_full
+
+    unnamed = disk_is_full(error) and getattr(error, "filename", None) is None
+    return f" (in {cfg.work_dir})" if unnamed and cfg.get("work_dir") else ""
 
 
 def _overview() -> str:

@@ -1,6 +1,7 @@
 """Arguments to resolved configs, on ours and on configs of the hosts."""
 
 import copy
+import errno
 import inspect
 import warnings
 from argparse import ArgumentParser, Namespace
@@ -255,6 +256,10 @@ def mistaken():
     raise ZeroDivisionError("of a host")
 
 
+def without_space():
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 @pytest.mark.parametrize(("run", "plain"), [(deliberate, True), (mistaken, False)])
 def test_what_mmseol_refuses_is_one_line_and_other_errors_show_where_they_arose(run, plain, monkeypatch):
     monkeypatch.setattr("mmseol.experiment.commands.prepare_train", lambda args: None)
@@ -263,6 +268,14 @@ def test_what_mmseol_refuses_is_one_line_and_other_errors_show_where_they_arose(
         main("train", ["a.py"])
     with pytest.raises(ValueError if plain else ZeroDivisionError):
         main("train", ["a.py", "--traceback"])
+
+
+def test_a_full_disk_is_one_line_that_names_the_folder(monkeypatch):
+    cfg = Config(dict(work_dir="run"))
+    monkeypatch.setattr("mmseol.experiment.commands.prepare_train", lambda args: cfg)
+    monkeypatch.setattr("mmseol.experiment.commands.run_train", lambda cfg, args: without_space())
+    with pytest.raises(SystemExit, match=r"^error: .* No space left on device \(in run\)$"):
+        main("train", ["a.py"])
 
 
 def test_a_base_of_a_package_that_is_missing_is_refused_with_the_path(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmseol.utils.files import disk_is_full
 from mmseol.utils.text import first_few
 
 __all__ = [
@@ -243,6 +244,7 @@ def new_folder(target: str | Path) -> Iterator[Path]:
 
     Raises:
         FileExistsError: If ``target`` is a file or a folder that is not empty.
+        OSError: If the disk is full; names ``target``.
     """
     target = Path(target).resolve()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -259,5 +261,9 @@ def new_folder(target: str | Path) -> Iterator[Path]:
         if target.is_dir():
             target.rmdir()
         folder.rename(target)
+    except OSError as error:
+        if disk_is_full(error):  # its path, if any, is in the temporary folder
+            raise OSError(error.errno, error.strerror, str(target)) from error
+        raise
     finally:
         shutil.rmtree(hold, ignore_errors=True)

@@ -157,7 +157,9 @@ def _write_label_map(
     labels = result.pred_sem_seg.data[0].cpu().numpy()
     scores = result.seg_logits.data.float().cpu().numpy()
     classes = meta.get("classes") or [str(k) for k in range(max(len(scores), 2))]
-    palette = meta.get("palette") or np.random.default_rng(0).integers(0, 256, (len(classes), 3))
+    palette = np.asarray(meta.get("palette") if meta.get("palette") is not None else [])
+    if not palette.size:
+        palette = np.random.default_rng(0).integers(0, 256, (len(classes), 3))
     picture = overlay(image, labels, palette, args.opacity)
     if Path(args.out).suffix == ".png":
         _save(Path(args.out), picture)

@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from mmseol.utils.tables import first_few
+from mmseol.utils.text import first_few
 
 __all__ = ["check_classifier", "check_initial_weights", "check_loaded_weights", "check_weights"]
 

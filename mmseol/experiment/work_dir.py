@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,9 @@ def lock_work_dir(work_dir: str | Path) -> Iterator[None]:
                 "Wait, or give another --work-dir."
             ) from error
         holder = {"process": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}
-        file.truncate(0)
-        file.write(json.dumps(holder))
-        file.flush()
+        with suppress(OSError):  # a full disk; others then read "another process"
+            file.truncate(0)
+            os.write(file.fileno(), json.dumps(holder).encode())
         try:
             yield
         finally:

@@ -141,10 +141,10 @@ def write_scores(folder: Path, progress: dict[str, Any], prefix: str | None, rec
         name for name in names if not any((folder / f"{name}{end}").exists() for end in (".json", ".csv"))
     )
     paths = folder / f"{free}.json", folder / f"{free}.csv"
-    with replacing(paths[0], "w") as file:
+    with replacing(paths[0], "w") as file, replacing(paths[1], "w") as table:  # both or none
         json.dump({**progress, **record}, file, indent=1, allow_nan=False)
-    with replacing(paths[1], "w") as file:
-        writer = csv.DictWriter(file, list(record["classes"][0]), lineterminator="\n")
+        file.flush()
+        writer = csv.DictWriter(table, list(record["classes"][0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(record["classes"])
     return paths[0]

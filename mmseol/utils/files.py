@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import tempfile
 from collections.abc import Iterator
@@ -9,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["replacing"]
+__all__ = ["disk_is_full", "replacing"]
 
 
 @contextmanager
@@ -24,12 +26,16 @@ def replacing(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     ...     written = file.write("7 3")
     >>> path.read_text(), len(list(path.parent.iterdir()))
     ('7 3', 1)
+
+    Raises:
+        OSError: If the data cannot be written, as on a full disk; names ``path``.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    raw = _Recording(handle, "wb")
     try:
-        with os.fdopen(handle, mode) as file:
+        with io.BufferedWriter(raw) if "b" in mode else io.TextIOWrapper(io.BufferedWriter(raw)) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -37,10 +43,38 @@ def replacing(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp's files are their owner's alone
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         os.unlink(temporary)
-        raise
+        failure = raw.failure or error  # torch.save raises another error, which does not say why
+        if not isinstance(failure, OSError) or not isinstance(error, Exception):
+            raise
+        if failure.errno is None or failure.filename is not None:
+            raise
+        raise OSError(failure.errno, failure.strerror, str(path)) from error
     _sync_folder(path.parent)
+
+
+class _Recording(io.FileIO):
+    """A file that keeps the error of a failed write."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write bytes."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether an error means that there is no space for a file, on the disk or in the user's quota.
+
+    >>> disk_is_full(OSError(errno.ENOSPC, "No space left on device")), disk_is_full(OSError("truncated"))
+    (True, False)
+    """
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _sync_folder(folder: Path) -> None:
