@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -268,6 +269,21 @@ def test_a_resumed_run_keeps_its_config_and_shows_what_differs(
     call(monkeypatch, "train.py", CONFIG, *other, *shared, *options, *more)
     assert (work_dir / "epoch_4.pth").is_file()
     assert Config.fromfile(work_dir / "digits_resumed_2.py").train_dataloader.dataset.ratio == 5
+
+
+def test_runs_keep_their_logs_without_a_clock(trained, monkeypatch, tmp_path) -> None:
+    """mmengine names log folders by the second; a clock may be set back during a run, or stand."""
+    back = itertools.count(1.6e9, -0.1)
+    monkeypatch.setattr("time.time", lambda: next(back))
+    options = ("--work-dir", tmp_path / "run", "--cfg-options", "train_cfg.max_epochs=1")
+    call(monkeypatch, "train.py", CONFIG, *LOSS, *options)
+    assert (tmp_path / "run" / "epoch_1.pth").is_file()
+    monkeypatch.setattr("time.time", lambda: 1.6e9)
+    for _ in range(2):
+        call(monkeypatch, "test.py", CONFIG, trained / "epoch_2.pth", *LOSS, "--work-dir", tmp_path / "test")
+    logs = [path.read_text() for path in (tmp_path / "test").glob("*/*.log")]
+    assert [len(re.findall(r"Epoch\(test\) .* accuracy: ", log)) for log in logs] == [1, 1]
+    assert len(list((tmp_path / "test").glob("*/class_scores_test.json"))) == 2
 
 
 def test_two_runs_do_not_share_a_work_dir(trained, monkeypatch, tmp_path) -> None:

@@ -595,6 +595,30 @@ def test_cache_notices_a_changed_file(root: Path, monkeypatch: pytest.MonkeyPatc
         count_dataset(seg_dataset(root), K)
 
 
+@pytest.mark.parametrize("since", [0, -1000], ids=["stands", "goes back"])
+def test_cache_notices_a_changed_file_without_a_clock(since: int, root: Path) -> None:
+    """A file of the same size at the same time; the cache is not younger than the label maps."""
+    time = 10**18 + 5
+    for label in (0, 1):
+        Image.fromarray(np.full(SIZE, label, dtype=np.uint8)).save(root / "ann" / "005.png", compress_level=0)
+        for path in (root / "ann").iterdir():
+            os.utime(path, ns=(time, time))
+        assert count_dataset(seg_dataset(root), K) == slow_maps(seg_dataset(root))
+        (file,) = default_cache_dir().iterdir()
+        os.utime(file, ns=(time + since, time + since))
+
+
+def test_cache_notices_a_changed_file_of_the_same_second(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the file system of the label maps keeps whole seconds."""
+    counter = Counter(monkeypatch)
+    for path in (root / "ann").iterdir():
+        os.utime(path, ns=(10**18, 10**18))
+    for later, jobs in ((0, 12), (999_999_999, 12), (10**9, 12), (10**9, 0)):
+        assert counter.during(seg_dataset(root), K)[0] == jobs
+        (file,) = default_cache_dir().iterdir()
+        os.utime(file, ns=(10**18 + later, 10**18 + later))
+
+
 class Payload:
     """Writes a file when it is unpickled."""
 

@@ -3,6 +3,7 @@
 import copy
 import errno
 import inspect
+import os
 import warnings
 from argparse import ArgumentParser, Namespace
 from importlib.metadata import PackageNotFoundError
@@ -16,6 +17,7 @@ from mmseol.__main__ import main
 from mmseol.experiment.commands import default_work_dir, start_cpu_process_group
 from mmseol.experiment.config_files import check_bases, check_packages, find_config, set_options
 from mmseol.experiment.data import check_files
+from mmseol.experiment.work_dir import resumed_config
 from mmseol.registry import MODELS
 
 
@@ -276,6 +278,17 @@ def test_a_full_disk_is_one_line_that_names_the_folder(monkeypatch):
     monkeypatch.setattr("mmseol.experiment.commands.run_train", lambda cfg, args: without_space())
     with pytest.raises(SystemExit, match=r"^error: .* No space left on device \(in run\)$"):
         main("train", ["a.py"])
+
+
+def test_a_resumed_run_is_compared_with_its_last_config(tmp_path):
+    """By the number in the name; the clock may have been set back between two runs."""
+    for number, name in enumerate(("a.py", *(f"a_resumed_{i}.py" for i in (1, 2, 9, 10)))):
+        (tmp_path / name).write_text(f"train_cfg = dict(max_epochs={number})\n")
+        os.utime(tmp_path / name, (10**9 - number,) * 2)
+    (tmp_path / "epoch_1.pth").write_text("a checkpoint")
+    cfg = Config(dict(train_cfg=dict(max_epochs=4), work_dir=str(tmp_path)), filename=str(tmp_path / "a.py"))
+    assert experiment.check_work_dir(cfg, resume=True) == ""
+    assert resumed_config(cfg).filename == "a_resumed_11.py"
 
 
 def test_a_base_of_a_package_that_is_missing_is_refused_with_the_path(tmp_path, monkeypatch):

@@ -66,6 +66,17 @@ def test_a_lost_or_empty_pointer_is_no_obstacle(tmp_path: Path) -> None:
         assert newest_whole_checkpoint(tmp_path) == tmp_path / "epoch_2.pth"
 
 
+@pytest.mark.parametrize("step", [0, -1000], ids=["stands", "goes back"])
+def test_the_newest_checkpoint_is_found_without_a_clock(tmp_path: Path, step: int) -> None:
+    names = [f"epoch_{epoch}.pth" for epoch in (8, 9, 10)] + ["stopped_1040.pth", "epoch_11.pth"]
+    for number, (name, iterations) in enumerate(zip(names, (800, 900, 1000, 1040, 1100), strict=True)):
+        torch.save({"meta": {"iter": iterations}, "state_dict": {}}, tmp_path / name)
+        os.utime(tmp_path / name, (10**9 + step * number,) * 2)
+    for name in reversed(names):
+        assert newest_whole_checkpoint(tmp_path) == tmp_path / name
+        (tmp_path / name).unlink()
+
+
 def test_nothing_whole_stops_instead_of_starting_anew(tmp_path: Path) -> None:
     runner_of(tmp_path, 2).train()
     for path in tmp_path.glob("*.pth"):

@@ -69,7 +69,7 @@ def _code(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__} {version}"
 
 
-def read(path: Path, number: int, num_classes: int) -> IntArray | None:
+def read(path: Path, number: int, num_classes: int, changed: int = 0) -> IntArray | None:
     """Return the table in a cache file, (M, K + 3), or ``None`` if there is none of these sizes.
 
     A row holds the pixels of the K classes, those of the whole label map, its height and its width. The file
@@ -77,8 +77,18 @@ def read(path: Path, number: int, num_classes: int) -> IntArray | None:
 
     >>> read(Path("no such file.npz"), number=367, num_classes=11) is None
     True
+
+    Args:
+        path: Cache file.
+        number: M.
+        num_classes: K.
+        changed: Time at which a label map was changed last, in nanoseconds. A cache file that is not younger
+            is not read: if the clock stands or was set back, a label map may have changed afterwards without
+            a new time.
     """
     try:
+        if path.stat().st_mtime_ns <= changed:
+            return None
         with np.load(path, allow_pickle=False) as file:
             table = file["table"]
     except (FileNotFoundError, NotADirectoryError):

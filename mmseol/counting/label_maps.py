@@ -202,11 +202,12 @@ def count_label_maps(
     rank, world = get_dist_info()
     progress = progress and rank == 0
     part = range(rank, len(jobs), world)
-    path: Path | None = None
+    path, changed = None, 0
     cached: list[IntArray | None] = [None]
     if cache and rank == 0:
-        path = _cache_path(jobs, Path(cache_dir).expanduser() if cache_dir else default_cache_dir())
-        cached = [read(path, len(jobs), num_classes) if path else None]
+        folder = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+        path, changed = _cache_path(jobs, folder)
+        cached = [read(path, len(jobs), num_classes, changed) if path else None]
     broadcast_object_list(cached)  # rank 0 decides for all: one that counts would wait for those that do not
     table = cached[0]
     if table is None:
@@ -309,17 +310,21 @@ def _loader(dataset: Any, transforms: list[Any]) -> tuple[Any, str | None]:
     return copy.copy(loader), settings if isinstance(settings, str) else None
 
 
-def _cache_path(jobs: list[_Job], folder: Path) -> Path | None:
-    """Return the cache file of exactly these label maps, or ``None`` if there cannot be one."""
+def _cache_path(jobs: list[_Job], folder: Path) -> tuple[Path | None, int]:
+    """Return the cache file of exactly these label maps, or ``None`` if there cannot be one, and the time of
+    their last change in nanoseconds.
+    """
     settings = f"{_FORMAT} {__version__} {jobs[0].num_classes} {jobs[0].ignore_index}"
-    digest = hashlib.sha256(settings.encode())
+    digest, changed = hashlib.sha256(settings.encode()), 0
     for job in jobs:
         try:
             status = os.stat(job.path)
         except (OSError, ValueError):  # not a local file
-            return None
+            return None, 0
         if job.key is None:
-            return None
+            return None, 0
         file = f"{os.path.abspath(job.path)} {status.st_size} {status.st_mtime_ns}"
         digest.update(f"{file} {job.key}\n".encode())
-    return folder / f"label-maps-{digest.hexdigest()[:40]}.npz"
+        rest = 0 if status.st_mtime_ns % 10**9 else 10**9 - 1  # a file system of whole seconds
+        changed = max(changed, status.st_mtime_ns + rest)
+    return folder / f"label-maps-{digest.hexdigest()[:40]}.npz", changed

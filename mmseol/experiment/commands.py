@@ -29,7 +29,7 @@ from mmseol.experiment.training import (
     set_seed,
     set_whole_checkpoints,
 )
-from mmseol.experiment.weights import check_classifier, check_loaded_weights, check_weights
+from mmseol.experiment.weights import check_classifier, check_weights
 from mmseol.experiment.work_dir import check_work_dir, lock_work_dir, resumed_config
 from mmseol.utils.unpickling import load_checkpoint, plain_data_only
 
@@ -106,15 +106,15 @@ def run_train(cfg: Config, args: Namespace) -> None:
         SystemExit: If pretrained weights cannot be downloaded.
         ValueError: If another run holds the work directory, or the checkpoint does not fit the model.
     """
-    from mmengine.runner import Runner  # imports OpenCV
+    from mmseol.experiment.runner import CommandRunner, LoadedWeightsHook  # imports OpenCV
 
     with plain_data_only(args.unsafe_load), lock_work_dir(cfg.work_dir) if is_main() else nullcontext():
         changed = check_work_dir(cfg, cfg.get("resume", False), args.force_resume) if is_main() else ""
         if cfg.get("resume", False):
             cfg = resumed_config(cfg)
         start_cpu_process_group(cfg.launcher)
-        runner = Runner.from_cfg(cfg)
-        check_loaded_weights(runner)
+        runner = CommandRunner.from_cfg(cfg)
+        runner.register_hook(LoadedWeightsHook())
         if changed:
             runner.logger.warning("The run goes on with other settings:\n" + changed)
         try:
@@ -163,11 +163,11 @@ def run_test(cfg: Config, args: Namespace) -> None:
     Raises:
         ValueError: If the checkpoint does not fit the model.
     """
-    from mmengine.runner import Runner  # imports OpenCV
+    from mmseol.experiment.runner import CommandRunner  # imports OpenCV
 
     with plain_data_only(args.unsafe_load):
         start_cpu_process_group(cfg.launcher)
-        runner = Runner.from_cfg(cfg)
+        runner = CommandRunner.from_cfg(cfg)
         check_weights(runner.model, args.checkpoint, args.loaded)
         del args.loaded
         if cfg.get("default_scope") == "mmpretrain" and (args.out or args.show_dir):

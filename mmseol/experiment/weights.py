@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmseol.utils.text import first_few
 
-__all__ = ["check_classifier", "check_initial_weights", "check_loaded_weights", "check_weights"]
+__all__ = ["check_classifier", "check_initial_weights", "check_weights"]
 
 _COSINE_HEAD = "CosineClassifierHead"
 _MISSING = "is missing"
@@ -136,29 +136,3 @@ def _classifier_weights(weights: Iterable[str]) -> list[str]:
     except ValueError:
         return []  # a head without a layer that scores the classes
     return [name for name in (f"{layer}.weight", f"{layer}.bias") if name in weights]
-
-
-def check_loaded_weights(runner: Any) -> None:
-    """Let a ``Runner`` check the checkpoint that it starts from, before the weights are set.
-
-    A resumed run needs all weights of the classifier, a new training (``load_from``) at least one weight of
-    the model; the log says what a new training does not take.
-
-    >>> from types import SimpleNamespace
-    >>> hooks = []
-    >>> check_loaded_weights(SimpleNamespace(register_hook=hooks.append))
-    >>> [type(hook).__name__ for hook in hooks]
-    ['LoadedWeightsHook']
-    """
-    from mmengine.hooks import Hook  # imports OpenCV
-
-    class LoadedWeightsHook(Hook):
-        def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-            path = str(runner._load_from)
-            if runner._resume:
-                check_classifier(runner.cfg, path, checkpoint)
-                check_weights(runner.model, path, checkpoint)
-            elif text := check_initial_weights(runner.model, path, checkpoint):
-                runner.logger.warning(text)
-
-    runner.register_hook(LoadedWeightsHook())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ __all__ = ["check_work_dir", "differences", "lock_work_dir", "resumed_config"]
 
 _RESULTS = ("last_checkpoint", "*.pth", "*/vis_data/scalars.json")
 _LOCK = ".run.lock"
+_RESUMED = re.compile(r"_resumed_(\d+)$")
 _SETTINGS = (
     "model",
     "data_preprocessor",
@@ -105,7 +107,7 @@ def check_work_dir(cfg: Config, resume: bool, force: bool = False) -> str:
             f"`--work-dir` {str(work_dir)!r} already holds a run ({names}). "
             "Continue it with --resume, or give another --work-dir."
         )
-    stored = sorted(work_dir.glob("*.py"), key=lambda path: path.stat().st_mtime) if found else []
+    stored = sorted(work_dir.glob("*.py"), key=_resumptions) if found else []
     if not stored:
         return ""
     changed = differences(Config.fromfile(stored[-1]), cfg)
@@ -162,7 +164,13 @@ def resumed_config(cfg: Config) -> Config:
     >>> Path(resumed_config(cfg).filename).name
     'a_resumed_1.py'
     """
-    stem = Path(cfg.filename).stem
-    number = len(list(Path(cfg.work_dir).glob(f"{stem}_resumed_*.py"))) + 1
+    stem = _RESUMED.sub("", Path(cfg.filename).stem)
+    number = max(map(_resumptions, Path(cfg.work_dir).glob("*.py")), default=0) + 1
     # `Config.to_dict` would resolve the classes of a lazy config.
     return Config(cfg._cfg_dict, filename=f"{stem}_resumed_{number}.py", cfg_text=cfg.text or "#")
+
+
+def _resumptions(path: Path) -> int:
+    """Return how often the run had been resumed when the config was written; times of files may mislead."""
+    found = _RESUMED.search(path.stem)
+    return int(found[1]) if found else 0

@@ -17,6 +17,7 @@ from mmengine.logging import print_log
 
 from mmseol.registry import HOOKS
 from mmseol.utils.files import replacing
+from mmseol.utils.unpickling import trained_iterations
 
 __all__ = ["BACKEND", "WholeCheckpointHook", "newest_whole_checkpoint"]
 
@@ -134,8 +135,8 @@ def _removing_afterwards(backend: Any) -> Iterator[None]:
 def newest_whole_checkpoint(work_dir: str | Path) -> Path | None:
     """Return the checkpoint from which the run in ``work_dir`` can be resumed, or ``None`` if it has none.
 
-    This is the file that ``last_checkpoint`` names, or, if that file is missing or damaged, the newest
-    periodic checkpoint whose checksums are right. Damaged files are logged as warnings.
+    This is the file that ``last_checkpoint`` names, or, if that file is missing or damaged, the periodic
+    checkpoint of the most iterations whose checksums are right. Damaged files are logged as warnings.
 
     >>> import tempfile
     >>> print(newest_whole_checkpoint(tempfile.mkdtemp()))
@@ -153,7 +154,7 @@ def newest_whole_checkpoint(work_dir: str | Path) -> Path | None:
     folders = dict.fromkeys([work_dir, *(path.parent for path in last)])
     files = [path for folder in folders for path in folder.glob("*.pth")]
     others = [path for path in files if _PERIODIC.fullmatch(path.name)]
-    newest_first = sorted(others, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+    newest_first = sorted(others, key=_progress, reverse=True)
     damaged: list[str] = []
     for path in dict.fromkeys([*last, *newest_first]):
         reason = _damage(path)
@@ -170,6 +171,12 @@ def newest_whole_checkpoint(work_dir: str | Path) -> Path | None:
             "Name a checkpoint to resume from, or remove these files to start anew."
         )
     return None
+
+
+def _progress(path: Path) -> tuple[int, int, int]:
+    """Return what orders checkpoints by their training; times of files mislead where the clock was set."""
+    number = int("".join(filter(str.isdigit, path.stem)))
+    return trained_iterations(path), path.stat().st_mtime_ns, number
 
 
 def _damage(path: Path) -> str | None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["UNSAFE", "load_checkpoint", "plain_data_only"]
+__all__ = ["UNSAFE", "load_checkpoint", "plain_data_only", "trained_iterations"]
 
 UNSAFE = "--unsafe-load"
 """Option of the commands that reads a checkpoint with all that it contains."""
@@ -83,6 +83,21 @@ def load_checkpoint(path: str | Path, *, unsafe: bool = False) -> dict[str, Any]
             f"`checkpoint` must be a file with a dict, got {type(checkpoint).__name__} in {str(path)!r}."
         )
     return checkpoint
+
+
+def trained_iterations(path: str | Path) -> int:
+    """Return after how many iterations a checkpoint was saved, without reading its tensors; -1 if unknown.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp(), "a.pth")
+    >>> torch.save({"meta": {"iter": 30}, "state_dict": {"weight": torch.ones(2)}}, path)
+    >>> trained_iterations(path), trained_iterations("missing.pth")
+    (30, -1)
+    """
+    try:
+        return int(_load_plain(str(path), map_location="cpu", mmap=True)["meta"]["iter"])
+    except Exception:  # a damaged file may raise anything
+        return -1
 
 
 @contextmanager
