@@ -111,6 +111,7 @@ DEFAULTS = {
     ),
     "ClassDifficultyHook": {},
     "ClassifierFeatureHook": dict(classifier=None),
+    "ExactResumeHook": {},
     "DeferredReweightHook": dict(begin=160, by_epoch=True, weight="effective_number", beta=0.9999),
     "NonFiniteLossHook": dict(interval=None),
     "WholeCheckpointHook": dict(interval=-1, by_epoch=True),
