@@ -88,6 +88,27 @@ def test_a_run_that_ends_before_the_start_is_warned_and_other_losses_are_left_al
         tiny_runner(tmp_path / "c", TinyModel([balanced()], []), custom_hooks=HOOKS[:1]).train()
 
 
+class FeatureLoss(nn.Module):
+    """Loss of a user that takes features and knows no epochs."""
+
+    loss_name = "loss_features"
+
+    def set_features(self, features: torch.Tensor, *settings: Any) -> None:
+        self.features = features
+
+    def forward(self, pred: torch.Tensor, target: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        return pred.mean() * self.features.mean()
+
+
+def test_a_users_loss_needs_no_epochs(tmp_path: Path) -> None:
+    model = TinyModel([], [])
+    model.decode_head.losses.append(FeatureLoss())
+    runner = tiny_runner(tmp_path, model, custom_hooks=HOOKS, epochs=2)
+    runner.train()
+    assert runner.epoch == 2
+    assert model.decode_head.losses[0].features.shape[0] > 0
+
+
 def test_training_again_after_an_error_feeds_the_features_once() -> None:
     net = TinyModel([balanced(1)], [])
     runner = SimpleNamespace(model=net, max_iters=8, train_dataloader=[0] * 4)

@@ -107,6 +107,15 @@ def test_by_iteration(tmp_path: Path, weight: str) -> None:
         np.testing.assert_allclose(seen, np.ones(4) if iteration < 5 else late, rtol=1e-9)
 
 
+def test_a_hook_that_serves_a_second_run_weights_its_loss_too(tmp_path: Path) -> None:
+    hook = DeferredReweightHook(begin=0)
+    for name in ("first", "second"):
+        runner = tiny_runner(tmp_path / name, TinyModel([CE], [CE]), custom_hooks=[hook, COUNT], epochs=1)
+        runner.train()
+        weight = runner.model.decode_head.losses[0].class_weight
+        np.testing.assert_allclose(weight, effective_number(0.9999), rtol=1e-9)
+
+
 def test_weights_of_one_are_no_weights(tmp_path: Path) -> None:
     torch.manual_seed(3)
     plain, _ = watched(tmp_path / "plain", dict(DRW, begin=99), CE, randomness={"seed": 3})
