@@ -99,7 +99,8 @@ def test_weights_are_right_wherever_a_run_resumes(tmp_path: Path) -> None:
 def test_by_iteration(tmp_path: Path, weight: str) -> None:
     hook = dict(DRW, begin=5, by_epoch=False, weight=weight, beta=0.9)
     cfg = {"type": "IterBasedTrainLoop", "max_iters": 8, "val_interval": 1000}
-    _, watch = watched(tmp_path, hook, CE, train_cfg=cfg)
+    runner, watch = watched(tmp_path, hook, CE, train_cfg=cfg)
+    assert "never weighted" not in log_of(runner)  # 5 of 8 iterations, although there are fewer epochs
     inverse = 1 / COUNTS
     late = inverse / inverse.sum() * 4 if weight == "inverse_frequency" else effective_number(0.9)
     assert [iteration for _, iteration, _ in watch.seen[::2]] == list(range(8))
