@@ -240,7 +240,7 @@ def _tables(parser: ArgumentParser) -> None:
         "--parts",
         nargs="+",
         metavar="PART",
-        help="scores, comparison, runs, classes, tuning, table1 .. 7, tablelt (default: all with runs)",
+        help="scores, short, comparison, runs, classes, tuning, table1 .. 7, tablelt (default: all)",
     )
     parser.add_argument(
         "--reference", metavar="LOSS", help="loss that the others are compared with (default: ce)"

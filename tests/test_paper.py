@@ -11,6 +11,7 @@ from mmseol.analysis.paper_comparison import beside_printed, paper_table
 from mmseol.analysis.sweep_record import sweep_record
 from mmseol.analysis.trial_records import read_trials
 from mmseol.experiment import LOSSES
+from mmseol.sweeps.sweep_file import find_sweep, read_sweep
 
 
 def record_of(folder):
@@ -109,3 +110,48 @@ def test_other_splits_are_named(tmp_path):
 def test_the_data_lie_beside_their_reader():
     path = Path(__file__).parents[1] / "mmseol" / "analysis" / "paper_tables.json"
     assert json.loads(path.read_text())["source"] == "arXiv 2107.02393"
+
+
+@pytest.mark.parametrize(
+    ("name", "tables"),
+    [
+        ("table1_2_cifar10", "12"),
+        ("table3_4_cifar100", "34"),
+        ("table5_food101", "5"),
+        ("table6_camvid", "6"),
+        ("table7_camvid_alpha", "7"),
+        ("cifar_lt_resnet32", ["lt"]),
+        ("cifar_lt_resnet32_published", ["lt"]),
+    ],
+)
+def test_sweeps_named_after_tables_fill_their_cells(name, tables):
+    sweep = read_sweep(find_sweep(f"sweeps/{name}.py"))
+    runs = [
+        {
+            "config": config,
+            "imbalance": imbalance,
+            "loss": loss,
+            "chosen": {"values": dict.fromkeys(sweep.tune, 0.1)},
+            "split": sweep.split,
+            "epochs": sweep.epochs,
+            "seeds": sweep.seeds,
+            "options": [],
+            "settings": {},
+            "scores": {"last": dict.fromkeys(("accuracy", "macro_f1", "mIoU"), [50.0]), "best_on_test": {}},
+        }
+        for config in sweep.configs
+        for imbalance in sweep.imbalances
+        for loss in sweep.losses
+    ]
+    for table in tables:
+        rows = beside_printed({"runs": runs, "checkpoint": "last"}, table)
+        filled = {row["loss"] for row in rows if [set(own["cells"]) for own in row["ours"]]}
+        columns = {column for row in rows for own in row["ours"] for column in own["cells"]}
+        left = {
+            "cifar_lt_resnet32": {"ldam, DRW", "vs"},
+            "cifar_lt_resnet32_published": {"vs, weight decay tuned"},
+        }
+        assert {row["loss"] for row in rows} - filled == left.get(name, set())
+        assert columns == set(rows[0]["printed"])
+    assert len(sweep.seeds) == 3
+    assert (sweep.split, sweep.best_on_test) == ("test", tables == ["lt"])

@@ -113,6 +113,7 @@ def test_tuning_keeps_every_point_and_seed(tmp_path):
             tmp_path, "ce", seed, stage="tune", values={"lr": rate}, diverged=(rate == 1 and "nan") or None
         )
     points = record_of(tmp_path)["tuning"]
+    assert {point["by"] for point in points} == {"last"}
     assert [(point["values"], list(point["scores"])) for point in points] == [
         ({"lr": 0.1}, ["1", "2"]),
         ({"lr": 1.0}, ["1"]),

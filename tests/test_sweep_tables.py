@@ -1,10 +1,11 @@
 """Tables of the compact record of a sweep."""
 
+import json
 import re
 
 import numpy as np
 import pytest
-from helpers.sweep_records import ENVIRONMENT, write_trial
+from helpers.sweep_records import CONFIG, ENVIRONMENT, write_trial
 
 from mmseol.analysis.sweep_record import sweep_record
 from mmseol.analysis.sweep_report import tables_of
@@ -16,7 +17,7 @@ from mmseol.analysis.sweep_tables import (
     tuning_tables,
 )
 from mmseol.analysis.text_table import TextTable
-from mmseol.analysis.trial_records import read_trials
+from mmseol.analysis.trial_records import failed_trials, read_trials
 
 
 def record_of(folder, **arguments):
@@ -143,6 +144,42 @@ def test_tuning_has_a_row_for_every_loss_and_further_setting(tmp_path):
         ["ce", "wd 0.001", False, True],
         ["mse", "wd 0", True, False],
     ]
+
+
+def test_losses_without_a_final_run_keep_their_row(tmp_path):
+    write_trial(tmp_path, "ce")
+    write_trial(tmp_path, "ghmc", stage="tune", diverged="loss is nan")
+    for name, stage, loss in (("f1", "final", "dice"), ("f2", "tune", "ce")):
+        folder = tmp_path / "trials" / name
+        folder.mkdir()
+        request = {"stage": stage, "config": CONFIG, "imbalance": "long_tailed:100", "loss": loss, "seed": 1}
+        request |= {"epochs": 20, "values": {"lr": 3.0}}
+        (folder / "trial.json").write_text(json.dumps(request))
+        (folder / "failed.json").write_text('{"reason": "train: out of memory"}')
+    record = sweep_record(read_trials([tmp_path]), failed_trials([tmp_path]), resamples=10)
+    (table,) = score_tables(record)
+    rows = {row[0]: row[3:] for row in table.rows}
+    assert list(rows) == ["ce", "ghmc", "dice"]
+    assert set(rows["ghmc"] + rows["dice"]) == {"no runs"}
+    assert "Failed: dice, seed 1 (train: out of memory)." in table.notes
+    (table,) = tuning_tables(record)
+    assert [[row[0], *row[2:]] for row in table.rows] == [["ce", "", "failed"], ["ghmc", "diverged", ""]]
+
+
+def test_the_chosen_point_is_marked_in_the_last_rung(tmp_path):
+    for rate, epochs in ((0.1, 5), (1.0, 5), (0.1, 10)):
+        write_trial(tmp_path, "ce", stage="tune", values={"lr": rate}, epochs=epochs)
+    write_trial(tmp_path, "ce", values={"lr": 0.1})
+    (table,) = tuning_tables(record_of(tmp_path))
+    marks = {row[1]: [cell.endswith("*") for cell in row[2:]] for row in table.rows}
+    assert marks == {"5": [False, False], "10": [True, False]}
+
+
+def test_the_short_table_has_two_scores(tmp_path):
+    write_trial(tmp_path, "ce", best_on_test=1.0)
+    write_trial(tmp_path, "mse")
+    (table,) = tables_of(record_of(tmp_path), "short")
+    assert table.headings[3:] == ["accuracy", "macro F", "Δ accuracy to ce [95 %]"]
 
 
 def test_latex_is_escaped_and_every_row_has_all_columns():

@@ -36,8 +36,9 @@ _BATCH = 4_000_000  # weights of images held at a time
 class Predictions:
     """What one run predicted on each image of a split.
 
-    >>> Predictions.of_labels(label=[0, 1, 1], truth=[0, 0, 1], num_classes=2).scores()["accuracy"].round(2)
-    np.float64(66.67)
+    >>> predictions = Predictions.of_labels(label=[0, 1, 1], truth=[0, 0, 1], num_classes=2)
+    >>> round(float(predictions.scores()["accuracy"]), 2)
+    66.67
 
     Attributes:
         tallies: Elements of each image that are right, predicted, in the truth: (images, 3 K).

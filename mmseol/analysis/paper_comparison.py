@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 
 from mmseol.analysis.paper import Column, PrintedRow, PrintedTable, dataset_of, network_of, printed_tables
-from mmseol.analysis.sweep_tables import differences, network_text, values_text, weight_decay_text
+from mmseol.analysis.run_text import Run, differences, network_text, setting_text, values_text
 from mmseol.analysis.text_table import TextTable, spread
 from mmseol.utils.checks import choice
 
 __all__ = ["beside_printed", "paper_table"]
 
 _AS_CONFIGURED = {"cifar10": "long_tailed:100", "cifar100": "long_tailed:100"}
-Run = Mapping[str, Any]
 
 
 def beside_printed(record: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
@@ -120,7 +119,7 @@ def _our_row(
         "network": network_text(runs[0]) + "".join(f", {text}" for text in _further(runs)),
         "split": runs[0]["split"],
         "epochs": runs[0]["epochs"],
-        "weight_decay": " / ".join(dict.fromkeys(weight_decay_text(run) for run in runs)),
+        "weight_decay": " / ".join(dict.fromkeys(setting_text(run, "wd") for run in runs)),
         "chosen": " / ".join(
             dict.fromkeys(values_text((run["chosen"] or {"values": {}})["values"]) or "-" for run in runs)
         ),

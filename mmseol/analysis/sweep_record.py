@@ -27,6 +27,7 @@ from mmseol.utils.checks import choice
 
 __all__ = ["check_digest", "record_digest", "sweep_record"]
 
+_REQUESTED = ("stage", "config", "imbalance", "loss", "seed", "rung", "epochs", "values")
 _TOLERANCE = 0.011  # per cent; records round scores
 
 
@@ -87,7 +88,7 @@ def sweep_record(
         "comparisons": comparisons,
         "tuning": _tuning(trials),
         "failed": [
-            {"loss": one.request.get("loss"), "stage": one.request.get("stage"), "reason": one.reason[:200]}
+            {name: one.request.get(name) for name in _REQUESTED} | {"reason": one.reason[:200]}
             for one in failed
         ],
         "environments": environments,
@@ -159,7 +160,7 @@ def _chosen(trial: Trial) -> dict[str, Any] | None:
     chosen = trial.record.get("chosen")
     if not chosen:
         return None
-    return {name: chosen[name] for name in ("values", "metric", "score", "at_border") if name in chosen}
+    return {name: chosen[name] for name in ("values", "metric", "by", "score", "at_border") if name in chosen}
 
 
 def _commit(trial: Trial) -> str | None:
@@ -303,8 +304,13 @@ def _agree(scored: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
 
 
 def _tuning(trials: Iterable[Trial]) -> list[dict[str, Any]]:
-    """Return the validation score of each point, by seed; ``None`` where the training diverged."""
+    """Return the validation score of each point, by seed; ``None`` where the training diverged.
+
+    The score is the one that the sweep chose by: of the last epoch, or of the best on validation data.
+    """
     points: dict[Any, dict[str, Any]] = {}
+    trials = list(trials)
+    by = next((trial["chosen"].get("by") for trial in trials if trial.record.get("chosen")), None) or "last"
     for trial in trials:
         if trial["stage"] != "tune":
             continue
@@ -318,12 +324,13 @@ def _tuning(trials: Iterable[Trial]) -> list[dict[str, Any]]:
                 "rung": trial.record.get("rung") or 0,
                 "epochs": trial["epochs"],
                 "metric": metric,
+                "by": by,
                 "values": trial.values,
                 "scores": {},
             },
         )
-        last = trial["scores"].get("last") or {"scores": {}}
-        score = None if trial.record.get("diverged") else last["scores"].get(metric)
+        scored = trial["scores"].get(by) or {"scores": {}}
+        score = None if trial.record.get("diverged") else scored["scores"].get(metric)
         point["scores"][str(trial["seed"])] = None if score is None else round(score, 2)
     return sorted(
         points.values(),

@@ -33,6 +33,7 @@ def _paper(record: Mapping[str, Any], name: str) -> list[TextTable]:
 
 PARTS: dict[str, Callable[[Mapping[str, Any]], list[TextTable]]] = {
     "scores": score_tables,
+    "short": partial(score_tables, short=True),
     "comparison": comparison_tables,
     "runs": setting_tables,
     "classes": class_tables,
@@ -85,7 +86,7 @@ def sweep_markdown(record: Mapping[str, Any], part: str | None = None, losses: C
 
 
 def _parts_with_runs(record: Mapping[str, Any]) -> list[str]:
-    own = [part for part in ("scores", "comparison", "runs", "classes", "tuning") if PARTS[part](record)]
+    own = [part for part in ("scores", *_HEADINGS) if PARTS[part](record)]
     printed = [
         f"table{name}"
         for name in printed_tables()

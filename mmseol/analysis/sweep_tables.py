@@ -7,89 +7,31 @@ interval.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from mmseol.analysis.paper import network_of
 from mmseol.analysis.records import SCORES, SEG_SCORES
+from mmseol.analysis.run_text import Run, differences, network_text, setting_text, short_name, values_text
 from mmseol.analysis.text_table import TextTable, spread
 from mmseol.utils.text import first_few
 
 __all__ = [
     "class_tables",
     "comparison_tables",
-    "differences",
-    "network_text",
     "score_tables",
     "setting_tables",
     "tuning_tables",
-    "values_text",
-    "weight_decay_text",
 ]
 
 _MOST_CLASSES = 20
-_SHORT = {"optim_wrapper.optimizer.lr": "lr", "optim_wrapper.optimizer.weight_decay": "wd"}
 _NO_BOLD = (
-    "No score is bold: where an interval covers 0, the order of the two losses may change with other images "
+    " No score is bold: where an interval covers 0, the order of the two losses may change with other images "
     "or seeds."
 )
-Run = Mapping[str, Any]
-
-
-def values_text(values: Mapping[str, Any]) -> str:
-    """Return settings as ``lr 0.1, wd 0.0005``.
-
-    >>> values_text({"optim_wrapper.optimizer.lr": 0.1, "alpha": 6})
-    'lr 0.1, alpha 6'
-    """
-    return ", ".join(f"{_SHORT.get(name, name)} {_number(value)}" for name, value in values.items())
-
-
-def _number(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
-
-
-def _setting(run: Run, short: str) -> str:
-    """Return a setting of the optimizer: chosen on validation, an option, or the config's."""
-    chosen = (run["chosen"] or {"values": {}})["values"]
-    for name, value in chosen.items():
-        if _SHORT.get(name, name) == short:
-            return _number(value)
-    for option in run["options"]:
-        name, _, value = str(option).partition("=")
-        if _SHORT.get(name) == short:
-            return value
-    value = run["settings"].get({"wd": "weight_decay"}.get(short, short))
-    return "config's" if value is None else _number(value)
-
-
-def weight_decay_text(run: Run) -> str:
-    """Return the weight decay of a run, ``"config's"`` where the record does not say it.
-
-    >>> weight_decay_text({"chosen": {"values": {"wd": 5e-4}}, "options": [], "settings": {}})
-    '0.0005'
-    """
-    return _setting(run, "wd")
-
-
-def network_text(run: Run) -> str:
-    """Return the network of the config, with the options that change the model.
-
-    >>> network_text({"config": "cifar/resnet34_cifar10.py", "options": ["model.backbone.depth=18", "a.b=1"]})
-    'resnet34 (backbone.depth=18)'
-    """
-    changed = [str(option).removeprefix("model.") for option in run["options"] if _is_model(option)]
-    return network_of(run["config"]) + (f" ({', '.join(changed)})" if changed else "")
-
-
-def _is_model(option: Any) -> bool:
-    return str(option).startswith("model.") and not re.match(
-        r"model\.(.*\.)?(loss|loss_decode)\.", str(option)
-    )
 
 
 def _kind_text(kind: str) -> str:
@@ -124,108 +66,111 @@ def _label(run: Run, runs: Sequence[Run]) -> str:
     return run["loss"]
 
 
-def differences(runs: Sequence[Run], environments: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a sentence for everything that should be equal in a table and is not.
-
-    >>> run = {"loss": "ce", "imbalance": None, "epochs": 20, "split": "val", "seeds": [1], "versions": ["a"],
-    ...        "environments": [0], "data": ["d"], "subset": [], "config": "a.py"}
-    >>> differences([run, {**run, "loss": "mse", "epochs": 40}], [{"device": "2 CPU cores"}])
-    ['Epochs differ: 20 (ce), 40 (mse).']
-    """
-    kinds: dict[str, Callable[[Run], list[Any]]] = {
-        "Epochs": lambda run: [run["epochs"]],
-        "Splits": lambda run: [run["split"]],
-        "Seeds": lambda run: [", ".join(map(str, run["seeds"]))],
-        "Code versions": lambda run: run["versions"],
-        "Devices": lambda run: [environments[i].get("device") for i in run["environments"]],
-        "Versions of torch": lambda run: [
-            (environments[i].get("versions") or {}).get("torch") for i in run["environments"]
-        ],
-    }
-    notes = []
-    for name, values_of in kinds.items():
-        notes += _differing(name, [(value, run["loss"]) for run in runs for value in values_of(run)])
-    cuts: dict[Any, list[Run]] = defaultdict(list)
-    for run in runs:
-        cuts[run["config"], run["imbalance"]].append(run)
-    for own in cuts.values():
-        for name, key in (("Data", "data"), ("Training subsets", "subset")):
-            notes += _differing(name, [(digest[:8], run["loss"]) for run in own for digest in run[key]])
-    return notes
-
-
-def _differing(name: str, pairs: Iterable[tuple[Any, str]]) -> list[str]:
-    losses: dict[Any, dict[str, None]] = defaultdict(dict)
-    for value, loss in pairs:
-        losses[value][loss] = None
-    if len(losses) < 2:
-        return []
-    parts = [f"{value} ({first_few(names)})" for value, names in losses.items()]
-    return [f"{name} differ: {first_few(parts)}."]
-
-
-def score_tables(record: Mapping[str, Any]) -> list[TextTable]:
+def score_tables(record: Mapping[str, Any], short: bool = False) -> list[TextTable]:
     """Return a table for each config and split: losses in rows, scores in columns; several cuts side by side.
 
-    Args:
-        record: Record of :func:`mmseol.analysis.sweep_record.sweep_record`.
+    A loss that was tuned or failed and has no final run keeps its row.
 
     >>> score_tables({"runs": [], "comparisons": [], "environments": [], "checkpoint": "last", "title": ""})
     []
+
+    Args:
+        record: Record of :func:`mmseol.analysis.sweep_record.sweep_record`.
+        short: Whether to show two scores and no remarks, as in a README.
     """
     groups = _groups(record["runs"])
-    tables = []
-    for (config, split), runs in groups.items():
-        cuts = list(dict.fromkeys(_cut(run) for run in runs))
-        one = len(cuts) == 1
-        headings = _headings(runs)
-        names = [name for name in headings if any(name in _shown(run, record) for run in runs)]
-        names = names if one else names[:2]
-        columns = [(name, cut) for name in names for cut in cuts]
-        rows: dict[str, dict[str, Run]] = defaultdict(dict)
-        for run in runs:
-            rows[_label(run, runs)][_cut(run)] = run
-        order = sorted(rows, key=lambda label: -_mean(rows[label].get(cuts[0]), names[0], record))
-        compared = {
+    return [
+        _ScoreTable(record, config, runs, short).text(len(groups) > 1) for (config, _), runs in groups.items()
+    ]
+
+
+class _ScoreTable:
+    """The runs of one config and split as a table."""
+
+    def __init__(self, record: Mapping[str, Any], config: str, runs: Sequence[Run], short: bool) -> None:
+        self.record, self.config, self.runs, self.short = record, config, runs, short
+        self.split = runs[0]["split"]
+        self.cuts = list(dict.fromkeys(_cut(run) for run in runs))
+        self.texts = _headings(runs)
+        names = [name for name in self.texts if any(name in _shown(run, record) for run in runs)]
+        self.names = names if len(self.cuts) == 1 and not short else names[:2]
+        self.peers = not short and any(run["scores"]["best_on_test"] for run in runs)
+        self.compared = {
             (c["loss"], c["epochs"], str(c["imbalance"]), str(c["values"])): c
-            for c in record["comparisons"]
-            if (c["config"], c["split"], c["score"]) == (config, split, names[0])
+            for c in (record["comparisons"] if len(self.cuts) == 1 else [])
+            if (c["config"], c["split"], c["score"]) == (config, self.split, self.names[0])
         }
-        reference, level = next(((c["reference"], c["level"]) for c in compared.values()), (None, 0.0))
-        lines = []
-        for label in order:
-            own = rows[label]
-            seeds = " / ".join(dict.fromkeys(str(len(run["seeds"])) for run in own.values()))
-            line = [label, _chosen_text(list(own.values())), seeds]
-            line += [_cell(own.get(cut), name, record) for name, cut in columns]
-            if reference and one:
-                line.append(_difference_text(_compared(own[cuts[0]], compared), own[cuts[0]], reference))
-            if any(run["scores"]["best_on_test"] for run in runs):
-                line += [_cell(own.get(cut), names[0], record, "best_on_test") for cut in cuts]
-            lines.append(line)
-        texts = [headings[name] + ("" if one else f", {cut}") for name, cut in columns]
-        texts += [f"Δ {headings[names[0]]} to {reference} [{100 * level:g} %]"] if reference and one else []
-        if any(run["scores"]["best_on_test"] for run in runs):
+
+    def text(self, titled: bool) -> TextTable:
+        rows: dict[str, dict[str, Run]] = defaultdict(dict)
+        for run in self.runs:
+            rows[_label(run, self.runs)][_cut(run)] = run
+        first = self.cuts[0]
+        order = sorted(rows, key=lambda label: -_mean(rows[label].get(first), self.names[0], self.record))
+        lines = [self._line(label, rows[label]) for label in [*order, *self._missing()]]
+        title = f"{network_of(self.config)}, {self.split} split" if titled else ""
+        return TextTable(title, self._headings(), lines, self._notes(), left=2)
+
+    def _missing(self) -> list[str]:
+        """Return the losses that were tuned or failed and have no final run."""
+        others = [*self.record.get("tuning", ()), *self.record.get("failed", ())]
+        tried = [one["loss"] for one in others if one["config"] == self.config]
+        known = {run["loss"] for run in self.record["runs"] if run["config"] == self.config}
+        return [loss for loss in dict.fromkeys(tried) if loss not in known]
+
+    def _headings(self) -> list[str]:
+        one = len(self.cuts) == 1
+        texts = ["loss", "chosen", "seeds"]
+        texts += [self.texts[name] + ("" if one else f", {cut}") for name in self.names for cut in self.cuts]
+        first = self.texts[self.names[0]]
+        for comparison in list(self.compared.values())[:1]:
+            texts.append(f"Δ {first} to {comparison['reference']} [{100 * comparison['level']:g} %]")
+        if self.peers:
             texts += [
-                f"{headings[names[0]]}{'' if one else f', {cut}'}, best epoch on test, as peers print it"
-                for cut in cuts
+                f"{first}{'' if one else f', {cut}'}, best epoch on test, as peers print it"
+                for cut in self.cuts
             ]
-        epochs = {run["epochs"] for run in runs}
-        what = [f"{runs[0]['epochs']} epochs"] if len(epochs) == 1 else []
-        what += dict.fromkeys(network_text(run) for run in runs)
+        return texts
+
+    def _line(self, label: str, own: Mapping[str, Run]) -> list[str]:
+        seeds = " / ".join(dict.fromkeys(str(len(run["seeds"])) for run in own.values())) or "0"
+        line = [label, _chosen_text(list(own.values())), seeds]
+        line += [_cell(own.get(cut), name, self.record) for name in self.names for cut in self.cuts]
+        if self.compared:
+            line.append(self._difference(own[self.cuts[0]]) if own else "-")
+        if self.peers:
+            line += [_cell(own.get(cut), self.names[0], self.record, "best_on_test") for cut in self.cuts]
+        return line
+
+    def _difference(self, run: Run) -> str:
+        values = (run["chosen"] or {"values": {}})["values"]
+        found = self.compared.get((run["loss"], run["epochs"], str(run["imbalance"]), str(values)))
+        if found is None:
+            references = {comparison["reference"] for comparison in self.compared.values()}
+            return "reference" if run["loss"] in references else "-"
+        interval = f" {_interval(found['images'])}" if found["images"] else ""
+        return f"{found['difference']:+.1f}{interval}"
+
+    def _notes(self) -> list[str]:
+        epochs = {run["epochs"] for run in self.runs}
+        what = [f"{self.runs[0]['epochs']} epochs"] if len(epochs) == 1 else []
+        what += dict.fromkeys(network_text(run) for run in self.runs)
         notes = [
-            f"{split.capitalize()} split, {_kind_text(record['checkpoint'])}, per cent, mean and standard "
-            f"deviation over seeds; {', '.join(what)}."
+            f"{self.split.capitalize()} split, {_kind_text(self.record['checkpoint'])}, per cent, mean and "
+            f"standard deviation over seeds; {', '.join(what)}."
         ]
-        if reference and one:
+        for comparison in list(self.compared.values())[:1]:
             notes.append(
-                f"Δ is the difference to {reference} on the same seeds and images, with the bootstrap "
-                f"interval over images, for these trained networks. {_NO_BOLD}"
+                f"Δ is the difference to {comparison['reference']} on the same seeds and images, with the "
+                f"bootstrap interval over images, for these trained networks.{'' if self.short else _NO_BOLD}"
             )
-        notes += differences(runs, record["environments"])
-        title = f"{network_of(config)}, {split} split" if len(groups) > 1 else ""
-        tables.append(TextTable(title, ["loss", "chosen", "seeds", *texts], lines, notes, left=2))
-    return tables
+        failed = [
+            f"{one['loss']}, seed {one['seed']} ({one['reason']})"
+            for one in self.record.get("failed", ())
+            if one["stage"] == "final" and one["config"] == self.config
+        ]
+        notes += [f"Failed: {first_few(failed)}."] if failed else []
+        return notes + differences(self.runs, self.record["environments"])
 
 
 def _shown(run: Run, record: Mapping[str, Any], kind: str | None = None) -> Mapping[str, list[float]]:
@@ -247,18 +192,6 @@ def _cell(run: Run | None, name: str, record: Mapping[str, Any], kind: str | Non
 def _chosen_text(runs: Sequence[Run]) -> str:
     texts = dict.fromkeys(values_text((run["chosen"] or {"values": {}})["values"]) for run in runs)
     return " / ".join(texts) or "-"
-
-
-def _compared(run: Run, compared: Mapping[Any, Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    values = (run["chosen"] or {"values": {}})["values"]
-    return compared.get((run["loss"], run["epochs"], str(run["imbalance"]), str(values)))
-
-
-def _difference_text(comparison: Mapping[str, Any] | None, run: Run, reference: str) -> str:
-    if comparison is None:
-        return "reference" if run["loss"] == reference else "-"
-    interval = comparison["images"]
-    return f"{comparison['difference']:+.1f}" + (f" {_interval(interval)}" if interval else "")
 
 
 def _interval(ends: Sequence[float]) -> str:
@@ -317,16 +250,16 @@ def setting_tables(record: Mapping[str, Any]) -> list[TextTable]:
     lines = []
     for run in runs:
         chosen = run["chosen"] or {"values": {}}
-        others = {k: v for k, v in chosen["values"].items() if _SHORT.get(k, k) not in ("lr", "wd")}
+        others = {k: v for k, v in chosen["values"].items() if short_name(k) not in ("lr", "wd")}
         border = chosen.get("at_border") or []
         hours = run.get("seconds")
         lines.append(
             [
                 *(run["loss"], network_text(run), _cut(run), run["split"], str(run["epochs"])),
-                _setting(run, "lr"),
-                weight_decay_text(run),
+                setting_text(run, "lr"),
+                setting_text(run, "wd"),
                 values_text(others) or "-",
-                ", ".join(_SHORT.get(name, name) for name in border) or "-",
+                ", ".join(short_name(name) for name in border) or "-",
                 ", ".join(map(str, run["seeds"])),
                 "-" if hours is None else f"{hours / 60:.1f}",
                 f"{run['memory']:.1f}" if run.get("memory") else "-",
@@ -379,31 +312,49 @@ def tuning_tables(record: Mapping[str, Any]) -> list[TextTable]:
     (['loss', 'epochs', 'lr 0.1', 'lr 1'], [['ce', '5', '40.0', 'diverged']])
     """
     groups: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
-    for point in record["tuning"]:
+    failed = [one for one in record.get("failed", ()) if one["stage"] == "tune"]
+    for point in [*record["tuning"], *failed]:
         groups[point["config"], point["imbalance"]].append(point)
+    chosen = {
+        (run["config"], run["imbalance"], run["loss"]): run["chosen"]["values"]
+        for run in record.get("runs", ())
+        if run["chosen"]
+    }
     tables = []
     for (config, imbalance), points in groups.items():
         rates = sorted({rate for rate in map(_rate, points) if rate is not None})
+        last = {
+            point["loss"]: max(p["epochs"] for p in points if p["loss"] == point["loss"]) for point in points
+        }
         rows: dict[tuple[str, int, str], dict[float | None, str]] = defaultdict(dict)
         for point in points:
-            others = {k: v for k, v in point["values"].items() if _SHORT.get(k, k) != "lr"}
-            scores = list(point["scores"].values())
-            text = "diverged" if None in scores else spread(scores)
+            others = {k: v for k, v in point["values"].items() if short_name(k) != "lr"}
+            text = _tuned_text(point)
+            if chosen.get((config, imbalance, point["loss"])) == point["values"]:
+                text += " *" if point["epochs"] == last[point["loss"]] else ""
             rows[point["loss"], point["epochs"], values_text(others)][_rate(point)] = text
         further = any(others for _, _, others in rows)
-        rates_or_none: list[float | None] = [*rates] or [None]
+        columns: list[float | None] = [*rates] or [None]
         lines = [
             [loss, *([others or "-"] if further else []), str(epochs)]
-            + [cells.get(rate, "") for rate in rates_or_none]
+            + [cells.get(rate, "") for rate in columns]
             for (loss, epochs, others), cells in sorted(rows.items())
         ]
         headings = ["loss", *(["with"] if further else []), "epochs"]
-        headings += [f"lr {rate:g}" for rate in rates] or [f"validation {points[0]['metric']}"]
-        note = f"Validation {points[0]['metric']} in per cent, at the end of the tuning run."
+        metric, by = (points[0].get(name) for name in ("metric", "by"))
+        headings += [f"lr {rate:g}" for rate in rates] or [f"validation {metric}"]
+        note = f"Validation {metric} in per cent, {_kind_text(by or 'last')}; * is the chosen point."
         title = f"{network_of(config)}, {imbalance or 'as configured'}" if len(groups) > 1 else ""
         tables.append(TextTable(title, headings, lines, [note], left=2 if further else 1))
     return tables
 
 
+def _tuned_text(point: Mapping[str, Any]) -> str:
+    if "reason" in point:
+        return "failed"
+    scores = list(point["scores"].values())
+    return "diverged" if None in scores else spread(scores)
+
+
 def _rate(point: Mapping[str, Any]) -> float | None:
-    return next((v for k, v in point["values"].items() if _SHORT.get(k, k) == "lr"), None)
+    return next((v for k, v in point["values"].items() if short_name(k) == "lr"), None)

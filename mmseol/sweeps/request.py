@@ -114,6 +114,7 @@ class Requests:
             "split": split,
             "best_on_test": sweep.best_on_test and not tuning,
             "keep_checkpoints": sweep.keep_checkpoints and not tuning,
+            "settings": _optimizer(cfg),
             "data": data,
             "train": train,
             "command": _commands(train, None if tuning else split),
@@ -148,6 +149,13 @@ class Requests:
         if text not in self._digests:
             self._digests[text] = data_digest(datasets, cfg.get("default_scope", "mmengine"))
         return self._digests[text]
+
+
+def _optimizer(cfg: Config) -> dict[str, Any]:
+    """Return the optimizer of the resolved config, its learning rate and weight decay, for tables."""
+    optimizer = (cfg.get("optim_wrapper") or {}).get("optimizer") or {}
+    names = {"type": "optimizer", "lr": "lr", "weight_decay": "weight_decay"}
+    return {name: optimizer[key] for key, name in names.items() if key in optimizer}
 
 
 def _scaled_schedules(schedules: Any, factor: float) -> list[str]:
