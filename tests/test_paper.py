@@ -137,7 +137,7 @@ def test_sweeps_named_after_tables_fill_their_cells(name, tables):
             "seeds": sweep.seeds,
             "options": [],
             "settings": {},
-            "scores": {"last": dict.fromkeys(("accuracy", "macro_f1", "mIoU"), [50.0]), "best_on_test": {}},
+            "scores": {"last": {key: [50.0] for key in ("accuracy", "macro_f1", "mIoU")}, "best_on_test": {}},
         }
         for config in sweep.configs
         for imbalance in sweep.imbalances
