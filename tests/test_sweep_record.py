@@ -25,6 +25,15 @@ def test_scores_of_each_seed_are_kept_in_the_order_of_seeds(tmp_path):
     assert run["scores"]["best_on_test"] == {}
 
 
+def test_rows_are_in_the_order_of_cuts_and_losses(tmp_path):
+    cuts = ["long_tailed:5", "long_tailed:10", "long_tailed:100", "step:5"]
+    for imbalance in cuts[::-1]:
+        for loss in ("mse", "ce"):
+            write_trial(tmp_path, loss, imbalance=imbalance)
+    runs = record_of(tmp_path)["runs"]
+    assert [(run["imbalance"], run["loss"]) for run in runs] == [(c, k) for c in cuts for k in ("ce", "mse")]
+
+
 def test_differences_are_of_the_same_seeds_and_images(tmp_path):
     for seed in (1, 2, 3):
         write_trial(tmp_path, "ce", seed, wrong=0.6)

@@ -74,6 +74,11 @@ def test_several_cuts_are_columns_and_missing_runs_are_said(tmp_path):
         ({"data": {"digest": "d2", "subset_digest": "s1"}}, "Data differ: d1 (ce), d2 (mse)."),
         ({"data": {"digest": "d1", "subset_digest": "s2"}}, "Training subsets differ: s1 (ce), s2 (mse)."),
         ({"seed": 2}, "Seeds differ: 1 (ce), 2 (mse)."),
+        (
+            {"options": ["model.backbone.depth=18", "train_cfg.val_interval=1"]},
+            "Options differ: model.backbone.depth=18 (ce), "
+            "model.backbone.depth=18 train_cfg.val_interval=1 (mse).",
+        ),
     ],
 )
 def test_what_differs_is_named_under_every_table(tmp_path, changes, note):

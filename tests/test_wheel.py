@@ -57,6 +57,7 @@ def test_losses_and_configs_are_in_the_wheel(tmp_path: Path) -> None:
     (wheel,) = (tmp_path / "wheels").iterdir()
     run("-m", "pip", "install", *options, "--target", "site", wheel, folder=tmp_path)
     assert (tmp_path / "site" / "mmseol" / "py.typed").is_file()
+    assert (tmp_path / "site" / "mmseol" / "analysis" / "paper_tables.json").is_file()
 
     city = write_maps(tmp_path / "city", number=4)
     write_images(city, number=4)

@@ -81,7 +81,7 @@ def differences(runs: Sequence[Run], environments: Sequence[Mapping[str, Any]]) 
     """Return a sentence for everything that should be equal in a table and is not.
 
     >>> run = {"loss": "ce", "imbalance": None, "epochs": 20, "split": "val", "seeds": [1], "versions": ["a"],
-    ...        "environments": [0], "data": ["d"], "subset": [], "config": "a.py"}
+    ...        "environments": [0], "options": [], "data": ["d"], "subset": [], "config": "a.py"}
     >>> differences([run, {**run, "loss": "mse", "epochs": 40}], [{"device": "2 CPU cores"}])
     ['Epochs differ: 20 (ce), 40 (mse).']
     """
@@ -89,6 +89,7 @@ def differences(runs: Sequence[Run], environments: Sequence[Mapping[str, Any]]) 
         "Epochs": lambda run: [run["epochs"]],
         "Splits": lambda run: [run["split"]],
         "Seeds": lambda run: [", ".join(map(str, run["seeds"]))],
+        "Options": lambda run: [" ".join(map(str, run["options"])) or "none"],
         "Code versions": lambda run: run["versions"],
         "Devices": lambda run: [environments[i].get("device") for i in run["environments"]],
         "Versions of torch": lambda run: [

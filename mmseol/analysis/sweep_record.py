@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -64,7 +65,7 @@ def sweep_record(
     choice("checkpoint", checkpoint, KINDS[:2])
     final = [trial for trial in trials if trial["stage"] == "final"]
     rows: dict[Any, list[Trial]] = defaultdict(list)
-    for trial in final:
+    for trial in sorted(final, key=_in_order):
         rows[trial.row].append(trial)
     groups: dict[Any, list[list[Trial]]] = defaultdict(list)
     for row in rows.values():
@@ -94,6 +95,14 @@ def sweep_record(
         "environments": environments,
     }
     return {**record, "digest": record_digest(record)}
+
+
+def _in_order(trial: Trial) -> list[Any]:
+    """Return a key that sorts by config, cut, split, loss and epochs, with ratios as numbers."""
+    texts = [trial["config"], trial.record.get("imbalance") or "", trial.split, trial["loss"]]
+    parts = [re.split(r"(\d+)", text) for text in texts]
+    numbers = [[int(part) if part.isdigit() else part for part in text] for text in parts]
+    return [numbers, trial["epochs"], json.dumps(trial.values, sort_keys=True), trial["seed"]]
 
 
 def record_digest(record: Mapping[str, Any]) -> str:
