@@ -187,6 +187,11 @@ def test_the_short_table_has_two_scores(tmp_path):
     assert table.headings[3:] == ["accuracy", "macro F", "Δ accuracy to ce [95 %]"]
 
 
+def test_a_bar_in_a_cell_stays_in_its_column():
+    line = TextTable("", ["loss", "with"], [["a|b", "1"]]).markdown().splitlines()[-1]
+    assert line == r"| a\|b | 1 |"
+
+
 def test_latex_is_escaped_and_every_row_has_all_columns():
     headings = ["loss", "Δ [95 %]"]
     text = TextTable("50 % & more", headings, [["a_b:c={1}", "±~^\\"], ["#$", "1"]], ["Note."]).latex()

@@ -33,6 +33,8 @@ def test_records_are_read(tmp_path):
         ({"seed": True}, "`seed` must be a whole number, got True"),
         ({"epochs": 0}, "`epochs` must be a whole number of at least 1, got 0"),
         ({"data": {}}, "`data` must be an object with `digest`"),
+        ({"environment": {"versions": ["2.1"]}}, "`environment` must be an object with `versions`"),
+        ({"memory": "much"}, "`memory` must be a finite number or null, got 'much'"),
         ({"imbalance": 100}, "`imbalance` must be text or null, got 100"),
         ({"id": "other"}, "its `id` is 'other', and its folder"),
         ({"scores": {}}, r"it has no `scores\.last`"),

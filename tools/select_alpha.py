@@ -47,7 +47,10 @@ def main() -> None:
     args = parser.parse_args()
     try:
         if args.metric is None:
-            args.metric = Config.fromfile(find_config(args.config)).default_hooks.checkpoint.save_best
+            hooks = Config.fromfile(find_config(args.config)).get("default_hooks") or {}
+            args.metric = (hooks.get("checkpoint") or {}).get("save_best")
+        if not isinstance(args.metric, str):
+            raise ValueError("`--metric` must be given: the config saves no best checkpoint by one score.")
         if not args.draw_only:
             run_command("sweep", sweep_arguments(args))
         record = sweep_record(read_trials([args.work_dir]), checkpoint=args.checkpoint, resamples=1)

@@ -11,7 +11,8 @@ steps of 2 per cent. What decides most comes first: ratio 100, long-tailed, cros
     python tools/tables.py work_dirs/sweeps/table1_2_cifar10 --parts table1 table2 comparison runs
 
 A loss at one ratio takes 3,800 epochs of up to 12,400 images. On a CPU, take --epochs 20 and
---cfg-options model.backbone.depth=18.
+--cfg-options model.backbone.depth=18. ``best_on_test = True`` adds the column that peers print, and keeps the
+checkpoint of every validation on disk while a training runs.
 """
 
 configs = ["cifar/resnet34_cifar10.py"]

@@ -89,7 +89,8 @@ def sweep_record(
         "comparisons": comparisons,
         "tuning": _tuning(trials),
         "failed": [
-            {name: one.request.get(name) for name in _REQUESTED} | {"reason": one.reason[:200]}
+            {name: one.request.get(name) for name in _REQUESTED}
+            | {"reason": " ".join(one.reason.split())[:200]}
             for one in failed
         ],
         "environments": environments,

@@ -43,7 +43,8 @@ class TextTable:
     def markdown(self) -> str:
         """Return the title, the table, and the notes."""
         parts = [f"**{self.title}**"] if self.title else []
-        parts.append(markdown_table(self.headings, self.rows, left=range(self.left)))
+        headings, *rows = ([cell.replace("|", r"\|") for cell in row] for row in (self.headings, *self.rows))
+        parts.append(markdown_table(headings, rows, left=range(self.left)))
         return "\n\n".join([*parts, *([" ".join(self.notes)] if self.notes else [])])
 
     def latex(self) -> str:

@@ -177,7 +177,7 @@ def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _per_cent(value: Any) -> bool:
+def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
 
 
@@ -196,7 +196,10 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "epochs": ("a whole number of at least 1", lambda value: _whole(value) and value >= 1),
     "classes": ("a list of names", lambda value: isinstance(value, list) and all(map(_text, value))),
     "data": ("an object with `digest`", lambda value: isinstance(value, dict) and _text(value.get("digest"))),
-    "environment": ("an object", lambda value: isinstance(value, dict)),
+    "environment": (
+        "an object with `versions`",
+        lambda value: isinstance(value, dict) and isinstance(value.get("versions"), dict),
+    ),
     "scores": ("an object", lambda value: isinstance(value, dict)),
 }
 
@@ -206,6 +209,9 @@ def _fault(record: Mapping[str, Any], folder: str) -> str:
     for name, (wanted, fits) in _FIELDS.items():
         if not fits(record.get(name)):
             return f"`{name}` must be {wanted}, got {record.get(name)!r:.60}"
+    for name in ("seconds", "seconds_per_iteration", "memory"):
+        if record.get(name) is not None and not _number(record[name]):
+            return f"`{name}` must be a finite number or null, got {record[name]!r:.60}"
     if record["id"] != folder:
         return f"its `id` is {record['id']!r}, and its folder {folder!r}"
     imbalance, chosen = record.get("imbalance"), record.get("chosen")
@@ -240,11 +246,11 @@ def _score_fault(scored: Any, record: Mapping[str, Any]) -> str:
     if not isinstance(scored, dict) or scored.get("split") not in ("val", "test"):
         return "must be an object with `split` 'val' or 'test'"
     scores, per_class = scored.get("scores"), scored.get("per_class") or {}
-    if not isinstance(scores, dict) or not scores or not all(map(_per_cent, scores.values())):
+    if not isinstance(scores, dict) or not scores or not all(map(_number, scores.values())):
         return f"`scores` must be finite numbers, got {scores!r:.60}"
     if not isinstance(per_class, dict) or not set(per_class) <= set(record["classes"]):
         return "`per_class` must have the names of `classes`"
     values = [v for row in per_class.values() for v in (row.values() if isinstance(row, dict) else [""])]
-    if not all(value is None or _per_cent(value) for value in values):
+    if not all(value is None or _number(value) for value in values):
         return "`per_class` must have finite numbers or null by class and score"
     return ""
