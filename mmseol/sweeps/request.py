@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import gc
 import hashlib
 import shlex
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +85,7 @@ class Requests:
             "cfg_options": options,
         }
         cfg = load_config(Namespace(**train))
-        with_test = load_config(Namespace(**{**train, "cfg_options": given}))
+        with_test = load_config(Namespace(**{**train, "cfg_options": [*given, *own]}))
         check_held_out(self._base(trial.config), with_test, sweep.split)
         loaders = ["train_dataloader", "val_dataloader"]
         if not tuning and sweep.split == "test":
@@ -144,11 +146,14 @@ class Requests:
         return self._bases[config]
 
     def _digest(self, cfg: Config, loaders: Sequence[str]) -> str:
-        datasets = [cfg[name].dataset.to_dict() for name in loaders]
-        text = describe(datasets)
-        if text not in self._digests:
-            self._digests[text] = data_digest(datasets, cfg.get("default_scope", "mmengine"))
-        return self._digests[text]
+        found = []
+        for name in loaders:
+            dataset = cfg[name].dataset.to_dict()
+            text = describe(dataset)
+            if text not in self._digests:
+                self._digests[text] = data_digest(dataset, cfg.get("default_scope", "mmengine"))
+            found.append(self._digests[text])
+        return found[0] if len(found) == 1 else _hash(" ".join(found))
 
 
 def _optimizer(cfg: Config) -> dict[str, Any]:
@@ -245,33 +250,35 @@ def _without_root(cfg: Config) -> dict[str, Any]:
     return settings
 
 
-def data_digest(datasets: Sequence[Mapping[str, Any]], scope: str) -> str:
-    """Return a digest of the items of data sets: names, sizes and labels of their files, or their arrays.
+def data_digest(config: Mapping[str, Any], scope: str) -> str:
+    """Return a digest of the items of a data set: names, sizes and labels of their files, or their arrays.
 
     Times of files do not enter, so that a copy of the data is the same data.
 
-    >>> one = dict(type="mmseol.DigitsDataset", split="test", pipeline=[])
-    >>> data_digest([one], "mmpretrain") == data_digest([dict(one)], "mmpretrain")
+    >>> digits = dict(type="mmseol.DigitsDataset", split="test", pipeline=[])
+    >>> data_digest(digits, "mmpretrain") == data_digest(digits, "mmpretrain")
     True
 
     Args:
-        datasets: Configs of data sets.
+        config: Config of the data set.
         scope: Default scope of the config.
     """
     digest = hashlib.sha256()
-    for config in datasets:
+    gc.freeze()  # mmengine's data sets collect garbage, which takes longer than anything else here
+    try:
         with DefaultScope.overwrite_default_scope(scope):
             dataset = DATASETS.build(dict(config))
         items = walk(dataset)
-        for position in range(len(items)):
-            info = items.info(position)
-            root = str(getattr(items.at(position)[0], "data_root", "") or "")
-            facts: dict[str, Any] = {key: value for key, value in info.items() if key not in _OF_ITEM}
-            for key in ("img_path", "seg_map_path"):
-                if info.get(key):
-                    facts[key] = _file_facts(str(info[key]), root)
-            digest.update(describe(facts).encode())
-        digest.update(b"\n")
+    finally:
+        gc.unfreeze()
+    for position in range(len(items)):
+        info = items.info(position)
+        root = str(getattr(items.at(position)[0], "data_root", "") or "")
+        facts: dict[str, Any] = {key: value for key, value in info.items() if key not in _OF_ITEM}
+        for key in ("img_path", "seg_map_path"):
+            if info.get(key):
+                facts[key] = _file_facts(str(info[key]), root)
+        digest.update(describe(facts).encode() + b"\n")
     return digest.hexdigest()[:16]
 
 
@@ -281,6 +288,7 @@ def _file_facts(path: str, root: str) -> list[Any]:
     return [path.removeprefix(root).lstrip("/") if root else path, size]
 
 
+@cache
 def code_version() -> str:
     """Return the package's version and a digest of the code that a training can depend on.
 

@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from argparse import ArgumentParser
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -183,14 +184,24 @@ class _Supervisor:
                     f"killed {kills} times, last by {signal.Signals(-status).name}; perhaps out of memory"
                 )
             elif status > 0 or not (self.folder / f"{name}.json").is_file():
-                reason = _last_line(self.folder / f"{name}.log")
+                reason = self._reason(name)
             else:
                 continue
             fail(self.folder, f"{name}: {reason}")
             return self._end(attempts, FAILED)
         attempts[-1]["end"] = time.time()
         write_json(self.folder / "record.json", trial_record(self.folder, attempts))
+        if not self.trial.get("keep_checkpoints"):
+            for path in self.folder.glob("train/*.pth"):
+                path.unlink()
         return self._end(attempts, DONE)
+
+    def _reason(self, name: str) -> str:
+        """Return the error of a process that has ended, or the last line of its log."""
+        path = self.folder / "error.json"
+        error = read_json(path)
+        path.unlink(missing_ok=True)
+        return str(error["reason"]) if error is not None else _last_line(self.folder / f"{name}.log")
 
     def _end(self, attempts: list[dict[str, Any]], status: int) -> int:
         attempts[-1]["end"] = time.time()
@@ -250,7 +261,12 @@ def _child(
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     threading.Thread(target=_obey, args=(read,), daemon=True).start()
-    work(folder, trial)
+    try:
+        work(folder, trial)
+    except Exception as error:
+        os.write(2, traceback.format_exc().encode())
+        write_json(folder / "error.json", {"reason": f"{type(error).__name__}: {error}"})
+        sys.exit(1)
 
 
 def _obey(read: int) -> None:

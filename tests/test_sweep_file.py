@@ -1,0 +1,119 @@
+"""Sweep files: literals that are read, names that are checked, errors that say what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mmseol.sweeps.command_line import shortened
+from mmseol.sweeps.sweep_file import read_sweep, with_arguments
+
+GOOD = {
+    "configs": '["quickstart/digits.py"]',
+    "losses": '["ce", "outlying_mse:ties=dense"]',
+    "epochs": "6",
+    "metric": '"accuracy"',
+}
+SWEEPS = sorted((Path(__file__).parents[1] / "configs" / "sweeps").glob("*.py"))
+
+
+def write(path: Path, **changes: str | None) -> Path:
+    lines = {**GOOD, **changes}
+    text = "".join(f"{name} = {value}\n" for name, value in lines.items() if value is not None)
+    path.write_text('"""A note."""\n\n' + text)
+    return path
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "mine.py"
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_shipped_sweeps_are_valid_and_tune_every_loss(path):
+    sweep = read_sweep(path)
+    assert len(sweep.losses) > 20
+    assert sweep.number_of_points() > 1
+    assert "tools/sweep.py" in sweep.note
+
+
+def test_a_file_is_read(file):
+    sweep = read_sweep(write(file, seeds="[3, 4]"))
+    assert (sweep.name, sweep.note, list(sweep.seeds)) == ("mine", "A note.", [3, 4])
+
+
+def test_nothing_is_executed(file, tmp_path):
+    write(file, seeds=f"[open({str(tmp_path / 'made')!r}, 'w')]")
+    with pytest.raises(ValueError, match=r"line 7: `seeds` must be a literal"):
+        read_sweep(file)
+    assert not (tmp_path / "made").exists()
+
+
+BAD = {
+    "unknown field": ({"lossses": "[]"}, r"`lossses` is no field of a sweep. Did you mean losses\?"),
+    "field for the test split": ({"tuning_split": '"test"'}, "`tuning_split` is no field"),
+    "missing field": ({"metric": None}, "`metric` must be given"),
+    "unknown loss": ({"losses": '["outlyng_mse"]'}, r"got 'outlyng_mse'. Did you mean outlying_mse\?"),
+    "unknown loss argument": (
+        {"tune_losses": '{"ce": {"alpha": [1, 2]}}', "losses": '["ce"]'},
+        "'ce:alpha=1' cannot be built",
+    ),
+    "unknown config": ({"configs": '["quickstart/digit.py"]'}, r"Did you mean quickstart/digits.py\?"),
+    "unknown imbalance": ({"imbalances": '["long_tail:10"]'}, "`--imbalance` must be"),
+    "no losses": ({"losses": "[]"}, r"`losses` must be a list with at least one entry, got \[\]"),
+    "a loss twice": ({"losses": '["ce", "ce"]'}, "`losses` must hold each entry once"),
+    "an empty grid": ({"tune": '{"lr": []}'}, r"`tune\['lr'\]` must be a list with at least one entry"),
+    "no list of values": ({"tune": '{"lr": 0.1}'}, r"`tune\['lr'\]` must be a list"),
+    "more points than a grid": (
+        {"tune": '{"lr": [0.1, 1.0]}', "points": "3"},
+        "`points` must be at most 2, the grid of 'ce'",
+    ),
+    "rungs that keep two": (
+        {"tune": '{"lr": [0.1, 1.0]}', "rungs": '[{"epochs": 2, "keep": 2}]'},
+        "`rungs` must keep 1 point in the end, got 2",
+    ),
+    "rungs that shrink": (
+        {"tune": '{"lr": [1, 2]}', "rungs": '[{"epochs": 4, "keep": 2}, {"epochs": 2, "keep": 1}]'},
+        "`rungs: epochs` must be a whole number of at least 4, got 2",
+    ),
+    "rungs without tuning": ({"rungs": '[{"epochs": 2, "keep": 1}]'}, "need something to `tune`"),
+    "tuning a loss that is not there": ({"tune_losses": '{"focal": {"gamma": [1]}}'}, "got 'focal'"),
+    "a split of its own": ({"split": '"train"'}, "`split` must be one of 'test', 'val'"),
+    "best on a closed split": ({"split": '"val"', "best_on_test": "True"}, "`best_on_test` needs"),
+    "epochs by an option": ({"options": '["train_cfg.max_epochs=3"]'}, "set `epochs` of the sweep"),
+    "what is tuned by an option": (
+        {"options": '["optim_wrapper.optimizer.lr=1"]', "tune": '{"lr": [0.1, 1.0]}'},
+        "`options` must not set what `tune` does",
+    ),
+    "no assignment": ({"seeds": "[1]\nimport os"}, "holds assignments `name = value` alone"),
+    "a name twice": ({"seeds": "[1]\nseeds = [2]"}, "each name is assigned once"),
+    "a syntax error": ({"seeds": "[1"}, "line 7"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD)
+def test_bad_files_are_refused(file, changes, message):
+    write(file, **changes)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        read_sweep(file)
+    assert str(file) in str(caught.value)
+
+
+def test_a_config_that_trains_by_iterations_is_refused(file, tmp_path):
+    config = tmp_path / "by_iterations.py"
+    config.write_text("train_cfg = dict(type='IterBasedTrainLoop', max_iters=10)")
+    with pytest.raises(ValueError, match="trains by iterations"):
+        read_sweep(write(file, configs=f"[{str(config)!r}]"))
+
+
+def test_arguments_of_a_loss_replace_those_of_the_file():
+    assert with_arguments("ldam:max_margin=0.5,scale=10", {"scale": 30}) == "ldam:max_margin=0.5,scale=30"
+    assert with_arguments("ce", {}) == "ce"
+
+
+def test_a_short_sweep_keeps_the_proportions_of_its_rungs(file):
+    rungs = '[{"epochs": 2, "keep": 2}, {"epochs": 4, "keep": 1}]'
+    sweep = read_sweep(write(file, epochs="8", tune='{"lr": [1, 2]}', rungs=rungs))
+    assert [rung["epochs"] for rung in shortened(sweep, 4, None).rungs] == [1, 2]
+    assert shortened(sweep, 1, [5]).seeds == [5]
