@@ -147,6 +147,33 @@ def test_handlers_and_loaders_are_restored(tmp_path: Path) -> None:
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
+class Fail(Hook):
+    """Raise in the middle of a run."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        if runner.iter == 5:
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt()])
+def test_handlers_and_loaders_are_restored_after_an_exception(tmp_path: Path, error: BaseException) -> None:
+    """In a notebook the first Ctrl-C after a failed run would do nothing."""
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    runner = runner_of(tmp_path, [Fail(error)])
+    with pytest.raises(type(error)):
+        runner.train()
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    assert "_outlive_signals" not in str(runner.train_dataloader.worker_init_fn)
+    assert not {"run", "run_iter"} & set(vars(runner.train_loop))
+    runner = runner_of(tmp_path / "again", [])
+    runner.train()
+    assert not {"run", "run_iter"} & set(vars(runner.train_loop))
+    assert runner.iter == 12
+
+
 def test_the_last_iteration_ends_by_itself(tmp_path: Path) -> None:
     runner = runner_of(tmp_path, [SignalAt(12, signal.SIGTERM)])
     runner.train()

@@ -17,7 +17,7 @@ from mmengine.device import get_device
 from mmengine.dist import all_reduce, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapperDict
-from mmengine.runner import EpochBasedTrainLoop
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 
 from mmseol.hooks.exact_resume import ExactResumeHook
 from mmseol.hooks.train_loaders import SeededLoader, WithoutFirst, inner_loader
@@ -50,7 +50,8 @@ class StopSignalHook(Hook):
 
     Between ``before_train`` and ``after_train`` the hook changes the handlers of these signals and the
     ``worker_init_fn`` of the run's data loaders, and in the resumed epoch the loop's ``run_iter``, which then
-    gets the number of the batch in the whole epoch; afterwards it restores them.
+    gets the number of the batch in the whole epoch; afterwards it restores them. It also wraps the loop's
+    ``run``, so that they are restored when a run ends by an exception.
 
     >>> hook = StopSignalHook(signals=["SIGTERM"])
 
@@ -69,6 +70,20 @@ class StopSignalHook(Hook):
         self._agreed: torch.Tensor | None = None
         self._handlers: dict[int, Any] = {}
         self._worker_inits: list[tuple[Any, Any]] = []
+
+    def before_run(self, runner: Any) -> None:
+        """Wrap the loop's ``run``: hooks are not called when a run ends by an exception."""
+        loop = runner._train_loop
+        if isinstance(loop, BaseLoop) and "run" not in vars(loop):
+            vars(loop)["run"] = partial(self._run_and_restore, loop.run, loop)
+
+    def _run_and_restore(self, run: Callable[[], Any], loop: BaseLoop) -> Any:
+        try:
+            return run()
+        finally:
+            vars(loop).pop("run", None)
+            vars(loop).pop("run_iter", None)
+            self._restore()
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Read how many batches of its epoch the checkpoint has seen."""
