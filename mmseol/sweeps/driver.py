@@ -63,7 +63,7 @@ class Driver:
         while True:
             states: dict[Trial, str] = {}
             new = False
-            for trial in plan(self.sweep, self.results):
+            for trial in self._needed():
                 path = self.path(trial)
                 record = read_json(path / "record.json")
                 if record is not None:
@@ -78,7 +78,10 @@ class Driver:
                 self.failed = {
                     trial: reason_of(self.path(trial)) for trial, one in states.items() if one == "failed"
                 }
-                return {trial: one for trial, one in states.items() if self._wanted(trial)}
+                return states
+
+    def _needed(self) -> list[Trial]:
+        return [trial for trial in plan(self.sweep, self.results) if self._wanted(trial)]
 
     def path(self, trial: Trial) -> Path:
         """Return the folder of a trial; with ``any_version``, of a finished one of another version."""
@@ -93,7 +96,7 @@ class Driver:
     def other_versions(self) -> int:
         """Return the number of finished trials that would count if their code had this version."""
         number = 0
-        for trial in plan(self.sweep, self.results):
+        for trial in self._needed():
             request = self.requests.of(trial)
             others = [name for name in self.by_key.get(request["key"], []) if name != request["id"]]
             number += any(state(self.folder.trial(name)) == "done" for name in others)

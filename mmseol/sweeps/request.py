@@ -52,6 +52,7 @@ class Requests:
         self._bases: dict[str, Config] = {}
         self._digests: dict[str, str] = {}
         self._made: dict[Trial, dict[str, Any]] = {}
+        self._checked: set[tuple[str | None, ...]] = set()
 
     def of(self, trial: Trial) -> dict[str, Any]:
         """Return the content of trial.json.
@@ -85,8 +86,12 @@ class Requests:
             "cfg_options": options,
         }
         cfg = load_config(Namespace(**train))
-        with_test = load_config(Namespace(**{**train, "cfg_options": [*given, *own]}))
-        check_held_out(self._base(trial.config), with_test, sweep.split)
+        of_data = [*given, *(item for item in own if not item.startswith("optim_wrapper."))]
+        checked = (trial.config, trial.imbalance, *of_data)
+        if checked not in self._checked:
+            with_test = load_config(Namespace(**{**train, "cfg_options": of_data}))
+            check_held_out(self._base(trial.config), with_test, sweep.split)
+            self._checked.add(checked)
         loaders = ["train_dataloader", "val_dataloader"]
         if not tuning and sweep.split == "test":
             loaders.append("test_dataloader")

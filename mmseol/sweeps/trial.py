@@ -44,6 +44,10 @@ DONE, FAILED, CLAIMED, INTERRUPTED = 0, 1, 73, 75
 
 _HEARTBEAT = 15.0  # seconds
 _POLL = 0.2
+_STOPPED = (
+    128 + signal.SIGTERM,
+    128 + signal.SIGINT,
+)  # StopSignalHook's: the signal came to the child itself
 _KILLS = 3  # deaths by signals, as by the out-of-memory killer, that make a failure
 
 
@@ -235,7 +239,8 @@ class _Supervisor:
             if not asked and self.stop():
                 asked = True
                 _ask(write)
-        return INTERRUPTED if asked and process.exitcode != 0 else process.exitcode
+        stopped = process.exitcode in _STOPPED or (asked and process.exitcode != 0)
+        return INTERRUPTED if stopped else process.exitcode
 
 
 def _ask(write: int) -> None:
