@@ -54,13 +54,13 @@ def main(verb: str | None = None, arguments: Sequence[str] | None = None) -> Non
     args = parser.parse_args(arguments)
     module = import_module(command.module)
     try:
-        cfg = getattr(module, f"prepare_{verb}")(args)
+        cfg = getattr(module, f"prepare_{verb.replace('-', '_')}")(args)
     except Exception as error:
         if args.traceback or not (isinstance(error, (ValueError, OSError)) or _is_expected(error)):
             raise
         parser.error(str(error))
     try:
-        getattr(module, f"run_{verb}")(cfg, args)
+        getattr(module, f"run_{verb.replace('-', '_')}")(cfg, args)
     except Exception as error:
         if args.traceback or not _is_expected(error):
             raise
@@ -98,7 +98,7 @@ def _place(error: Exception, cfg: Any) -> str:
 
 
 def _overview() -> str:
-    lines = [f"  {verb:<10}{command.help}" for verb, command in COMMANDS.items()]
+    lines = [f"  {verb:<15}{command.help}" for verb, command in COMMANDS.items()]
     return "\n".join(
         ["usage: python -m mmseol COMMAND ...", "", *lines, "", "python -m mmseol COMMAND -h says more."]
     )
@@ -196,6 +196,42 @@ def _sweep(parser: ArgumentParser) -> None:
     )
 
 
+def _tune_decision(parser: ArgumentParser) -> None:
+    _config(parser)
+    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument("--out", metavar="DIR", help="new or empty folder (default: CHECKPOINT_decision)")
+    parser.add_argument(
+        "--objective",
+        metavar="NAME",
+        help="score to be best: mIoU (default in segmentation), balanced_accuracy (default in "
+        "classification), macro_f1, worst_class, g_mean, accuracy",
+    )
+    parser.add_argument("--floor", nargs="+", metavar="NAME=PERCENT", help="least values of further scores")
+    parser.add_argument(
+        "--family",
+        nargs="+",
+        choices=["prior", "counts", "targets"],
+        default=["prior"],
+        help="decisions to score: outputs as probabilities over counts^t, outputs over counts^t, outputs "
+        "times ranks^t (default: prior)",
+    )
+    parser.add_argument("--strengths", nargs="+", type=float, metavar="T", help="values of t to score")
+    parser.add_argument("--value", type=float, metavar="T", help="take this t, without a search")
+    parser.add_argument(
+        "--kind",
+        choices=["multiplicative", "additive"],
+        help="of the decision: for squared errors, or for softmax losses (default: as the loss says)",
+    )
+    parser.add_argument("--counts", metavar="FILE", help="class_counts.json of the training data")
+    parser.add_argument("--classifier", metavar="NAME", help="layer that classifies (default: the host's)")
+    parser.add_argument("--folds", type=int, default=5, help="of the cross-validation (default: 5)")
+    parser.add_argument("--allow-absent", action="store_true", help="validation data may lack classes")
+    parser.add_argument(
+        "--validation-is-test", action="store_true", help="the config tests on its validation data"
+    )
+    _run(parser)
+
+
 def _config(parser: ArgumentParser) -> None:
     parser.add_argument("config", help="config file, or a config of mmseol such as cifar/resnet32_cifar10.py")
 
@@ -274,6 +310,11 @@ COMMANDS = {
         "mmseol.sweeps.command_line",
     ),
     "tables": Command("Make tables of the records of sweeps.", _tables, "mmseol.analysis.sweep_report"),
+    "tune-decision": Command(
+        "Choose the decision of a checkpoint on validation data, after training.",
+        _tune_decision,
+        "mmseol.experiment.decision_tuning",
+    ),
 }
 
 if __name__ == "__main__":

@@ -116,6 +116,7 @@ DEFAULTS = {
     "NonFiniteLossHook": dict(interval=None),
     "WholeCheckpointHook": dict(interval=-1, by_epoch=True),
     "StopSignalHook": dict(signals=("SIGTERM", "SIGINT")),
+    "TunedDecisionHook": dict(objective=None, family="prior", kind=None, strengths=None, classifier=None),
     "UpsampleFreeLossHook": dict(accuracy="exact"),
     "TemperatureHook": {},
     "PolynomialLR": dict(

@@ -9,6 +9,7 @@ from mmseol.hooks.exact_resume import ExactResumeHook
 from mmseol.hooks.learning_rate import PolynomialLR
 from mmseol.hooks.non_finite_loss import NonFiniteLossHook
 from mmseol.hooks.stop_signals import StopSignalHook
+from mmseol.hooks.tuned_decision import TunedDecisionHook
 from mmseol.hooks.whole_checkpoints import WholeCheckpointHook, newest_whole_checkpoint
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "NonFiniteLossHook",
     "PolynomialLR",
     "StopSignalHook",
+    "TunedDecisionHook",
     "WholeCheckpointHook",
     "feed_features",
     "newest_whole_checkpoint",

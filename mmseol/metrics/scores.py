@@ -8,6 +8,7 @@ results equal scikit-learn's with ``labels=`` those classes and ``zero_division=
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,25 +16,30 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mmseol.utils.arrays import FloatArray, IntArray
+from mmseol.utils.checks import choice
 
 __all__ = [
     "GROUPS",
+    "OBJECTIVES",
     "ClassScores",
     "confusion_matrix",
     "groups_by_limits",
     "groups_by_terciles",
     "mean_scores",
+    "overall_score",
     "score_classes",
     "score_tallies",
     "summarize",
 ]
+
+OBJECTIVES = ("mIoU", "macro_f1", "balanced_accuracy", "worst_class", "g_mean", "accuracy")
 
 GROUPS = ("many", "medium", "few")
 
 
 @dataclass(frozen=True)
 class ClassScores:
-    """Scores of each class; every array has shape (K,), and elements are samples or pixels.
+    """Scores of each class; every array has shape (..., K), and elements are samples or pixels.
 
     >>> score_classes([[8, 2], [0, 5]]).hits
     array([8, 5])
@@ -118,7 +124,7 @@ def score_tallies(hits: ArrayLike, truth: ArrayLike, predicted: ArrayLike) -> Cl
         truth: Elements of the class.
         predicted: Elements predicted as the class.
     """
-    hits, truth, predicted = (np.asarray(numbers) for numbers in (hits, truth, predicted))
+    hits, truth, predicted = np.broadcast_arrays(hits, truth, predicted)
     seen = truth + predicted > 0
     precision = _ratio(hits, predicted)
     return ClassScores(
@@ -218,6 +224,22 @@ def mean_scores(scores: ClassScores) -> dict[str, FloatArray]:
         "g_mean": g_mean,
         "worst_class": np.nanmin(scores.recall, axis=-1),
     }
+
+
+def overall_score(name: str, scores: ClassScores) -> FloatArray:
+    """Return one of :data:`OBJECTIVES` in per cent, of the shape of the leading axes; NaN without a label.
+
+    >>> overall_score("balanced_accuracy", score_tallies([[8, 5], [9, 1]], [10, 5], [[8, 7], [13, 2]]))
+    array([90., 55.])
+
+    Raises:
+        ValueError: If there is no such score.
+    """
+    choice("objective", name, OBJECTIVES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # means of nothing
+        with np.errstate(invalid="ignore"):
+            return 100.0 * np.asarray(mean_scores(scores)[name])
 
 
 def _summarize_groups(scores: ClassScores, groups: NDArray[np.str_]) -> dict[str, float]:

@@ -1,0 +1,273 @@
+"""The command that tunes decisions, on toy road scenes and digits; the hosts' own tools score as it does."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import mmengine
+import mmpretrain
+import mmseg
+import numpy as np
+import pytest
+import torch
+from helpers.seg_heads import samples, segmentor
+from helpers.tool_runs import call
+from mmengine.config import Config
+from PIL import Image
+from sklearn.metrics import confusion_matrix
+
+from mmseol.classifiers import cosine_classifier_head, write_decision
+from mmseol.classifiers.decisions import OutputReader
+from mmseol.experiment.decision_tuning import parse_floor
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "quickstart"
+SCENES, DIGITS = CONFIGS / "toy_camvid.py", CONFIGS / "digits.py"
+TINY = (
+    "train_dataloader.num_workers=0",
+    "val_dataloader.num_workers=0",
+    "test_dataloader.num_workers=0",
+    "train_dataloader.batch_size=4",
+    "model.data_preprocessor.size=(64,64)",
+    "model.decode_head.jpu_channels=8",
+    "model.decode_head.channels=8",
+)
+VALIDATION = (
+    "test_dataloader.dataset.data_prefix.img_path=val",
+    "test_dataloader.dataset.data_prefix.seg_map_path=valannot",
+)
+HOOK = 'custom_hooks.2.type="mmseol.TunedDecisionHook"'
+
+
+def trained(work_dir: Path, config: Path, loss: str, options: Any) -> Path:
+    """Return the checkpoint of a run of two epochs."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        arguments = (config, "--loss", loss, "--seed", 1, "--work-dir", work_dir, *options)
+        call(monkeypatch, "train.py", *arguments, "train_cfg.max_epochs=2", "train_cfg.val_interval=2")
+    return work_dir / "epoch_2.pth"
+
+
+@pytest.fixture(scope="module")
+def scenes(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a checkpoint of outlying MSE."""
+    folder = tmp_path_factory.mktemp("scenes") / "run"
+    options = ("--data-root", toy, "--cfg-options", *TINY, HOOK)
+    return trained(folder, SCENES, "outlying_mse:alpha=2", options)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a checkpoint of cross entropy on digits cut by steps."""
+    folder = tmp_path_factory.mktemp("digits") / "run"
+    options = ("--imbalance", "step:10", "--cfg-options", "default_hooks.checkpoint.interval=1")
+    return trained(folder, DIGITS, "ce", options)
+
+
+def tune(monkeypatch: pytest.MonkeyPatch, config: Path, checkpoint: Path, *arguments: object) -> None:
+    call(monkeypatch, "tune_decision.py", config, checkpoint, *arguments)
+
+
+def facts(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "decision.json").read_text())
+
+
+def host_test(monkeypatch: pytest.MonkeyPatch, host: Any, *arguments: object) -> None:
+    """Run the host's own tool, as it is installed."""
+    tool = Path(host.__file__).parent / ".mim" / "tools" / "test.py"
+    monkeypatch.setattr(sys, "argv", [str(tool), *map(str, arguments)])
+    runpy.run_path(str(tool), run_name="__main__")
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path)).ravel()
+
+
+def test_all_tools_decide_as_the_tuned_checkpoint_was_scored(scenes, toy, monkeypatch, tmp_path, capsys):
+    shared = ("--loss", "outlying_mse:alpha=2", "--data-root", toy)
+    out = tmp_path / "out"
+    folds = ("--folds", 2, "--allow-absent", "--family", "targets", "--value", -0.7)
+    tune(monkeypatch, SCENES, scenes, *shared, *folds, "--out", out, "--cfg-options", *TINY)
+    record = facts(out)
+    assert record["chosen"]["kind"] == "multiplicative"
+    assert sorted(path.name for path in out.iterdir()) == [
+        "decision.json", "decision.png", "epoch_2_decision.pth", "logs",
+    ]  # fmt: skip
+    assert f"Wrote {out / 'epoch_2_decision.pth'} (targets -0.7)" in capsys.readouterr().out
+    checkpoint = out / "epoch_2_decision.pth"
+    names = sorted(path.name for path in (toy / "val").iterdir())
+    maps = {name: tmp_path / name for name in ("ours", "predicted", "theirs")}
+    arguments = (*shared, "--out", maps["ours"], "--work-dir", tmp_path / "test", "--cfg-options", *TINY)
+    call(monkeypatch, "test.py", SCENES, checkpoint, *arguments)
+    arguments = (toy / "val", "--out", maps["predicted"], "--cfg-options", *TINY)
+    call(monkeypatch, "predict.py", SCENES, checkpoint, *arguments)
+    own = scenes.parent / SCENES.name  # the config of the run, without arguments
+    arguments = ("--work-dir", tmp_path / "host", "--out", maps["theirs"], "--cfg-options", *VALIDATION)
+    host_test(monkeypatch, mmseg, own, checkpoint, *arguments, f"experiment_name={tmp_path.name}")
+    maps["predicted"] /= "label_maps"
+    truth = np.concatenate([read(toy / "valannot" / name) for name in names])
+    for folder in maps.values():
+        labels = np.concatenate([read(folder / name) for name in names])
+        matrix = confusion_matrix(truth[truth < 11], labels[truth < 11], labels=range(11))
+        np.testing.assert_array_equal(matrix, record["confirmed"]["confusion"], str(folder))
+    state = torch.load(scenes, map_location="cpu", weights_only=False)["state_dict"]
+    tuned = torch.load(checkpoint, weights_only=True)["state_dict"]
+    ratio = (tuned["decode_head.conv_seg.bias"] / state["decode_head.conv_seg.bias"]).numpy()
+    values = state["decode_head.loss_decode.class_counts"].numpy()
+    ranks = np.empty(11)
+    ranks[np.argsort(-values, kind="stable")] = np.arange(1, 12)
+    np.testing.assert_allclose(ratio / ratio[0], (ranks / ranks[0]) ** -0.7, rtol=1e-5)
+
+
+def test_search_scores_every_decision_and_leaves_the_classifier_alone(scenes, toy, monkeypatch, tmp_path):
+    arguments = ("--loss", "outlying_mse:alpha=2", "--data-root", toy, "--folds", 2, "--allow-absent")
+    families = ("--family", "prior", "targets", "--objective", "macro_f1", "--out", tmp_path / "out")
+    tune(monkeypatch, SCENES, scenes, *arguments, *families, "--cfg-options", *TINY)
+    record = facts(tmp_path / "out")
+    rows = record["decisions"]
+    assert [row["family"] for row in rows] == ["plain"] + ["prior"] * 20 + ["targets"] * 21
+    assert rows[0]["macro_f1"] == pytest.approx(record["plain"]["scores"]["macro_f1"], abs=1e-3)
+    (zero,) = [row for row in rows if row["family"] == "targets" and row["strength"] == 0]
+    (divided,) = [row for row in rows if row["family"] == "targets" and row["strength"] == -1]
+    (accuracy,) = [row for row in rows if row["family"] == "prior" and row["strength"] == 0]
+    assert zero["mIoU"] == rows[0]["mIoU"]  # ranks to the power of 0
+    assert divided["mIoU"] == accuracy["mIoU"] != zero["mIoU"]  # outputs over their targets, twice
+    selection = record["selection"]
+    best = max(range(1, 42), key=lambda c: rows[c]["macro_f1"])
+    assert rows[selection["tuned"]]["macro_f1"] == rows[best]["macro_f1"]
+    assert record["counts"] == [
+        int(c) for c in json.loads((scenes.parent / "class_counts.json").read_text())["samples"]
+    ]
+    assert (tmp_path / "out" / "decision.png").stat().st_size > 10_000
+    if record["written"]:
+        assert record["confirmed"]["scores"]["macro_f1"] == pytest.approx(
+            rows[selection["chosen"]]["macro_f1"], abs=0.05
+        )
+
+
+def test_digits_are_decided_as_mmpretrain_does(digits, monkeypatch, tmp_path):
+    out = tmp_path / "out"
+    tune(monkeypatch, DIGITS, digits, "--loss", "ce", "--value", 1, "--out", out)
+    record = facts(out)
+    assert record["chosen"]["kind"] == "additive"
+    assert record["objective"] == "balanced_accuracy"
+    checkpoint = out / "epoch_2_decision.pth"
+    test = ("--loss", "ce", "--work-dir", tmp_path / "test", "--out", tmp_path / "classes")
+    call(monkeypatch, "test.py", DIGITS, checkpoint, *test)
+    samples = json.loads((tmp_path / "classes" / "predictions.json").read_text())
+    truth, labels = ([sample[key] for sample in samples] for key in ("truth", "label"))
+    np.testing.assert_array_equal(confusion_matrix(truth, labels), record["confirmed"]["confusion"])
+    cfg = Config.fromfile(digits.parent / DIGITS.name)
+    cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, dict(type="ConfusionMatrix")
+    cfg.experiment_name = tmp_path.name
+    cfg.dump(tmp_path / "host.py")
+    arguments = ("--work-dir", tmp_path / "host", "--out", tmp_path / "m.pkl", "--out-item", "metrics")
+    host_test(monkeypatch, mmpretrain, tmp_path / "host.py", checkpoint, *arguments)
+    theirs = mmengine.load(tmp_path / "m.pkl")["confusion_matrix/result"]
+    np.testing.assert_array_equal(theirs, record["confirmed"]["confusion"])
+    bias = [
+        torch.load(path, map_location="cpu", weights_only=False)["state_dict"]["head.fc.bias"].double()
+        for path in (digits, checkpoint)
+    ]
+    counts = np.array(record["counts"])
+    added = -np.log(counts) + np.log(counts).mean()
+    np.testing.assert_allclose(bias[1] - bias[0], added, atol=1e-6)
+    assert record["confirmed"]["confusion"] != record["plain"]["confusion"]
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: Any, *arguments: object) -> str:
+    with pytest.raises(SystemExit) as error:
+        tune(monkeypatch, *arguments)  # type: ignore[arg-type]
+    return str(error.value) + capsys.readouterr().err
+
+
+def test_what_cannot_be_tuned_is_refused(digits, monkeypatch, tmp_path, capsys):
+    def message(*arguments: object, checkpoint: Path = digits) -> str:
+        given = ("--out", tmp_path / "out", *arguments)
+        return refused(monkeypatch, capsys, DIGITS, checkpoint, "--loss", "ce", *given)
+
+    (tmp_path / "nine.json").write_text("[9, 8, 7, 6, 5, 4, 3, 2, 1]")
+    assert "`--counts` must have one entry per class, got 9 entries for 10 classes" in message(
+        "--counts", tmp_path / "nine.json"
+    )
+    assert (
+        "`--floor` must be reached by a decision, got accuracy=100; alone, the best of them reach"
+        in message("--floor", "accuracy=100")
+    )
+    assert "`--objective` must be one of 'mIoU'" in message("--objective", "iou")
+    assert "`--floor` must be NAME=PERCENT, got 'accuracy=high'" in message("--floor", "accuracy=high")
+    assert "`--value` is one strength of one family" in message("--value", "1", "--strengths", "2")
+    same = Config.fromfile(DIGITS)
+    same.val_dataloader = same.test_dataloader
+    same.dump(tmp_path / "same.py")
+    text = refused(monkeypatch, capsys, tmp_path / "same.py", digits, "--out", tmp_path / "out")
+    assert "`val_dataloader` of the config reads the data of `test_dataloader`" in text
+    state = torch.load(digits, map_location="cpu", weights_only=False)
+    counts = [name for name in state["state_dict"] if name.endswith("class_counts")]
+    for name in counts:
+        del state["state_dict"][name]
+    torch.save(state, tmp_path / "uncounted.pth")
+    without = Config.fromfile(DIGITS)
+    for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"):
+        without.pop(key, None)
+    without.dump(tmp_path / "without.py")
+    text = refused(
+        monkeypatch, capsys, tmp_path / "without.py", tmp_path / "uncounted.pth", "--out", tmp_path / "out"
+    )
+    assert "`--counts` must be given: neither a loss in the checkpoint nor a train_dataloader" in text
+    write_decision(digits, tmp_path / "tuned.pth", "additive", np.zeros(10))
+    assert "is adjusted already" in message("--value", "1", checkpoint=tmp_path / "tuned.pth")
+    assert not list((tmp_path / "out").glob("*.pth"))
+
+
+def test_a_class_without_validation_data_is_refused(scenes, toy, monkeypatch, tmp_path, capsys):
+    shutil.copytree(toy, tmp_path / "toy")
+    for path in (tmp_path / "toy" / "valannot").iterdir():
+        labels = np.asarray(Image.open(path))
+        Image.fromarray(np.where(labels == 2, 11, labels).astype(np.uint8)).save(path)
+    arguments = ("--loss", "outlying_mse:alpha=2", "--data-root", tmp_path / "toy", "--folds", 2)
+    output = ("--out", tmp_path / "out", "--cfg-options", *TINY)
+    text = refused(monkeypatch, capsys, SCENES, scenes, *arguments, *output)
+    assert "The validation data must have every class, and have none of pole" in text
+
+
+def test_training_logs_the_tuned_score_beside_the_plain_one(scenes):
+    (log,) = scenes.parent.glob("*/*.log")
+    (line,) = [line for line in log.read_text().splitlines() if "Epoch(val)" in line and "tuned_mIoU" in line]
+    values = {name: float(value) for name, value in re.findall(r" (\w+): ([-0-9.]+)", line)}
+    assert 0 <= values["tuned_strength"] <= 1.9
+    assert values["tuned_mIoU"] > values["mIoU"]
+
+
+@pytest.mark.parametrize("kind", ["multiplicative", "additive"])
+def test_outputs_that_do_not_follow_the_classifier_are_refused(kind, mmseg_scope):
+    """Cosines do not change with the size of the weights; a plain classifier passes, unchanged."""
+    model = segmentor("outlying").eval()
+    batch = dict(inputs=[torch.randint(256, (3, 32, 32), dtype=torch.uint8)], data_samples=samples()[:1])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def check() -> None:
+        reader = OutputReader(model, "decode_head.conv_seg")
+        (observed,) = reader.read(model.test_step(batch))
+        reader.check_linear(model, batch, kind, observed)
+
+    check()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    cosine_classifier_head(model.decode_head)
+    message = r"goes into the bias of decode_head\.conv_seg, which has none"
+    if kind == "multiplicative":
+        message = r"decode_head\.conv_seg \(CosineConv2d\) must be linear"
+    with pytest.raises(ValueError, match=message):
+        check()
+
+
+def test_floors_are_read() -> None:
+    assert parse_floor(["accuracy=90", "worst_class=1.5"]) == {"accuracy": 90.0, "worst_class": 1.5}
+    with pytest.raises(ValueError, match="`--floor` must be NAME=PERCENT, got 'accuracy=101'"):
+        parse_floor(["accuracy=101"])
+    with pytest.raises(ValueError, match="`--floor` must be one of"):
+        parse_floor(["acc=90"])
