@@ -84,6 +84,16 @@ def test_runs_share_their_resamples_and_draws_are_seeded():
     assert same[0]["macro_f1"].std() > 1
 
 
+@pytest.mark.parametrize("image", [0, 60, len(TRUTH) - 1])
+def test_every_image_is_drawn_equally_often(image):
+    label = (TRUTH + 1) % K
+    label[image] = TRUTH[image]
+    accuracies = resampled_scores([Predictions.of_labels(label, TRUTH, K)], resamples=4000)[0]["accuracy"]
+    drawn = accuracies / 100 * len(TRUTH)  # times, a binomial number of mean 1 and variance 1
+    assert drawn.mean() == pytest.approx(1, abs=5 / np.sqrt(4000))
+    assert drawn.var() == pytest.approx(1, abs=0.15)
+
+
 def test_batches_of_resamples_do_not_change_their_number(monkeypatch):
     monkeypatch.setattr("mmseol.analysis.paired._BATCH", 7 * len(TRUTH))
     assert resampled_scores([labels(1)], resamples=50)[0]["accuracy"].shape == (50,)

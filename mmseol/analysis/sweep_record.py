@@ -85,7 +85,7 @@ def sweep_record(
         "sweeps": sorted({trial["sweep"] for trial in trials}),
         **extra,
         "checkpoint": checkpoint,
-        "runs": [_run(row, environments) for group in groups.values() for row in group],
+        "runs": [_run(row, environments, checkpoint) for group in groups.values() for row in group],
         "comparisons": comparisons,
         "tuning": _tuning(trials),
         "failed": [
@@ -134,7 +134,7 @@ def _is_loss(loss: str, name: str) -> bool:
     return name in (loss, loss.partition(":")[0])
 
 
-def _run(row: Sequence[Trial], environments: list[dict[str, Any]]) -> dict[str, Any]:
+def _run(row: Sequence[Trial], environments: list[dict[str, Any]], checkpoint: str) -> dict[str, Any]:
     first = row[0]
     data = [trial["data"] for trial in row]
     run = {name: first[name] for name in ("config", "loss", "epochs", "classes")}
@@ -157,7 +157,7 @@ def _run(row: Sequence[Trial], environments: list[dict[str, Any]]) -> dict[str, 
             for kind in KINDS
             if all(trial["scores"].get(kind) for trial in row)
         },
-        "per_class": {kind: _per_class(row, kind) for kind in KINDS[:2]},
+        "per_class": {checkpoint: _per_class(row, checkpoint)},
     }
     for name, fold in (("seconds", median), ("seconds_per_iteration", median), ("memory", max)):
         values = [trial.record[name] for trial in row if trial.record.get(name) is not None]

@@ -227,7 +227,7 @@ def comparison_tables(record: Mapping[str, Any]) -> list[TextTable]:
             ]
         )
     level = f"{100 * rows[0]['level']:g} %"
-    headings = ["loss", "reference", "score", "Δ", f"images [{level}]", f"seeds [{level}]", "seeds"]
+    headings = ["loss", "reference", "score", "Δ", f"images [{level}]", f"seeds [{level}]", "pairs of seeds"]
     number = max(row["resamples"] or 0 for row in rows)
     notes = [
         f"Δ: mean difference on the same seeds and images. Images: percentile interval over {number} paired "
