@@ -125,7 +125,7 @@ def _headline(run: Mapping[str, Any], record: Mapping[str, Any]) -> str:
 def draw_curve(path: str | Path, curves: Mapping[str, Any], title: str = "") -> Path:
     """Save a picture of curves: mean over seeds as a line, each seed as a dot, the standard deviation shaded.
 
-    The axis of the parameter is logarithmic where its values span a factor of 20 or more.
+    The axis of the parameter is logarithmic where its values are more evenly spaced that way.
 
     >>> import tempfile
     >>> points = [{"value": v, "mean": v, "std": 1.0, "scores": {"1": v}} for v in (1, 2)]
@@ -160,7 +160,7 @@ def draw_curve(path: str | Path, curves: Mapping[str, Any], title: str = "") -> 
             axis.plot([point["value"]] * len(seeds), seeds, ".", color=color, alpha=0.5, markersize=5)
         best = next(point for point in curve["points"] if point["value"] == curve["best"])
         axis.plot(best["value"], best["mean"], marker="o", markersize=11, fillstyle="none", color=color)
-    if ticks[0] > 0 and ticks[-1] / ticks[0] >= 20:
+    if ticks[0] > 0 and _unevenness(np.log(ticks).tolist()) < _unevenness(ticks):
         axis.set_xscale("log")
     shown = ticks if len(ticks) <= 12 else ticks[:: -(-len(ticks) // 12)]
     axis.xaxis.set_major_locator(FixedLocator(shown))
@@ -177,6 +177,12 @@ def draw_curve(path: str | Path, curves: Mapping[str, Any], title: str = "") -> 
     with replacing(path) as file:
         figure.savefig(file, format="png", dpi=150)
     return path
+
+
+def _unevenness(values: Sequence[float]) -> float:
+    """Return the coefficient of variation of the distances, rounded: equal distances give 0."""
+    distances = np.diff(values)
+    return round(float(np.std(distances) / np.mean(distances)), 6)
 
 
 def _label(curve: Mapping[str, Any]) -> str:
