@@ -64,7 +64,7 @@ def test_the_state_of_a_sweep(tmp_path, capsys):
     main("sweep", ["status", str(tmp_path)])
     text = capsys.readouterr().out
     row = next(line for line in text.splitlines() if "│ ce" in line)
-    assert [cell.strip() for cell in row.split("│")[2:-1]] == ["1", "", "", "1", "1"]
+    assert [cell.strip() for cell in row.split("│")[2:-1]] == ["1", "1", "1"]
     assert "1 trials left, about 10 min." in text
     assert "two (ce): train: out of memory" in text
     write_json(tmp_path / "plan.json", {"version": "2", "left": 3, "seconds_left": None})

@@ -13,6 +13,7 @@ from helpers.quick_trials import children_of, wait_for
 
 from mmseol.sweeps import trial as trial_module
 from mmseol.sweeps.claims import Claim, live_holder
+from mmseol.sweeps.request import code_version
 from mmseol.sweeps.trial import CLAIMED, DONE, FAILED, INTERRUPTED, read_json, run_trial, state, write_json
 from mmseol.sweeps.work_folder import WorkFolder
 
@@ -151,3 +152,15 @@ def test_a_full_disk_leaves_no_record_rather_than_half_of_one(folder, monkeypatc
     assert state(folder) == "waiting"
     assert not [path for path in folder.iterdir() if "record" in path.name or path.suffix == ".tmp"]
     assert run_trial(folder) == DONE
+
+
+def test_a_process_with_other_code_refuses_a_planned_trial(folder, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["trial", str(folder)])
+    write_json(folder / "trial.json", {"key": "a", "version": "0+other"})
+    with pytest.raises(SystemExit, match=r"planned with mmseol 0\+other, but this is"):
+        trial_module.main()
+    assert state(folder) == "waiting"
+    write_json(folder / "trial.json", {"key": "a", "version": code_version()})
+    with pytest.raises(SystemExit) as caught:
+        trial_module.main()
+    assert caught.value.code == DONE

@@ -188,7 +188,7 @@ class LocalEngine(Engine):
         settings = {
             "OMP_NUM_THREADS": str(self.threads),
             "PYTHONPATH": os.pathsep.join(path),
-            "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asks for GPUs without a CUDA context, so that forks can
+            "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # as in run_trial, for what imports ask
         }
         before = {key: os.environ.get(key) for key in settings}
         os.environ.update(settings)

@@ -93,16 +93,17 @@ def _table(found: dict[str, Any]) -> Group:
     table = Table(title=f"Sweep {found['sweep']}", title_justify="left")
     several = [len({key[i] for key in found["rows"]}) > 1 for i in range(3)]
     headings = [name for name, shown in zip(("config", "imbalance"), several, strict=False) if shown]
+    totals = {name: sum(numbers[name] for numbers in found["rows"].values()) for name in _STATES}
+    names = [name for name in _STATES if totals[name] or name == "done"]
     for heading in [*headings, "loss"]:
-        table.add_column(heading)
-    for name in _STATES:
-        table.add_column(name, justify="right")
-    for key, numbers in found["rows"].items():
+        table.add_column(heading, overflow="fold")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for key, numbers in sorted(found["rows"].items(), key=lambda row: [str(part) for part in row[0]]):
         shown = [str(part) for part, one in zip(key[:2], several, strict=False) if one]
-        table.add_row(*shown, key[2], *(str(numbers[name] or "") for name in _STATES))
-    totals = [sum(numbers[name] for numbers in found["rows"].values()) for name in _STATES]
+        table.add_row(*shown, key[2], *(str(numbers[name] or "") for name in names))
     table.add_section()
-    table.add_row(*[""] * len(headings), "all", *map(str, totals))
+    table.add_row(*[""] * len(headings), "all", *(str(totals[name]) for name in names))
     lines: list[Any] = ["", table]
     if found["left"] is not None:
         lines.append(f"{found['left']} trials left, about {duration(found['seconds_left'])}.")

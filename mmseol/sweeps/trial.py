@@ -125,6 +125,8 @@ def run_trial(folder: str | Path, abandoned: Callable[[], bool] = lambda: False)
     folder = Path(folder)
     if (folder / "record.json").is_file():
         return DONE
+    # Asks for GPUs without a CUDA context, which would not survive the fork.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     claim = Claim.take(folder)
     if claim is None:
         return CLAIMED
@@ -306,8 +308,17 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder with trial.json")
     parser.add_argument("--parent", type=int, metavar="PID", help="stop when this parent process is gone")
     args = parser.parse_args()
-    if not (args.folder / "trial.json").is_file():
+    trial = read_json(args.folder / "trial.json")
+    if trial is None:
         raise SystemExit(f"error: `folder` must hold trial.json, got {str(args.folder)!r}.")
+    if "version" in trial:
+        from mmseol.sweeps.request import code_version
+
+        if trial["version"] != code_version():
+            raise SystemExit(
+                f"error: the trial was planned with mmseol {trial['version']}, but this is {code_version()}. "
+                "Start the sweep again, so that one table has one version of the code."
+            )
     raise SystemExit(run_trial(args.folder, lambda: args.parent not in (None, os.getppid())))
 
 
