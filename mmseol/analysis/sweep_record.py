@@ -69,7 +69,6 @@ def sweep_record(
         rows[trial.row].append(trial)
     groups: dict[Any, list[list[Trial]]] = defaultdict(list)
     for row in rows.values():
-        row.sort(key=lambda trial: trial["seed"])
         groups[(*row[0].group, row[0]["epochs"])].append(row)
     if reference is not None and not any(_is_loss(trial["loss"], reference) for trial in final):
         losses = ", ".join(dict.fromkeys(trial["loss"] for trial in final)) or "none"
