@@ -249,6 +249,22 @@ def test_one_epoch_of_progressive_balance(data: LabelDataset) -> None:
     np.testing.assert_allclose(sampler.probabilities(1), [1 / K] * K)
 
 
+def test_skipping_begins_anywhere_in_the_stream_of_epochs(data: LabelDataset, maps: Any) -> None:
+    deferred = DeferredSampler(data, begin=2, then={"type": "mmseol.ClassAwareSampler"}, seed=0)
+    for sampler in [*every_sampler(data, maps, seed=0), deferred]:
+        length = len(sampler)
+        stream = [item for epoch in epochs(sampler, 4) for item in epoch]
+        for skipped in (0, 3, length - 1, length, 2 * length + 5, 1):  # absolute, also when it goes back
+            sampler.skip(skipped)
+            seen = list(sampler)
+            for epoch in range(1, 4 - skipped // length):  # as IterBasedTrainLoop counts them
+                sampler.set_epoch(epoch)
+                seen += sampler
+            assert seen == stream[skipped:], type(sampler).__name__
+        with pytest.raises(ValueError, match=r"`num_samples` must be a whole number of at least 0, got -1"):
+            sampler.skip(-1)
+
+
 @pytest.mark.parametrize("around", ["ImbalancedDataset", "RepeatDataset"])
 def test_wrapped_data_sets(data: LabelDataset, around: str) -> None:
     wrapped = (

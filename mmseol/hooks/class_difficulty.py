@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from mmengine.dist import broadcast_object_list
 from mmengine.hooks import Hook
-from mmengine.runner import EpochBasedTrainLoop
 from torch import Tensor
 
-from mmseol.hooks.run_parts import averaged_losses, from_heads, losses_with
+from mmseol.hooks.run_parts import averaged_losses, from_heads, losses_with, validation_was_due
 from mmseol.registry import HOOKS
 from mmseol.utils.arrays import FloatArray
 from mmseol.utils.modules import unwrap
@@ -87,7 +86,7 @@ class ClassDifficultyHook(Hook):
     def before_train_epoch(self, runner: Any) -> None:
         """Run the validation that was due when the resumed checkpoint was saved."""
         resumed, self._resumed = self._resumed, False
-        if resumed and self._known_at != runner.iter and _validation_was_due(runner.train_loop):
+        if resumed and self._known_at != runner.iter and validation_was_due(runner.train_loop):
             runner.logger.info("The checkpoint was saved before a scheduled validation; validating now.")
             runner.val_loop.run()
 
@@ -125,16 +124,6 @@ class ClassDifficultyHook(Hook):
 def _losses(runner: Any) -> list[Any]:
     losses = [loss for _, loss in losses_with(unwrap(runner.model), "set_class_difficulty")]
     return losses + averaged_losses(runner, "set_class_difficulty")
-
-
-def _validation_was_due(loop: Any) -> bool:
-    """Return whether a run that was not interrupted would have validated just now."""
-    loop._decide_current_val_interval()
-    by_epoch = isinstance(loop, EpochBasedTrainLoop)
-    done, last = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
-    if by_epoch and loop.iter != loop.epoch * len(loop.dataloader):
-        return False  # stopped within the epoch, after that validation
-    return loop.val_begin <= done < last and done % loop.val_interval == 0
 
 
 def _gives_recall(metric: Any) -> bool:

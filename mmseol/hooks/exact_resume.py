@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from mmseol.hooks.generators import generator_states, set_generator_states
+from mmseol.hooks.run_parts import validation_was_due
 from mmseol.hooks.train_loaders import EndlessBatches, SeededLoader
 from mmseol.registry import HOOKS
 from mmseol.utils.modules import unwrap
@@ -33,7 +34,8 @@ class ExactResumeHook(Hook):
     - A resumed run begins at the next batch, in the middle of an epoch, too (:class:`StopSignalHook`), and in
       iteration-based runs; the batches before are not loaded again. A run without a given seed continues with
       the seed that it was started with.
-    - Validation leaves the states as they were, so that a run resumed after it or before it is the same.
+    - Validation leaves the states as they were. A validation that the checkpoint was saved before is done
+      when the run is resumed, so that no score and no best checkpoint is missing.
 
     The hook works in any config with ``EpochBasedTrainLoop`` or ``IterBasedTrainLoop``; the same seed twice
     then gives the same digits on a CPU, and on a GPU with ``randomness=dict(deterministic=True)``::
@@ -59,6 +61,8 @@ class ExactResumeHook(Hook):
         self._loaded: list[dict[str, Any]] | None = None
         self._gathered: tuple[int | None, list[dict[str, Any]]] = (None, [])
         self._before_validation: dict[str, Any] | None = None
+        self._resumed_at: int | None = None  # iterations, as is the next
+        self._validated_at: int | None = None
 
     def before_run(self, runner: Any) -> None:
         """Note the seed that the samplers are built with; resuming may change that of the run."""
@@ -73,6 +77,7 @@ class ExactResumeHook(Hook):
         self._gathered, self._before_validation = (None, []), None
         loaded, self._loaded = self._loaded, None
         resumed = runner.iter > 0  # a checkpoint that is only loaded leaves 0
+        self._resumed_at, self._validated_at = runner.iter if resumed else None, None
         if resumed and runner.seed != self._seed:
             _set_seed(runner.train_loop.dataloader.sampler, self._seed, runner.seed)
         _seed_batches(runner)
@@ -94,13 +99,15 @@ class ExactResumeHook(Hook):
             set_generator_states(state)
 
     def before_train_epoch(self, runner: Any) -> None:
-        """Set the epoch of the loader's seeds."""
+        """Set the epoch of the loader's seeds, and validate if the checkpoint was saved before."""
+        self._validate(runner)
         loader = runner.train_loop.dataloader
         if isinstance(loader, SeededLoader) and isinstance(runner.train_loop, EpochBasedTrainLoop):
             loader.epoch = runner.epoch
 
     def before_val(self, runner: Any) -> None:
         """Keep the states."""
+        self._validated_at = runner.iter
         self._before_validation = generator_states()
 
     def after_val(self, runner: Any) -> None:
@@ -140,7 +147,14 @@ class ExactResumeHook(Hook):
 
     def after_train(self, runner: Any) -> None:
         """Give the loop its loader back."""
+        self._validate(runner)  # of a run that was interrupted after its last iteration
         _remove_seeds(runner.train_loop)
+
+    def _validate(self, runner: Any) -> None:
+        resumed_now = runner.iter == self._resumed_at and runner.iter != self._validated_at
+        if resumed_now and runner.val_loop is not None and validation_was_due(runner.train_loop):
+            runner.logger.info("The checkpoint was saved before a scheduled validation; validating now.")
+            runner.val_loop.run()
 
 
 def _seed_batches(runner: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 
 from mmseol.utils.modules import averaged_copies
@@ -19,6 +20,7 @@ __all__ = [
     "progress",
     "train_dataset",
     "train_sampler",
+    "validation_was_due",
 ]
 
 
@@ -141,3 +143,20 @@ def progress(runner: Any, by_epoch: bool) -> int:
     (2, 500)
     """
     return runner.epoch if by_epoch else runner.iter
+
+
+def validation_was_due(loop: Any) -> bool:
+    """Return whether a run that was not interrupted would have validated after the last trained iteration.
+
+    >>> from types import SimpleNamespace
+    >>> loop = SimpleNamespace(iter=6, max_iters=9, val_begin=1, val_interval=3)
+    >>> loop._decide_current_val_interval = lambda: None
+    >>> validation_was_due(loop)
+    True
+    """
+    loop._decide_current_val_interval()
+    by_epoch = isinstance(loop, EpochBasedTrainLoop)
+    done, last = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
+    if by_epoch and loop.iter != loop.epoch * len(loop.dataloader):
+        return False  # stopped within the epoch, after that validation
+    return done >= loop.val_begin and (done % loop.val_interval == 0 or done == last)
