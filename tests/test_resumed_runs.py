@@ -235,6 +235,15 @@ def test_a_stop_waits_until_accumulated_gradients_are_applied(tmp_path: Path) ->
     assert again == state
 
 
+def test_a_run_that_ended_before_its_last_validation_does_it_when_resumed(tmp_path: Path) -> None:
+    watch = Stop()
+    seen, _ = outcome(runner_of(tmp_path / "whole", BALANCED, [watch]), watch)
+    watch = Stop()
+    load = {"load_from": str(tmp_path / "whole" / "epoch_4.pth"), "resume": True}
+    rest, _ = outcome(runner_of(tmp_path / "resumed", BALANCED, [watch], **load), watch)
+    assert rest == {-16: seen[-16]}
+
+
 def test_validation_does_not_change_training(tmp_path: Path) -> None:
     states = []
     for interval in (1, 100):

@@ -23,6 +23,9 @@ class LoaderWrapper:
     >>> loader = LoaderWrapper(DataLoader(range(6), batch_size=2))
     >>> len(loader), loader.batch_size, type(inner_loader(loader)).__name__
     (3, 2, 'DataLoader')
+    >>> loader.collate_fn = max
+    >>> inner_loader(loader).collate_fn([1, 2])
+    2
     """
 
     own: ClassVar[frozenset[str]] = frozenset({"loader"})
