@@ -118,7 +118,7 @@ class LocalEngine(Engine):
     """Trials on this machine, forked from a server process that has the packages imported already.
 
     A trial forks from the server within milliseconds; a fresh process would spend seconds on imports. Each
-    slot has an equal part of the cores, and one of the GPUs in turn.
+    slot has an equal part of the cores, and its GPUs in turn.
 
     >>> engine = LocalEngine(slots=2, threads=1)
     >>> engine.finished()
@@ -126,21 +126,36 @@ class LocalEngine(Engine):
     >>> engine.close()
 
     Args:
-        slots: Trials at a time; ``None``: one per GPU, or one per core up to 8.
+        slots: Trials at a time; ``None``: as many as the GPUs suffice for, or one per core up to 8. If there
+            are more, trials share GPUs.
         preload: Modules that the server imports.
         threads: Threads of each trial; ``None``: its part of the cores.
+        gpus_per_trial: GPUs of each trial, where there are any.
+
+    Raises:
+        ValueError: If a trial needs more GPUs than there are.
     """
 
     patience: ClassVar[float] = 60.0
     """Seconds that stopped trials have to save a checkpoint."""
 
     def __init__(
-        self, slots: int | None = None, preload: Sequence[str] = (), threads: int | None = None
+        self,
+        slots: int | None = None,
+        preload: Sequence[str] = (),
+        threads: int | None = None,
+        gpus_per_trial: int = 1,
     ) -> None:
         cores = os.cpu_count() or 1
         self.gpus = _gpus()
+        self.gpus_per_trial = whole_number("gpus_per_trial", gpus_per_trial, at_least=1)
+        if self.gpus_per_trial > max(1, len(self.gpus)):
+            raise ValueError(
+                f"`gpus_per_trial` must be at most {len(self.gpus)}, the GPUs of this machine, got "
+                f"{gpus_per_trial}."
+            )
         if slots is None:
-            slots = len(self.gpus) or min(cores, 8)
+            slots = len(self.gpus) // self.gpus_per_trial or min(cores, 8)
         self.slots = whole_number("--slots", slots, at_least=1)
         self.threads = whole_number(
             "threads", max(1, cores // self.slots) if threads is None else threads, at_least=1
@@ -153,9 +168,8 @@ class LocalEngine(Engine):
         self._start_server()
         used = {slot for _, slot in self._running.values()}
         slot = next(slot for slot in range(len(used) + 1) if slot not in used)
-        gpu = self.gpus[slot % len(self.gpus)] if self.gpus else None
         process = multiprocessing.get_context("forkserver").Process(
-            target=_run, args=(str(folder), self.threads, gpu)
+            target=_run, args=(str(folder), self.threads, self._gpus_of(slot))
         )
         process.start()
         self._running[Path(folder)] = (process, slot)
@@ -179,6 +193,14 @@ class LocalEngine(Engine):
                 process.kill()
                 process.join()
         self._running.clear()
+
+    def _gpus_of(self, slot: int) -> str | None:
+        """Return the GPUs of a slot as ``CUDA_VISIBLE_DEVICES``."""
+        if not self.gpus:
+            return None
+        first = slot * self.gpus_per_trial
+        numbers = range(first, first + self.gpus_per_trial)
+        return ",".join(self.gpus[number % len(self.gpus)] for number in numbers)
 
     def _start_server(self) -> None:
         """Start the server, if it does not run, with the threads and the import path of the trials."""
@@ -213,13 +235,13 @@ def _gpus() -> list[str]:
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
-def _run(folder: str, threads: int, gpu: str | None) -> None:
+def _run(folder: str, threads: int, gpus: str | None) -> None:
     """Run a trial in this process, which ends when the driver is gone."""
     import torch
 
     os.setpgrp()
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
     with Path(folder, "trial.log").open("ab") as file:

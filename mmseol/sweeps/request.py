@@ -100,7 +100,10 @@ class Requests:
             "subset_digest": self._digest(cfg, ["train_dataloader"]),
         }
         split = "val" if tuning else sweep.split
-        scoring = [trial.stage, split, sweep.metric, sweep.best_on_test]
+        scoring: list[Any] = [trial.stage, split, sweep.metric, sweep.best_on_test]
+        processes = sweep.processes_per_trial
+        if processes > 1:
+            scoring.append(processes)
         key = _hash(describe([_without_root(cfg), data, scoring]))
         return {
             "format": FORMAT,
@@ -123,8 +126,9 @@ class Requests:
             "keep_checkpoints": sweep.keep_checkpoints and not tuning,
             "settings": _optimizer(cfg),
             "data": data,
+            "processes": processes,
             "train": train,
-            "command": _commands(train, None if tuning else split),
+            "command": _commands(train, None if tuning else split, processes),
             "chosen": None,
         }
 
@@ -316,14 +320,18 @@ def code_version() -> str:
     return f"{__version__}+{digest.hexdigest()[:10]}"
 
 
-def _commands(train: Mapping[str, Any], split: str | None) -> list[str]:
+def _commands(train: Mapping[str, Any], split: str | None, processes: int) -> list[str]:
     """Return the command lines that do the same by hand."""
     shared = []
     for name in ("loss", "imbalance", "data_root", "seed"):
         if train[name] is not None:
             shared += [f"--{name.replace('_', '-')}", str(train[name])]
     options = ["--cfg-options", *train["cfg_options"]]
-    commands = [shlex.join(["tools/train.py", train["config"], *shared, *options])]
+    if processes > 1:
+        words = ["tools/dist_train.sh", train["config"], str(processes), *shared, *options]
+    else:
+        words = ["tools/train.py", train["config"], *shared, *options]
+    commands = [shlex.join(words)]
     if split is not None:
         again = [
             word

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,10 +16,13 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from mmseol.experiment.commands import load_config, prepare_train, run_train
+from mmseol.experiment.commands import is_main, load_config, prepare_train, run_train
 from mmseol.experiment.data import check_files
 from mmseol.experiment.evaluation import set_split
+from mmseol.experiment.work_dir import lock_work_dir
 from mmseol.sweeps.curves import validation_curve
 from mmseol.sweeps.scoring import keep_predictions
 from mmseol.sweeps.trial import write_json
@@ -42,7 +46,8 @@ def arguments(trial: Mapping[str, Any], **further: Any) -> Namespace:
 def train(folder: Path, trial: Mapping[str, Any]) -> None:
     """Train, or continue a training, in ``folder/train``; write ``train.json``.
 
-    A training whose loss is not finite has ended, too: the file says that it diverged.
+    A training whose loss is not finite has ended, too: the file says that it diverged. With ``processes`` in
+    the request, PyTorch's launcher starts as many, as ``torchrun`` does.
 
     >>> from inspect import signature
     >>> list(signature(train).parameters)
@@ -50,12 +55,58 @@ def train(folder: Path, trial: Mapping[str, Any]) -> None:
 
     Raises:
         ValueError: If the arguments of the request do not fit its config.
+        RuntimeError: If one of several processes fails.
     """
     work_dir = folder / "train"
     if work_dir.exists() and not list(work_dir.glob("*.pth")):
         shutil.rmtree(work_dir)  # ended before its first checkpoint
     resume = "auto" if work_dir.exists() else None
-    args = arguments(trial, work_dir=str(work_dir), resume=resume)
+    processes = trial.get("processes", 1)
+    if processes == 1:
+        _train_process(folder, trial, resume, "none")
+        return
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < processes:
+        raise ValueError(
+            f"`processes_per_trial` must be at most the GPUs of a trial, which are {gpus}, got {processes}: "
+            f"--engine-options gpus_per_trial={processes}"
+        )
+    settings = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",  # a free port
+        local_addr="127.0.0.1",
+        max_restarts=0,
+        monitor_interval=1,
+    )
+    _wait_for_lock(work_dir)
+    try:
+        elastic_launch(settings, _train_process)(folder, trial, resume, "pytorch")
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        message: Any = failure.message
+        text = str(message["message"] if isinstance(message, dict) else message).strip()
+        raise RuntimeError(f"rank {rank}: {text.splitlines()[-1] if text else 'no message'}") from error
+
+
+def _wait_for_lock(work_dir: Path, patience: float = 60.0) -> None:
+    """Wait for processes of a killed launcher, which end by themselves."""
+    deadline = time.monotonic() + patience
+    while work_dir.exists():
+        try:
+            with lock_work_dir(work_dir):
+                return
+        except ValueError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+
+
+def _train_process(folder: Path, trial: Mapping[str, Any], resume: str | None, launcher: str) -> None:
+    """Train in this process, the only one or one of the launcher's."""
+    args = arguments(trial, work_dir=str(folder / "train"), resume=resume, launcher=launcher)
     diverged = None
     try:
         with formatting_once():
@@ -66,7 +117,8 @@ def train(folder: Path, trial: Mapping[str, Any]) -> None:
         memory: float | None = torch.cuda.max_memory_allocated() / 1e9
     else:
         memory = peak_memory()
-    write_json(folder / "train.json", {"diverged": diverged, "memory": memory})
+    if is_main():
+        write_json(folder / "train.json", {"diverged": diverged, "memory": memory})
 
 
 def score(folder: Path, trial: Mapping[str, Any]) -> None:

@@ -83,12 +83,12 @@ class SlurmEngine(Engine):
             "nodes": 1,
         }
         if partition is not None:
-            self._options["partition"] = partition
+            self._options["partition"] = _text(partition)
         if gpus:
             self._options["gpus_per_node"] = gpus
         if memory is not None:
             self._options["mem"] = f"{round(1024 * number('memory', memory, above=0))}M"
-        self._options |= {"requeue": True, **_further_options(options)}
+        self._options |= {"requeue": True, **_further_options(_text(options))}
         self._submitit = _import_submitit()
         _check_options(self._options)
         self._waiting: list[Path] = []
@@ -281,6 +281,11 @@ def minutes(limit: int | str) -> int:
 
 def _logs(folder: Path) -> Path:
     return Path(folder).absolute().parents[1] / "slurm"
+
+
+def _text(value: Any) -> str:
+    """Return an option as it was typed: the command line splits values at commas."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _further_options(text: str) -> dict[str, Any]:

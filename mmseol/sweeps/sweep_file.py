@@ -63,6 +63,8 @@ class Sweep:
             number that peers report.
         options: ``--cfg-options`` of every trial.
         options_of: Further ones by loss.
+        processes_per_trial: Processes that train together, started by PyTorch's launcher; each has the
+            batch size of the config, and a GPU where there are any.
         seconds_per_epoch: Guess for the estimates before any trial has finished.
         keep_checkpoints: Whether the last and the best checkpoint of final trainings stay on disk.
         note: Docstring of the file.
@@ -86,6 +88,7 @@ class Sweep:
     best_on_test: bool = False
     options: Sequence[str] = ()
     options_of: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    processes_per_trial: int = 1
     seconds_per_epoch: float | None = None
     keep_checkpoints: bool = False
     note: str = ""
@@ -94,6 +97,7 @@ class Sweep:
         for name in ("configs", "losses", "seeds", "imbalances", "tuning_seeds", "options", "rungs"):
             _check_list(name, getattr(self, name), empty=name in ("options", "rungs"))
         whole_number("epochs", self.epochs, at_least=1)
+        whole_number("processes_per_trial", self.processes_per_trial, at_least=1)
         for name in ("seeds", "tuning_seeds"):
             for seed in getattr(self, name):
                 whole_number(name, seed, at_least=0)

@@ -18,7 +18,7 @@ FORMAT = 1
 
 _REQUEST = (
     *("format", "id", "key", "version", "sweep", "stage", "rung", "config", "loss", "imbalance", "seed"),
-    *("values", "options", "settings", "epochs", "metric", "command", "chosen"),
+    *("values", "options", "settings", "epochs", "metric", "processes", "command", "chosen"),
 )
 
 
