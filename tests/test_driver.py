@@ -3,59 +3,16 @@
 from __future__ import annotations
 
 import threading
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from helpers.instant_trials import Instant, PlainRequests
 
 from mmseol.sweeps.driver import Driver
-from mmseol.sweeps.engines import Engine
-from mmseol.sweeps.planner import Trial
 from mmseol.sweeps.status import status
 from mmseol.sweeps.sweep_file import Sweep
-from mmseol.sweeps.trial import fail, read_json, write_json
+from mmseol.sweeps.trial import fail, write_json
 from mmseol.sweeps.work_folder import WorkFolder
-
-
-class Requests:
-    """Requests without configs."""
-
-    def __init__(self, version: str = "1") -> None:
-        self.version = version
-
-    def of(self, trial: Trial) -> dict:
-        key = sha256(repr(trial).encode()).hexdigest()[:16]
-        names = ("stage", "config", "imbalance", "loss", "epochs", "seed", "values")
-        facts = {name: getattr(trial, name) for name in names}
-        return {"id": f"{key}-{self.version}", "key": key, "version": self.version, **facts}
-
-
-class Instant(Engine):
-    """Finish every trial at once, with the learning rate as its score, and 10 s an epoch."""
-
-    def __init__(self, slots: int = 2, outcome=None) -> None:
-        self.slots, self.outcome = slots, outcome
-        self.started: list[dict] = []
-        self.ended: list[Path] = []
-        self.closed = False
-
-    def start(self, folder: Path) -> None:
-        request = read_json(folder / "trial.json")
-        self.started.append(request)
-        assert len(self.ended) < self.slots
-        self.ended.append(folder)
-        if self.outcome is not None and self.outcome(folder, request):
-            return
-        scores = {"last": {"scores": {"mIoU": request["values"].get("lr", 0.0)}}}
-        record = {**request, "metric": "mIoU", "scores": scores, "seconds": 10 * request["epochs"]}
-        write_json(folder / "record.json", record)
-
-    def finished(self) -> list[Path]:
-        ended, self.ended = self.ended, []
-        return ended
-
-    def close(self) -> None:
-        self.closed = True
 
 
 def sweep(**changes) -> Sweep:
@@ -65,7 +22,7 @@ def sweep(**changes) -> Sweep:
 
 
 def driver(folder: Path, one: Sweep | None = None, **arguments) -> Driver:
-    requests = Requests(arguments.pop("version", "1"))
+    requests = PlainRequests(arguments.pop("version", "1"))
     WorkFolder(folder).claim("s")
     return Driver(one or sweep(), WorkFolder(folder), requests, say=lambda text: None, **arguments)
 
@@ -82,11 +39,8 @@ def test_final_trials_know_what_was_chosen_on_which_data(tmp_path):
     tuned = [request["id"] for request in engine.started if request["stage"] == "tune"]
     assert (chosen["on"], chosen["values"], chosen["score"]) == ("val", {"lr": 10.0}, 10.0)
     assert chosen["at_border"] == ["lr"]
-    assert sorted(chosen["trials"]) == sorted(
-        name
-        for name in tuned
-        if read_json(tmp_path / "trials" / name / "trial.json")["loss"] == final[0]["loss"]
-    )
+    of_loss = {request["id"] for request in engine.started if request["loss"] == final[0]["loss"]}
+    assert set(chosen["trials"]) == of_loss & set(tuned)
 
 
 def test_what_is_done_is_not_started_again(tmp_path):
