@@ -102,6 +102,13 @@ def test_an_option_of_the_file_comes_after_the_settings_of_the_sweep():
     assert resolved(Requests(replace(one, options_of={})).of(TUNE)).train_cfg.val_interval == 2
 
 
+def test_the_request_tells_learning_rate_and_weight_decay():
+    """The tuned rate, the config's, and the weight decay of torch's Adam, which the config leaves open."""
+    assert Requests(sweep()).of(TUNE)["settings"] == {"optimizer": "Adam", "lr": 0.1, "weight_decay": 0}
+    untuned = Requests(sweep(tune={})).of(replace(FINAL, point=()))
+    assert untuned["settings"] == {"optimizer": "Adam", "lr": 0.005, "weight_decay": 0}
+
+
 def test_what_identifies_a_trial():
     base = Requests(sweep()).of(FINAL)
     assert Requests(sweep(name="renamed", note="A note.")).of(FINAL)["id"] == base["id"]

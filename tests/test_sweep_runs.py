@@ -15,6 +15,8 @@ from helpers.forked_runs import start, status_of
 from helpers.quick_trials import children_of, wait_for
 
 from mmseol.__main__ import main
+from mmseol.analysis.sweep_record import sweep_record
+from mmseol.analysis.trial_records import read_trials
 from mmseol.sweeps.claims import live_holder
 from mmseol.sweeps.engines import LocalEngine
 from mmseol.sweeps.trial import read_json, state, write_json
@@ -104,7 +106,19 @@ def test_a_sweep_survives_kills_and_repeats_nothing_that_is_done(tmp_path):
     assert record["scores"]["last"]["scores"]["accuracy"] == pytest.approx(accuracy)
     assert record["scores"]["last"]["split"] == "test"
     assert [point["epoch"] for point in record["curves"]["validation"]] == [1, 2]
+    check_tables(work_dir)
     check_by_hand(victim, tmp_path)
+
+
+def check_tables(work_dir: Path) -> None:
+    """Assert that tables can be made of the records, with an interval for every pair of losses."""
+    record = sweep_record(read_trials([work_dir]), resamples=20)
+    assert [run["seeds"] for run in record["runs"]] == [[1, 2]] * 6
+    assert all(run["settings"].keys() == {"optimizer", "lr", "weight_decay"} for run in record["runs"])
+    assert all(len(run["counts"]) == 10 for run in record["runs"])
+    pairs = [(one["imbalance"], one["loss"], one["score"]) for one in record["comparisons"]]
+    assert len(set(pairs)) == len(pairs) == 2 * 2 * 2
+    assert all(one["images"] for one in record["comparisons"])
 
 
 def check_by_hand(folder: Path, tmp_path: Path) -> None:

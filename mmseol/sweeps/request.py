@@ -9,9 +9,11 @@ import shlex
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from functools import cache
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
@@ -166,10 +168,20 @@ class Requests:
 
 
 def _optimizer(cfg: Config) -> dict[str, Any]:
-    """Return the optimizer of the resolved config, its learning rate and weight decay, for tables."""
+    """Return the optimizer of the resolved config, its learning rate and weight decay, for tables.
+
+    What the config leaves open has the value of torch's optimizer of this name.
+    """
     optimizer = (cfg.get("optim_wrapper") or {}).get("optimizer") or {}
-    names = {"type": "optimizer", "lr": "lr", "weight_decay": "weight_decay"}
-    return {name: optimizer[key] for key, name in names.items() if key in optimizer}
+    name = str(optimizer.get("type", ""))
+    known = signature(getattr(torch.optim, name)).parameters if hasattr(torch.optim, name) else {}
+    found = {"optimizer": name}
+    for key in ("lr", "weight_decay"):
+        if key in optimizer:
+            found[key] = optimizer[key]
+        elif key in known and isinstance(known[key].default, (int, float)):
+            found[key] = known[key].default
+    return found
 
 
 def _scaled_schedules(schedules: Any, factor: float) -> list[str]:
