@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.distributed import run_ranks
@@ -16,6 +18,8 @@ from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+
+from mmseol.hooks.generators import generator_states, set_generator_states
 
 LENGTH, ITERATIONS = 4, 12  # of an epoch and of a run
 SAVE_AT, STOP_AT = 4, 6  # the iteration of a checkpoint, and one in the middle of an epoch
@@ -270,3 +274,29 @@ def test_two_processes_end_with_the_same_digits(
         assert stopped == whole
         assert min(rest) == 3  # the ranks agree one iteration later
     assert ranks[0][0] != ranks[1][0]
+
+
+def test_the_states_of_a_gpu_are_those_of_its_generator(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.Generator().manual_seed(7)
+    for name, stand_in in (
+        ("is_available", lambda: True),
+        ("is_initialized", lambda: True),
+        ("get_rng_state", gpu.get_state),
+        ("set_rng_state", gpu.set_state),
+    ):
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    states = generator_states()
+    drawn = torch.rand(3, generator=gpu)
+    set_generator_states(states)
+    assert torch.equal(torch.rand(3, generator=gpu), drawn)
+
+
+def test_states_hold_the_second_of_a_pair_of_normal_numbers() -> None:
+    draw: list[Callable[[], float]] = [lambda: random.gauss(0.0, 1.0), np.random.standard_normal]
+    for normal in draw:
+        normal()  # Python and NumPy draw two at once
+        states = generator_states()
+        second = normal()
+        normal()
+        set_generator_states(states)
+        assert normal() == second

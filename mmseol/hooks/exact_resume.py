@@ -38,7 +38,8 @@ class ExactResumeHook(Hook):
       when the run is resumed, so that no score and no best checkpoint is missing.
 
     The hook works in any config with ``EpochBasedTrainLoop`` or ``IterBasedTrainLoop``; the same seed twice
-    then gives the same digits on a CPU, and on a GPU with ``randomness=dict(deterministic=True)``::
+    then gives the same digits on a CPU. On a GPU, this holds as far as torch's operations are deterministic;
+    ``randomness=dict(deterministic=True)`` takes those, and raises an error where there is none::
 
         custom_hooks = [dict(type="mmseol.ExactResumeHook")]
 
@@ -180,9 +181,12 @@ def _remove_seeds(loop: Any) -> None:
 
 def _buffers(model: Any) -> dict[str, Tensor]:
     """Return copies of the buffers that a checkpoint has."""
-    model = unwrap(model)
-    saved = model.state_dict()
-    return {name: saved[name].cpu().clone() for name, _ in model.named_buffers() if name in saved}
+    return {
+        f"{prefix}.{name}" if prefix else name: buffer.detach().cpu().clone()
+        for prefix, module in unwrap(model).named_modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name not in module._non_persistent_buffers_set
+    }
 
 
 def _set_buffers(model: Any, values: dict[str, Tensor]) -> None:
