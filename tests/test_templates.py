@@ -13,6 +13,8 @@ from helpers.tool_runs import call
 from mmengine.config import Config
 from PIL import Image
 
+from mmseol.experiment.config_files import read_config
+
 TEMPLATES = Path(__file__).parents[1] / "configs" / "template"
 
 
@@ -95,6 +97,22 @@ def test_classification_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert result["counts"]["samples"] == [3, 2, 1]
     assert tuple(result["classes"]) == tuple(classes)
     assert {"mmseol.ClassCountHook", "mmseol.NonFiniteLossHook"} <= set(result["hooks"])
+
+
+@pytest.mark.parametrize("template", sorted(TEMPLATES.glob("*.py")), ids=lambda path: path.stem)
+def test_a_copy_may_lie_anywhere(template: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "mine.py"
+    copy.write_text(template.read_text())
+    cfg, expected = read_config(str(copy)), Config.fromfile(template)
+    assert cfg.to_dict() == expected.to_dict()
+    assert cfg.filename == str(copy)
+    cfg.dump(tmp_path / "dumped.py")
+    assert Config.fromfile(tmp_path / "dumped.py").to_dict() == expected.to_dict()
+    copy.write_text('_base_ = "../_base_/models/no_model.py"\n')
+    with pytest.raises(
+        FileNotFoundError, match=r"`_base_` '\.\./_base_/models/no_model.py' in .*mine.py' must be"
+    ):
+        read_config(str(copy))
 
 
 @pytest.mark.parametrize("template", sorted(TEMPLATES.glob("*.py")), ids=lambda path: path.stem)

@@ -11,7 +11,13 @@ from urllib.error import URLError
 import torch
 from mmengine.config import Config
 
-from mmseol.experiment.config_files import check_bases, check_packages, find_config, set_options
+from mmseol.experiment.config_files import (
+    check_bases,
+    check_packages,
+    find_config,
+    read_config,
+    set_options,
+)
 from mmseol.experiment.data import check_files, set_data_root, set_dataloader_defaults, set_imbalance
 from mmseol.experiment.evaluation import (
     require_empty,
@@ -50,7 +56,7 @@ def load_config(args: Namespace) -> Config:
     os.environ.setdefault("LOCAL_RANK", str(given.get("local_rank", 0)))
     path = find_config(args.config)
     check_bases(path)
-    cfg = Config.fromfile(path)
+    cfg = read_config(path)
     cfg.launcher = given.get("launcher", "none")
     if "loss" in given:
         set_loss(cfg, args.loss)

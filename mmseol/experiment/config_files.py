@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from mmengine.config import Config
@@ -17,7 +18,15 @@ from mmengine.config import Config
 import mmseol
 from mmseol.experiment.loss import parse_options
 
-__all__ = ["check_bases", "check_packages", "find_config", "set_options", "stock_config", "types_in"]
+__all__ = [
+    "check_bases",
+    "check_packages",
+    "find_config",
+    "read_config",
+    "set_options",
+    "stock_config",
+    "types_in",
+]
 
 _MASK_HEADS = ("MaskFormerHead", "Mask2FormerHead")
 _PACKAGE = Path(mmseol.__file__).parent
@@ -48,6 +57,48 @@ def find_config(name: str) -> str:
         f"`config` must be a config file or a config of mmseol ({', '.join(leaves)}), got {name!r}."
         f"{_nearest(name, leaves)}"
     )
+
+
+def read_config(path: str) -> Config:
+    """Return the config in a file.
+
+    A ``_base_`` that is missing beside the file is looked up among the configs of mmseol, so that a copy of
+    one of them, as of a template, can lie anywhere.
+
+    >>> read_config(find_config("template/my_classes.py")).classes
+    ('bird', 'cat', 'dog')
+
+    Raises:
+        FileNotFoundError: If a ``_base_`` is in neither place.
+    """
+    file = Path(path)
+    bases = _bases(file)
+    found = [base if "::" in base else _found_base(file, base) for base in bases]
+    if all("::" in base or (file.parent / base).is_file() for base in bases):
+        return Config.fromfile(path)
+    text = file.read_text(encoding="utf-8")
+    node = next(node for node in ast.parse(text).body if _names_bases(node))
+    lines = text.splitlines()
+    lines[node.lineno - 1 : node.end_lineno] = [f"_base_ = {found}"]
+    with TemporaryDirectory() as folder:
+        copy = Path(folder, file.name)
+        copy.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        cfg = Config.fromfile(copy)
+    return Config(cfg._cfg_dict, filename=path, cfg_text=cfg.text)
+
+
+def _found_base(file: Path, base: str) -> str:
+    beside = file.parent / base
+    if beside.is_file():
+        return str(beside.resolve())
+    name = "/".join(part for part in Path(base).parts if part not in ("..", "."))
+    shipped = next(folder for folder in _CONFIGS if folder.is_dir()) / name
+    if not shipped.is_file():
+        raise FileNotFoundError(
+            f"`_base_` {base!r} in {str(file)!r} must be a config file beside it or a config of mmseol; "
+            f"there is neither {str(beside)!r} nor {str(shipped)!r}."
+        )
+    return str(shipped)
 
 
 def stock_config(host: str, name: str) -> str:
@@ -112,13 +163,17 @@ def _bases(path: Path) -> list[str]:
     if path.suffix != ".py":
         return []
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "_base_":
+        if isinstance(node, ast.Assign) and _names_bases(node):
             try:
                 value = ast.literal_eval(node.value)
             except ValueError:
                 return []
             return [value] if isinstance(value, str) else list(value)
     return []
+
+
+def _names_bases(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "_base_"
 
 
 def check_packages(cfg: Config) -> None:
