@@ -202,6 +202,18 @@ def test_label_maps_are_written_under_the_images_names(tmp_path: Path) -> None:
     assert maps == {"a.png": [[3, 1]], "b.png": [[3, 2]]}
 
 
+def test_label_maps_are_written_into_the_images_subfolders(tmp_path: Path) -> None:
+    """Two images of one name would replace each other."""
+    metric = meta(SegClassBalanceMetric(output_dir=tmp_path, image_root="somewhere"))
+    samples = [map_sample([[0, 1]], [[label, 1]], f"{label}/a.jpg").to_dict() for label in (0, 3)]
+    metric.process({}, [*samples, {**samples[0], "img_path": "elsewhere/c.jpg"}])
+    maps = {
+        str(path.relative_to(tmp_path)): np.asarray(Image.open(path))[0, 0]
+        for path in tmp_path.rglob("*.png")
+    }
+    assert maps == {"0/a.png": 0, "3/a.png": 3, "c.png": 0}
+
+
 def test_label_maps_of_many_classes_are_written_in_16_bits(tmp_path: Path) -> None:
     metric = meta(SegClassBalanceMetric(output_dir=tmp_path), tuple(map(str, range(400))))
     for label, bits in ((255, 8), (256, 16), (399, 16)):

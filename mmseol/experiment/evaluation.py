@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
@@ -43,10 +45,12 @@ def set_split(cfg: Config, split: str) -> None:
 def set_prediction_folder(cfg: Config, folder: str) -> None:
     """Let the metric of label maps write the predicted ones into ``folder``, which must be empty or new.
 
-    >>> cfg = Config(dict(test_evaluator=dict(type="mmseol.SegClassBalanceMetric")))
+    >>> dataset = dict(type="A", data_root="data", data_prefix=dict(img_path="images"))
+    >>> metric = dict(type="mmseol.SegClassBalanceMetric")
+    >>> cfg = Config(dict(test_evaluator=metric, test_dataloader=dict(dataset=dataset)))
     >>> set_prediction_folder(cfg, "new_folder")
-    >>> cfg.test_evaluator.output_dir
-    'new_folder'
+    >>> cfg.test_evaluator.output_dir, cfg.test_evaluator.image_root
+    ('new_folder', 'data/images')
 
     Raises:
         ValueError: If the folder holds files, or no metric of the config can write label maps.
@@ -57,11 +61,19 @@ def set_prediction_folder(cfg: Config, folder: str) -> None:
         if str(evaluator["type"]).rpartition(".")[-1] in _LABEL_MAP_METRICS:
             evaluator["output_dir"] = folder
             evaluator["keep_results"] = True
+            roots = {_image_folder(dataset) for dataset in leaf_datasets(cfg.test_dataloader.dataset)}
+            if len(roots) == 1 and "SegClassBalanceMetric" in str(evaluator["type"]):
+                evaluator["image_root"] = roots.pop()
             return
     raise ValueError(
         f"`--out` needs a metric that writes label maps ({', '.join(_LABEL_MAP_METRICS)}) in "
         f"`test_evaluator`, got {', '.join(str(evaluator['type']) for evaluator in evaluators)}."
     )
+
+
+def _image_folder(dataset: Mapping[str, Any]) -> str:
+    prefix = (dataset.get("data_prefix") or {}).get("img_path") or ""
+    return str(Path(dataset.get("data_root") or "", prefix))
 
 
 def set_show_folder(cfg: Config, folder: str) -> None:

@@ -40,6 +40,8 @@ class SegClassBalanceMetric(BalanceMetric):
             ``reduce_zero_label`` one is added to them, as ``IoUMetric`` does.
         keep_results: ``False`` writes no label maps.
         format_only: Only write the label maps, for data without truth.
+        image_root: Folder of the images, whose subfolders ``output_dir`` gets, too; ``None``: label maps have
+            the images' names alone, and images of one name in two folders replace each other.
 
     Raises:
         ValueError: If an argument or a label is invalid.
@@ -58,8 +60,10 @@ class SegClassBalanceMetric(BalanceMetric):
         collect_device: str = "cpu",
         prefix: str | None = None,
         collect_dir: str | None = None,
+        image_root: str | Path | None = None,
     ) -> None:
         super().__init__(class_counts, num_classes, limits, table_dir, collect_device, prefix, collect_dir)
+        self.image_root = None if image_root is None else Path(image_root)
         self.ignore_index = ignore_index
         self.output_dir = Path(output_dir) if output_dir is not None and keep_results else None
         self.format_only = format_only
@@ -75,7 +79,10 @@ class SegClassBalanceMetric(BalanceMetric):
             if not self.format_only:
                 self.results.append(self._cells(sample, predicted, len(self.names())))
             if self.output_dir is not None:
-                _write_map(self.output_dir, sample, predicted)
+                image = Path(sample["img_path"])
+                nested = self.image_root is not None and image.is_relative_to(self.image_root)
+                name = image.relative_to(self.image_root) if nested else Path(image.name)  # type: ignore[arg-type]
+                _write_map(self.output_dir / name.with_suffix(".png"), sample, predicted)
 
     def _cells(
         self, sample: Mapping[str, Any], predicted: Tensor, num_classes: int
@@ -119,8 +126,8 @@ class SegClassBalanceMetric(BalanceMetric):
         return super().compute_metrics(results)
 
 
-def _write_map(folder: Path, sample: Mapping[str, Any], predicted: Tensor) -> None:
+def _write_map(path: Path, sample: Mapping[str, Any], predicted: Tensor) -> None:
     labels = predicted.cpu().numpy() + bool(sample.get("reduce_zero_label", False))
     labels = labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16)
-    with replacing(folder / f"{Path(sample['img_path']).stem}.png") as file:
+    with replacing(path) as file:
         Image.fromarray(labels).save(file, format="png")
