@@ -135,6 +135,7 @@ DEFAULTS = {
     "SegClassBalanceMetric": dict(
         ignore_index=255, class_counts=None, num_classes=None, limits=None, table_dir=None, output_dir=None,
         keep_results=True, format_only=False, collect_device="cpu", prefix=None, collect_dir=None,
+        image_root=None,
     ),
     "JPUHead": dict(in_channels=(), in_index=(), jpu_channels=512, context="fcn"),
     "SegScoreTTAModel": dict(data_preprocessor=None),

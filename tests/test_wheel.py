@@ -16,9 +16,12 @@ pytest.importorskip("mmpretrain")
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = """
-import runpy, sys
+import runpy, shutil, sys
 import mmseol
 assert mmseol.__file__.startswith(sys.argv[1]), mmseol.__file__
+from mmseol.experiment.config_files import find_config, read_config
+for name in ("my_dataset.py", "my_classes.py"):  # copied as their docstrings say
+    assert read_config(shutil.copy(find_config("template/" + name), name)).classes
 for line in open(sys.argv[2]).read().splitlines():
     sys.argv = ["mmseol", *line.split()]
     runpy.run_module("mmseol", run_name="__main__")

@@ -1,6 +1,6 @@
 """Classification of your own class folders, here 3 classes: ResNet-50 at 224 px, batch 32, poly 0.9.
 
-Copy the file, edit the lines between the rules, then train and score:
+Copy the file to any folder, edit the lines between the rules, then train and score:
 
     python tools/train.py configs/template/my_classes.py --loss outlying_mse:alpha=1 --seed 1
     python tools/train.py configs/template/my_classes.py --loss ce --seed 1

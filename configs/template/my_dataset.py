@@ -1,6 +1,6 @@
 """Segmentation of your own data, here with 7 classes: FastFCN-R50, crop 320, batch 8, poly 0.9.
 
-Copy the file, edit the lines between the rules, then train and score:
+Copy the file to any folder, edit the lines between the rules, then train and score:
 
     python tools/train.py configs/template/my_dataset.py --loss outlying_mse:alpha=1 --seed 1
     python tools/train.py configs/template/my_dataset.py --loss ce --seed 1

@@ -54,8 +54,8 @@ def find_config(name: str) -> str:
         if path.parent.name != "sweeps"
     )
     raise FileNotFoundError(
-        f"`config` must be a config file or a config of mmseol ({', '.join(leaves)}), got {name!r}."
-        f"{_nearest(name, leaves)}"
+        f"`config` must be a config file or a config of mmseol ({', '.join(leaves)}; in {str(shipped)!r}), "
+        f"got {name!r}.{_nearest(name, leaves)}"
     )
 
 
