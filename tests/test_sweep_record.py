@@ -25,6 +25,13 @@ def test_scores_of_each_seed_are_kept_in_the_order_of_seeds(tmp_path):
     assert run["scores"]["best_on_test"] == {}
 
 
+def test_time_is_the_median_and_memory_the_highest_of_the_seeds(tmp_path):
+    for seed, seconds, memory in ((1, 60.0, 1.0), (2, 300.0, 3.0), (3, 90.0, None)):
+        write_trial(tmp_path, "ce", seed, seconds=seconds, memory=memory)
+    (run,) = record_of(tmp_path)["runs"]
+    assert (run["seconds"], run["memory"]) == (90.0, 3.0)
+
+
 def test_rows_are_in_the_order_of_cuts_and_losses(tmp_path):
     cuts = ["long_tailed:5", "long_tailed:10", "long_tailed:100", "step:5"]
     for imbalance in cuts[::-1]:
