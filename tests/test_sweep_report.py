@@ -80,7 +80,7 @@ def pages(sweep, tmp_path, monkeypatch):
     """Write the record of the sweep, its page and a README; return the tool that checks them."""
     monkeypatch.chdir(tmp_path)
     title = ["--title", "Made", "--note", "A note.", "--resamples", "50"]
-    main("tables", [str(sweep), "--record", "results/made/record.json", *title])
+    main("tables", [str(sweep), "--record", str(tmp_path / "results/made/record.json"), *title])
     mark = "<!-- record: results/made/record.json part: scores losses: mse -->\n<!-- end -->\n"
     Path("README.md").write_text(mark)
     tool = runpy.run_path(str(ROOT / "tools" / "update_readme.py"))
@@ -102,6 +102,10 @@ def test_a_record_has_a_page_whose_tables_are_its_own(pages):
         "# Made\n\nA note.\n\n<!-- record: results/made/record.json part: scores -->\n| loss |"
     )
     assert re.findall("^## (.*)", text, re.M)[:4] == ["Differences", "Runs", "Classes", "Tuning"]
+    assert (
+        "python tools/sweep.py configs/sweeps/made.py\npython tools/tables.py work_dirs/sweeps/made --rec"
+        in text
+    )
     rows = [line.split()[1] for line in Path("README.md").read_text().splitlines() if line.startswith("| ")]
     assert rows == ["loss", "mse"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from argparse import Namespace
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
@@ -20,7 +21,7 @@ from mmseol.analysis.sweep_tables import (
     tuning_tables,
 )
 from mmseol.analysis.text_table import TextTable
-from mmseol.analysis.trial_records import failed_trials, read_trials
+from mmseol.analysis.trial_records import Trial, failed_trials, read_trials
 from mmseol.utils.checks import choice
 from mmseol.utils.files import replacing
 
@@ -153,7 +154,7 @@ def prepare_tables(args: Namespace) -> dict[str, Any]:
         args.checkpoint,
         args.resamples,
         **extra,
-        commands=_commands(trials[0]["sweep"], args),
+        commands=_commands(trials, args),
     )
 
 
@@ -165,11 +166,18 @@ def _kind(path: Path) -> Any:
     return content.get("kind") if isinstance(content, dict) else None
 
 
-def _commands(sweep: str, args: Namespace) -> list[str]:
-    name = Path(sweep).stem
+def _commands(trials: Sequence[Trial], args: Namespace) -> list[str]:
+    """Return the commands that make the record anew."""
+    names = list(dict.fromkeys(trial["sweep"] for trial in trials))
+    commands = [str(line) for trial in trials for line in trial.record.get("command") or ()]
+    root = " --data-root DIR" if any("--data-root" in line for line in commands) else ""
+    folders = " ".join(f"work_dirs/sweeps/{name}" for name in names)
+    record = Path(os.path.relpath(args.record)).as_posix() if args.record else "results/NAME/record.json"
+    options = f" --reference {args.reference}" if args.reference else ""
+    options += f" --checkpoint {args.checkpoint}" if args.checkpoint != "last" else ""
     return [
-        f"python tools/sweep.py configs/sweeps/{name}.py --data-root DIR --work-dir WORK_DIR",
-        f"python tools/tables.py WORK_DIR --record results/NAME/record.json --checkpoint {args.checkpoint}",
+        *(f"python tools/sweep.py configs/sweeps/{name}.py{root}" for name in names),
+        f"python tools/tables.py {folders} --record {record}{options}",
     ]
 
 
@@ -187,7 +195,7 @@ def run_tables(record: Mapping[str, Any], args: Namespace) -> None:
         page = path.with_name("README.md")
         if not page.exists():
             with replacing(page, "w") as file:
-                file.write(sweep_page(record, path.as_posix()))
+                file.write(sweep_page(record, Path(os.path.relpath(path)).as_posix()))
     if args.out:
         folder = Path(args.out)
         tables = {part: tables_of(record, part) for part in parts}
