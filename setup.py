@@ -15,8 +15,8 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "mmseol/version.py").read_text()).group(1)
 
 MMINSTALL = [
-    "torch>=2.1",
-    "torchvision>=0.16",
+    "torch>=2.4",  # the lowest that onedl-mmcv names; before 2.3 torch cannot use NumPy 2, which mmseg needs
+    "torchvision>=0.19",
     "onedl-mmengine>=0.10.12",
     "onedl-mmcv>=2.3.6",
     "onedl-mmsegmentation>=1.4.2",
@@ -52,7 +52,7 @@ setup(
     packages=find_packages(include=["mmseol", "mmseol.*"]),
     package_data={"mmseol": ["py.typed", "analysis/*.json"]},
     python_requires=">=3.10",
-    install_requires=["numpy>=1.23", "scipy>=1.10", "rich>=13", "pillow>=9"],
+    install_requires=["numpy>=1.24", "scipy>=1.10", "rich>=13", "pillow>=9.3"],
     extras_require={
         "mminstall": MMINSTALL,
         "analysis": ANALYSIS,
