@@ -18,6 +18,7 @@ from mmengine.model import ExponentialMovingAverage
 from torch import Tensor
 
 from mmseol.losses import ClassLoss, RegionLoss
+from mmseol.losses.ops.tiles import tiles_of
 from mmseol.utils.checks import whole_number
 
 __all__ = ["LossCheck", "check_loss", "loss_checks"]
@@ -327,6 +328,32 @@ def _gradient_is_the_difference_quotient(subject: _Subject) -> None:
     if subject.cls.soft_targets:
         soft = torch.rand(pred.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
         assert torch.autograd.gradcheck(lambda a: loss(a, soft.softmax(1)), (pred,))
+
+
+@_check()
+def _upsampled_outputs_are_not_needed(subject: _Subject) -> None:
+    """The loss of tiles is the loss of the whole, of upsampled outputs and of outputs of label size."""
+    generator = torch.Generator().manual_seed(3)
+    pred = torch.randn(2, subject.num_classes, 4, 5, dtype=torch.float64, generator=generator) * 3
+    _, target = subject.batch(shape=(2, 9, 15))
+    weight = torch.rand(target.shape, generator=generator)
+    for align_corners in (False, True):
+        small = pred.clone().requires_grad_()
+        large = torch.nn.functional.interpolate(small, (9, 15), mode="bilinear", align_corners=align_corners)
+        expected = subject.make(ignore_index=_IGNORE)(large, target, weight=weight)
+        gradients = torch.autograd.grad(expected, (small, large))
+        given = dict(align_corners=align_corners, weight=weight)
+        with tiles_of(10 * subject.num_classes):
+            value, grad = _value_and_grad(
+                subject.make(ignore_index=_IGNORE).forward_upsampled, small, target, **given
+            )
+            same_value, same_grad = _value_and_grad(
+                subject.make(ignore_index=_IGNORE), large.detach().requires_grad_(), target, weight=weight
+            )
+        _close(value, expected)
+        _close(grad, gradients[0])
+        _close(same_value, expected)
+        _close(same_grad, gradients[1])
 
 
 @_check()

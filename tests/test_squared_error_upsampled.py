@@ -114,8 +114,8 @@ def test_the_number_of_threads_is_left_as_it_was(two_threads):
 
 def test_threads_share_images_whose_outputs_fill_a_piece(two_threads, small_pieces, monkeypatch):
     shares = []
-    plain = upsampled._in_threads
-    monkeypatch.setattr(upsampled, "_in_threads", lambda *args: shares.append(args[2]) or plain(*args))
+    plain = upsampled.in_threads
+    monkeypatch.setattr(upsampled, "in_threads", lambda *args: shares.append(args[2]) or plain(*args))
     for samples in (1, 2, 3, 5):
         pred, target = batch((samples, 31, 17), 3, outputs=(5, 6))
         check(outlying(3), pred, target, weight=torch.rand(target.shape))

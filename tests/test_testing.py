@@ -70,6 +70,11 @@ class NotANumberIfAllIsIgnored(RightLoss):
         return torch.as_tensor(self.divisor(target, valid) if avg_factor is None else avg_factor, dtype=dtype)
 
 
+class MoreAreValidMoreLoss(RightLoss):
+    def position_loss(self, pred, target, valid):
+        return super().position_loss(pred, target, valid) * valid.sum()
+
+
 class MoreDimensionsMoreLoss(RightLoss):
     def position_loss(self, pred, target, valid):
         return super().position_loss(pred, target, valid) * pred.dim()
@@ -218,6 +223,7 @@ WRONG: dict[type[ClassLoss], str] = {
     WeightInTheDivisor: "weight_scales_elements_and_stays_out_of_the_divisor",
     LossWeightTwice: "loss_weight_is_linear",
     SoftLabelsHalved: "soft_labels_of_one_class_equal_labels",
+    MoreAreValidMoreLoss: "upsampled_outputs_are_not_needed",
     GradientOfSomethingElse: "gradient_is_the_difference_quotient",
     HalfPrecisionKept: "half_precision_is_lifted",
     ExponentialOverflows: "finite_at_small_and_large_outputs",

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from mmseol.losses.base.class_loss import Normalize, Reduction, evaluate_once
 from mmseol.losses.base.counted import to_numpy
 from mmseol.losses.base.stateful import StatefulLoss
+from mmseol.losses.ops.softmax import SoftmaxForm
 from mmseol.registry import MODELS
 from mmseol.utils.checks import choice, number
 
@@ -68,6 +69,7 @@ class CDBLoss(StatefulLoss):
     """
 
     exclusive_classes = True
+    per_element = True  # the state changes between batches
     required_hooks = ("mmseol.ClassDifficultyHook",)
     state_name = "class_difficulty"
     class_difficulty: Tensor | None
@@ -139,6 +141,10 @@ class CDBLoss(StatefulLoss):
     def current_class_weight(self) -> Tensor | None:
         """Return the weights of the present difficulties, float64 (K,)."""
         return self.class_weight
+
+    def softmax_form(self) -> SoftmaxForm:
+        """Return the cross entropy itself; the class weights are those of the difficulty."""
+        return SoftmaxForm()
 
     def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """Return the weighted cross entropy of every element, (N, *)."""

@@ -12,6 +12,7 @@ from mmseol.losses.base.class_loss import Normalize, Reduction, evaluate_once
 from mmseol.losses.base.weighted import WeightedClassLoss
 from mmseol.losses.ops.autograd import with_elementwise_gradient
 from mmseol.losses.ops.inputs import by_class, chunks, with_channels
+from mmseol.losses.ops.softmax import SoftmaxForm
 from mmseol.registry import MODELS
 from mmseol.utils.checks import boolean, number
 
@@ -87,6 +88,10 @@ class FocalLoss(WeightedClassLoss):
             loss_name=loss_name,
             sync_avg_factor=sync_avg_factor,
         )
+
+    def softmax_form(self) -> SoftmaxForm:
+        """Return the modulated cross entropy."""
+        return SoftmaxForm(modulate=self._focal)
 
     def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """Return the weighted focal loss of every element, (N, *)."""

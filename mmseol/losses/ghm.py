@@ -10,8 +10,10 @@ from torch import Tensor
 
 from mmseol.losses.base.class_loss import Reduction, evaluate_once
 from mmseol.losses.base.stateful import StatefulLoss
+from mmseol.losses.base.tiled import grid_divisor, visit_elements
 from mmseol.losses.ops.binary_cross_entropy import binary_cross_entropy, sigmoid_residual
 from mmseol.losses.ops.inputs import is_compiling
+from mmseol.losses.ops.tiles import LabelGrid, Tile, differentiate
 from mmseol.registry import MODELS
 from mmseol.utils.checks import choice, number, whole_number
 
@@ -86,14 +88,40 @@ class GHMCLoss(StatefulLoss):
         """Return the mean over classes of the weighted binary cross entropies of every element, (N, *)."""
         return binary_cross_entropy(pred, target, self._weights(pred, target, valid)) / pred.shape[1]
 
+    def evaluate_grid(
+        self, grid: LabelGrid, reduction: Reduction, avg_factor: float | Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the loss and its gradient: one pass over the tiles for the counts, one for both."""
+        counts = grid.visit(differentiate(self._tile_counts), requires_grad=False)[0]
+        by_bin = self._weight_of_bins(counts.reshape(-1, self.bins).sum(0))
+
+        def position_loss(outputs: Tensor, label: Tensor, valid: Tensor) -> Tensor:
+            index = self._bin_index(outputs.detach(), label, valid)
+            weight = by_bin.to(outputs).index_select(0, index.flatten()).view_as(outputs)
+            return binary_cross_entropy(outputs, label, weight) / outputs.shape[1]
+
+        return visit_elements(self, grid, grid_divisor(self, grid, reduction, None), position_loss)
+
     @torch.no_grad()
     def _weights(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """Return N K / (M R) of the bin of every output, (N, K, *)."""
+        index = self._bin_index(pred, target, valid)
+        by_bin = self._weight_of_bins(_count(index.flatten(), self.bins + 1)[: self.bins])
+        return by_bin.to(pred).index_select(0, index.flatten()).view_as(pred)
+
+    def _tile_counts(self, tile: Tile) -> Tensor:
+        index = self._bin_index(tile.outputs, tile.label, tile.valid)
+        return _count(index.flatten(), self.bins + 1)[: self.bins]
+
+    def _bin_index(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        """Return the bin of every output, (N, K, *), M where ignored."""
         # int32 takes half the time of int64; a NaN gets an arbitrary bin, and its loss stays NaN.
         index = sigmoid_residual(pred, target).abs_().mul_(self.bins).to(torch.int32)
         index.clamp_(0, self.bins - 1)
-        index.masked_fill_(~valid.unsqueeze(1), self.bins)
-        counts = _count(index.flatten(), self.bins + 1)[: self.bins]
+        return index.masked_fill_(~valid.unsqueeze(1), self.bins)
+
+    def _weight_of_bins(self, counts: Tensor) -> Tensor:
+        """Update the state and return the weight of the outputs of every bin, and 0, (M + 1,)."""
         if self.sync_avg_factor:
             all_reduce(counts)
         total, filled = counts.sum(), counts > 0
@@ -105,8 +133,7 @@ class GHMCLoss(StatefulLoss):
                 self.bin_counts.copy_(counts)
         parts = filled.sum() if self.divide_by == "non_empty_bins" else self.bins
         by_bin = torch.where(filled, total / (parts * counts), 0)
-        by_bin = torch.cat([by_bin, by_bin.new_zeros(1)]).to(pred)
-        return by_bin.index_select(0, index.flatten()).view_as(pred)
+        return torch.cat([by_bin, by_bin.new_zeros(1)])
 
 
 def _count(index: Tensor, size: int) -> Tensor:

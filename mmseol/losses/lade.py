@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,7 +12,10 @@ from torch.nn import functional as F
 
 from mmseol.counting.counts import at_least_one
 from mmseol.losses.base.class_loss import ClassLoss, Reduction, evaluate_once
+from mmseol.losses.base.tiled import grid_divisor
 from mmseol.losses.ops.inputs import by_class
+from mmseol.losses.ops.softmax import SoftmaxForm
+from mmseol.losses.ops.tiles import LabelGrid, Tile, Visitor
 from mmseol.registry import MODELS
 from mmseol.utils.checks import number
 
@@ -96,6 +100,31 @@ class LADELoss(ClassLoss):
         loss = F.cross_entropy(pred + by_class(log_prior, pred), target, reduction="none")
         return loss.add_(self.remine_weight * self.regulariser(pred, target, valid, log_prior))
 
+    def evaluate_grid(
+        self, grid: LabelGrid, reduction: Reduction, avg_factor: float | Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the loss and its gradient: one pass over the tiles for the sums, one for the gradient."""
+        assert self.prior is not None
+        divisor = grid_divisor(self, grid, reduction, None)
+        counts, prior = grid.labels.counts().double(), self.prior.to(grid.pred.device)
+        weight = prior / (counts + 1e-8)
+        class_weight = None if self._class_factor is None else self._class_factor.to(weight)
+        first = _Sums(weight, class_weight)
+        totals = grid.visit(first, requires_grad=False)[0].reshape(-1, 2).sum(0)
+        log_sum, log_prior = first.log_sum_exp(), torch.log(prior + 1e-9)
+        second = log_sum - log_prior + np.log(1 / len(prior) + 1e-9) - counts.sum().clamp(min=1).log()
+        regulariser = -totals[0] + (prior * (second + self.remine_lambda * second.square())).sum()
+        regulariser = torch.where(counts.any(), regulariser, 0)
+        # Every element's loss is its cross entropy plus a times the regulariser.
+        strength = self.remine_weight * totals[1] / divisor
+        scale = 1 / divisor if grid.requires_grad else None
+        slope = strength * prior * (1 + 2 * self.remine_lambda * second)
+        visitor = _Gradient(
+            SoftmaxForm(offset=log_prior, weight=class_weight), scale, slope, strength * weight, log_sum
+        )
+        entropies, gradient = grid.visit(visitor)
+        return entropies.sum() / divisor + strength * regulariser, gradient
+
     def regulariser(self, pred: Tensor, target: Tensor, valid: Tensor, log_prior: Tensor) -> Tensor:
         r"""Return :math:`-\sum_k \pi_k (A_k - B_k - \lambda B_k^2)`, a scalar; 0 if nothing is valid."""
         assert self.prior is not None
@@ -105,6 +134,54 @@ class LADELoss(ClassLoss):
         second = second - log_prior + np.log(1 / classes + 1e-9) - number_valid.clamp(min=1).to(pred).log()
         total = -first + (prior * (second + self.remine_lambda * second.square())).sum()
         return torch.where(number_valid > 0, total, 0)
+
+
+class _Sums(Visitor):
+    r"""Compute :math:`\sum_k \pi_k A_k` and the sum of the elements' weights, and collect :math:`B_k`."""
+
+    def __init__(self, weight: Tensor, class_weight: Tensor | None) -> None:
+        self.weight, self.class_weight = weight, class_weight
+        self.parts: dict[int, list[Tensor]] = defaultdict(list)
+
+    def __call__(self, tile: Tile) -> tuple[Tensor, Tensor | None]:
+        tile = tile.masked()
+        self.parts[tile.image].append(_log_sum_exp(tile.outputs, tile.valid).double())
+        own = tile.outputs.gather(1, tile.label.unsqueeze(1)).squeeze(1)
+        factor = tile.factor().double()
+        if self.class_weight is not None:
+            factor *= self.class_weight[tile.label]
+        return torch.stack([(own * self.weight[tile.label] * tile.valid).sum(), factor.sum()]), None
+
+    def log_sum_exp(self) -> Tensor:
+        """Return the log-sum-exp of each class over the valid elements, (K,)."""
+        return torch.stack([part for _, parts in sorted(self.parts.items()) for part in parts]).logsumexp(0)
+
+
+class _Gradient(Visitor):
+    """Compute the cross entropies, and the gradient of them and of the regulariser."""
+
+    def __init__(
+        self, form: SoftmaxForm, scale: Tensor | None, slope: Tensor, label_slope: Tensor, log_sum: Tensor
+    ) -> None:
+        self.form, self.scale = form, scale
+        self.slope, self.label_slope, self.log_sum = slope, label_slope, log_sum
+
+    def __call__(self, tile: Tile) -> tuple[Tensor, Tensor | None]:
+        tile, index = tile.masked(), tile.label.unsqueeze(1)
+        outputs = tile.outputs
+        probability = torch.log_softmax(self.form.adjust(outputs), 1)
+        entropy = probability.gather(1, index).squeeze(1).neg_()
+        value, derivative = self.form.elements(entropy, tile.label, tile.factor())
+        if self.scale is None:
+            return value, None
+        derivative = (derivative * self.scale).to(outputs.dtype)
+        gradient = probability.exp_().mul_(derivative.unsqueeze(1))
+        # Where ignored, outputs may lie above the log-sum-exp of the others.
+        exponentials = (outputs - by_class(self.log_sum, outputs)).clamp_(max=0).exp_()
+        exponentials.mul_(by_class(self.slope, outputs))
+        gradient.addcmul_(exponentials, tile.valid.unsqueeze(1).to(outputs))
+        own = derivative + self.label_slope.to(outputs)[tile.label] * tile.valid
+        return value, gradient.scatter_add_(1, index, own.neg_().unsqueeze(1))
 
 
 def _log_sum_exp(pred: Tensor, valid: Tensor) -> Tensor:

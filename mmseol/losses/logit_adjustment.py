@@ -12,6 +12,7 @@ from mmseol.counting.counts import at_least_one
 from mmseol.losses.base.class_loss import Normalize, Reduction, evaluate_once
 from mmseol.losses.base.weighted import WeightedClassLoss
 from mmseol.losses.ops.inputs import by_class
+from mmseol.losses.ops.softmax import SoftmaxForm
 from mmseol.registry import MODELS
 from mmseol.utils.checks import number
 
@@ -91,6 +92,10 @@ class LogitAdjustedLoss(WeightedClassLoss):
         """Return the adjusted outputs, (N, K, *)."""
         assert self.offset is not None
         return pred + by_class(self.offset, pred)
+
+    def softmax_form(self) -> SoftmaxForm:
+        """Return the cross entropy of shifted outputs."""
+        return SoftmaxForm(offset=self.offset)
 
     def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """Return the loss of every element, (N, *)."""
@@ -205,6 +210,10 @@ class VSLoss(LogitAdjustedLoss):
         super().update_from_counts(counts, totals)
         counts = np.maximum(counts, 1)  # the base class has warned
         self.set_derived("factor", (counts / counts.max()) ** self.gamma)
+
+    def softmax_form(self) -> SoftmaxForm:
+        """Return the cross entropy of scaled and shifted outputs."""
+        return SoftmaxForm(factor=self.factor, offset=self.offset)
 
     def adjusted(self, pred: Tensor) -> Tensor:
         """Return the scaled and shifted outputs, (N, K, *)."""

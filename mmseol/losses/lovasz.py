@@ -10,7 +10,10 @@ from torch import Tensor
 from mmseol.losses.base.class_loss import Reduction, evaluate_once
 from mmseol.losses.base.region import Classes, RegionLoss
 from mmseol.losses.ops.autograd import with_elementwise_gradient
-from mmseol.losses.ops.inputs import is_compiling
+from mmseol.losses.ops.inputs import expand_weight, is_compiling
+from mmseol.losses.ops.jaccard import jaccard_extension
+from mmseol.losses.ops.planes import ClassPlanes, ProbabilityPlanes
+from mmseol.losses.ops.tiles import LabelGrid
 from mmseol.registry import MODELS
 
 __all__ = ["LovaszHingeLoss", "LovaszSoftmaxLoss", "lovasz_hinge_loss", "lovasz_softmax_loss"]
@@ -69,6 +72,51 @@ class LovaszLoss(RegionLoss):
         else:
             losses = with_elementwise_gradient(scores, values[0], gradient, (0, 2)).unsqueeze(0)
         return losses, torch.stack(presence)
+
+    def evaluate_grid(
+        self, grid: LabelGrid, reduction: Reduction, avg_factor: float | Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the loss and its gradient, class by class."""
+        images, classes = grid.pred.shape[:2]
+        weight = grid.labels.valid.to(grid.dtype)
+        if grid.weight is not None:
+            weight = weight * expand_weight(grid.weight, weight)
+        groups = [slice(i, i + 1) for i in range(images)] if self.per_image else [slice(None)]
+        present = torch.stack([self._labelled(grid, weight, group) > 0 for group in groups])
+        # The loss is linear in those of the classes.
+        losses = torch.zeros(present.shape, dtype=torch.float64, device=present.device, requires_grad=True)
+        with torch.enable_grad():
+            total = self.over_classes(losses, present, reduction)
+        (factors,) = torch.autograd.grad(total, losses)
+        planes = self.planes(grid)
+        for k in self.chosen_classes(classes):
+            needed = [bool(factor) for factor in factors[:, k].ne(0).tolist()]
+            if not any(needed):
+                continue
+            scores = planes.scores(k)
+            gradient = torch.zeros_like(scores)
+            for i, group in enumerate(groups):
+                if needed[i]:
+                    truth = (grid.labels.target[group] == k).flatten()
+                    errors = self.errors(scores[group].reshape(1, -1), truth.unsqueeze(0))[0]
+                    value, steps = jaccard_extension(errors, truth, weight[group].flatten())
+                    losses.data[i, k] = value
+                    steps = torch.where(truth, -steps, steps).mul_(errors > 0)
+                    gradient[group] = (steps * factors[i, k].to(steps)).view_as(gradient[group])
+            planes.add_gradient(k, scores, gradient)
+        return (losses.detach() * factors).sum(), planes.gradient()
+
+    def planes(self, grid: LabelGrid) -> ClassPlanes:
+        """Return the scores of a grid, class by class."""
+        raise NotImplementedError
+
+    def _labelled(self, grid: LabelGrid, weight: Tensor, group: slice) -> Tensor:
+        """Return the sum of the weights of the pixels of each class in some images, float64 (K,)."""
+        total = torch.zeros(grid.pred.shape[1], dtype=torch.float64, device=weight.device)
+        for n in range(len(grid.pred))[group]:
+            label, _ = grid.labels.chunk(slice(n, n + 1))
+            total.index_add_(0, label.flatten(), weight[n].flatten().double())
+        return total
 
     def _extension(
         self, scores: Tensor, target: Tensor, pixel_weight: Tensor, classes: list[int]
@@ -135,6 +183,10 @@ class LovaszSoftmaxLoss(LovaszLoss):
         """Return the probabilities."""
         return pred.softmax(1)
 
+    def planes(self, grid: LabelGrid) -> ClassPlanes:
+        """Return the probabilities, class by class."""
+        return ProbabilityPlanes(grid)
+
     def errors(self, scores: Tensor, truth: Tensor) -> Tensor:
         """Return the distance of the probabilities from the one-hot labels."""
         return (scores - truth.to(scores.dtype)).abs()
@@ -161,6 +213,10 @@ class LovaszHingeLoss(LovaszLoss):
     def scores(self, pred: Tensor) -> Tensor:
         """Return the raw outputs."""
         return pred
+
+    def planes(self, grid: LabelGrid) -> ClassPlanes:
+        """Return the raw outputs, class by class."""
+        return ClassPlanes(grid)
 
     def errors(self, scores: Tensor, truth: Tensor) -> Tensor:
         """Return the hinge of the outputs."""

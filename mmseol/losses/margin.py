@@ -13,6 +13,7 @@ from mmseol.counting.counts import at_least_one
 from mmseol.losses.base.class_loss import Normalize, Reduction, evaluate_once
 from mmseol.losses.base.weighted import WeightedClassLoss
 from mmseol.losses.ops.inputs import by_class
+from mmseol.losses.ops.softmax import SoftmaxForm
 from mmseol.registry import MODELS
 from mmseol.utils.checks import number
 
@@ -105,6 +106,12 @@ class LDAMLoss(WeightedClassLoss):
         """Return the value that is subtracted from the label's output of every element, (N, *)."""
         return margins[target]
 
+    def softmax_form(self) -> SoftmaxForm:
+        """Return the cross entropy of scaled outputs with a margin."""
+        assert self.margins is not None
+        scale = torch.tensor(self.scale, dtype=torch.float64)
+        return SoftmaxForm(factor=scale, margin=self.scale * self.margins)
+
     def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """Return the loss of every element, (N, *)."""
         assert self.margins is not None
@@ -173,6 +180,15 @@ class EnlargedMarginLoss(LDAMLoss):
             loss_name=loss_name,
             sync_avg_factor=sync_avg_factor,
         )
+
+    def softmax_form(self) -> SoftmaxForm:
+        """Return the cross entropy of scaled outputs with a margin that depends on them."""
+
+        def margin_of(outputs: Tensor, label: Tensor) -> Tensor:
+            assert self.margins is not None
+            return self.margin_of(outputs, label, self.scale * self.margins.to(outputs))
+
+        return super().softmax_form()._replace(margin=None, margin_of=margin_of)
 
     def margin_of(self, pred: Tensor, target: Tensor, margins: Tensor) -> Tensor:
         """Return the value that is subtracted from the label's output of every element, (N, *)."""

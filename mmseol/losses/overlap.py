@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from mmseol.losses.base.class_loss import Normalize, Reduction, evaluate_once
 from mmseol.losses.base.region import Classes, RegionLoss, nonzero, over_ranks
-from mmseol.losses.ops.inputs import chunks, with_channels
+from mmseol.losses.ops.region_sums import region_sums, region_sums_gradient_visitor, region_sums_visitor
+from mmseol.losses.ops.tiles import LabelGrid
 from mmseol.registry import MODELS
 from mmseol.utils.checks import number
 
@@ -97,67 +97,31 @@ class OverlapLoss(RegionLoss):
 
     def class_losses(self, pred: Tensor, target: Tensor, pixel_weight: Tensor) -> tuple[Tensor, Tensor]:
         """Return 1 - overlap of every class and the mask of the classes present, (B, K)."""
-        sums = region_sums(pred, target, pixel_weight, self.power)
+        return self._from_sums(region_sums(pred, target, pixel_weight, self.power), pred.dtype)
+
+    def evaluate_grid(
+        self, grid: LabelGrid, reduction: Reduction, avg_factor: float | Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the loss and its gradient: one pass over the tiles for the sums, one for the gradient."""
+        sums = grid.visit(region_sums_visitor(self.power), requires_grad=False)[0]
+        sums = sums.reshape(len(grid.pred), 3, -1).transpose(0, 1).requires_grad_(grid.requires_grad)
+        with torch.set_grad_enabled(grid.requires_grad):
+            value = self.over_classes(*self._from_sums(sums, grid.dtype), reduction)
+        if not grid.requires_grad:
+            return value, None
+        (factors,) = torch.autograd.grad(value, sums)
+        return value.detach(), grid.visit(region_sums_gradient_visitor(factors, self.power))[1]
+
+    def _from_sums(self, sums: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return losses and presence, (B, K), from the sums of :func:`region_sums`."""
         if not self.per_image:
             sums = sums.sum(1, keepdim=True)
             sums = over_ranks(sums) if self.sync_avg_factor else sums
         # Not 0: the gradient of a class with less soft labels than this, 1 / sum, would overflow.
-        present = sums[2] > torch.finfo(pred.dtype).tiny ** 0.75
+        present = sums[2] > torch.finfo(dtype).tiny ** 0.75
         numerator, denominator = self.ratio(*sums.unbind())
         losses = 1 - (numerator + self.smooth[0]) / nonzero(denominator + self.smooth[1])
         return (losses if any(self.smooth) else torch.where(present, losses, 0)), present
-
-
-def region_sums(pred: Tensor, target: Tensor, pixel_weight: Tensor, power: int) -> Tensor:
-    r"""Return :math:`\sum w p t, \sum w p^{power}, \sum w t^{power}`, float64 (3, N, K).
-
-    >>> pred, target = torch.zeros(1, 2, 4), torch.tensor([[0, 0, 0, 1]])
-    >>> region_sums(pred, target, torch.ones(1, 4), power=1).flatten().tolist()
-    [1.5, 0.5, 2.0, 2.0, 3.0, 1.0]
-
-    Args:
-        pred: Raw outputs, whose softmax is :math:`p`, (N, K, *).
-        target: Labels, (N, *), or soft labels :math:`t`, (N, K, *).
-        pixel_weight: Weights :math:`w`, (N, *).
-        power: Exponent, 1 or 2.
-    """
-    n, k = pred.shape[:2]
-    prob = pred.softmax(1).reshape(n, k, -1)
-    weight = pixel_weight.reshape(n, 1, -1)
-    if target.dim() == pred.dim():
-        soft = target.reshape(n, k, -1)
-        sums = [prob * (soft * weight), prob**power * weight, soft**power * weight]
-        return torch.stack([values.sum(2) for values in sums]).double()
-    return _RegionSums.apply(prob, target.reshape(n, 1, -1), weight, power)
-
-
-class _RegionSums(Function):
-    """The sums for labels with one gradient tensor; autograd would create one for each sum."""
-
-    @staticmethod
-    def forward(ctx: Any, prob: Tensor, target: Tensor, weight: Tensor, power: int) -> Tensor:
-        ctx.save_for_backward(prob, target, weight)
-        ctx.power = power
-        n, k = prob.shape[:2]
-        predicted = prob.new_zeros(n, k)
-        for where in chunks(prob):  # without a product of all outputs in memory
-            part, part_weight = prob[with_channels(where)], weight[with_channels(where)]
-            predicted[where[0]] += (part * (part * part_weight if power == 2 else part_weight)).sum(2)
-        index = (target + k * torch.arange(n, device=target.device).view(n, 1, 1)).flatten()
-        # A sequential sum of millions needs float64; torch's pairwise sum above does not.
-        parts = torch.stack([prob.gather(1, target) * weight, weight]).double().view(2, -1)
-        overlap, labelled = parts.new_zeros(2, n * k).index_add(1, index, parts).view(2, n, k).unbind()
-        return torch.stack([overlap, predicted.double(), labelled])
-
-    @staticmethod
-    def backward(ctx: Any, factors: Tensor) -> tuple[Tensor, None, None, None]:
-        prob, target, weight = ctx.saved_tensors
-        by_overlap, by_predicted, _ = factors.to(prob.dtype)
-        gradient = by_predicted.unsqueeze(2) * weight
-        if ctx.power == 2:
-            gradient = gradient.mul_(prob).mul_(2)
-        by_overlap = by_overlap.gather(1, target.flatten(1)).unsqueeze(1)
-        return gradient.scatter_add_(1, target, by_overlap * weight), None, None, None
 
 
 @MODELS.register_module()

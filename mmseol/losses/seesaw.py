@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mmseol.losses.base.class_loss import Reduction, evaluate_once
 from mmseol.losses.base.stateful import StatefulLoss
-from mmseol.losses.ops.inputs import by_class
+from mmseol.losses.ops.inputs import Labels, by_class
 from mmseol.registry import MODELS
 from mmseol.utils.checks import number
 
@@ -51,6 +51,7 @@ class SeesawLoss(StatefulLoss):
     """
 
     soft_targets = False
+    per_element = True  # once the labels are counted
     state_name = "seen_counts"
     seen_counts: Tensor | None
 
@@ -82,15 +83,15 @@ class SeesawLoss(StatefulLoss):
 
     def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """Return the loss of every element, (N, *)."""
-        if self.training:
-            self._count(target, valid)
         return F.cross_entropy(self._log_factors(pred, target).add_(pred), target, reduction="none")
 
     @torch.no_grad()
-    def _count(self, target: Tensor, valid: Tensor) -> None:
+    def observe(self, labels: Labels) -> None:
+        """Count the labels, in training."""
+        if not self.training:
+            return
         assert self.seen_counts is not None
-        batch = torch.zeros_like(self.seen_counts)
-        batch.index_add_(0, target.flatten(), valid.flatten().to(batch.dtype))
+        batch = labels.counts()
         if get_world_size() > 1:
             all_reduce(batch)
         self.seen_counts += batch

@@ -9,11 +9,23 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from mmengine.dist import all_reduce
 from torch import Tensor
+from torch.nn import functional as F
 
 from mmseol.counting.counts import load_weights
 from mmseol.losses.base.counted import CountedModule, to_numpy
+from mmseol.losses.base.tiled import evaluate_tiles, fits_tiles, grid_divisor, is_large, visit_elements
 from mmseol.losses.ops.autograd import limit_half_gradients, outside_graphs
-from mmseol.losses.ops.inputs import check_shapes, check_sums, expand_weight, lift, mask_ignored
+from mmseol.losses.ops.inputs import (
+    Labels,
+    check_shapes,
+    check_sums,
+    expand_weight,
+    is_compiling,
+    lift,
+    mask_ignored,
+)
+from mmseol.losses.ops.softmax import SoftmaxForm
+from mmseol.losses.ops.tiles import LabelGrid
 from mmseol.utils.checks import KnownArguments, boolean, choice, number
 
 __all__ = ["ClassLoss", "Normalize", "Reduction", "evaluate_once"]
@@ -78,6 +90,10 @@ class ClassLoss(KnownArguments, CountedModule):
     required_hooks: ClassVar[tuple[str, ...]] = ()
     """Types of the hooks that the loss needs beside ``mmseol.ClassCountHook``."""
 
+    per_element: ClassVar[bool] = True
+    """Whether :meth:`position_loss` needs nothing but an element's own outputs and label, so that a batch can
+    be evaluated in parts. False for sums over the batch, and by default for losses with a state."""
+
     normalize: Normalize = "weight"
     """With class weights, whether ``'mean'`` divides by their sum or by the number of elements."""
 
@@ -118,6 +134,18 @@ class ClassLoss(KnownArguments, CountedModule):
             Losses, (N, *); values at ignored elements are discarded.
         """
         raise NotImplementedError
+
+    def softmax_form(self) -> SoftmaxForm | None:
+        """Return the equation as a function of the softmax cross entropy, if it is one, or ``None``.
+
+        Large batches are then evaluated without autograd over classes. Hard labels only; the class weights
+        are added here. A subclass that overrides :meth:`position_loss` must override this too, or it counts
+        as ``None``.
+        """
+        return None
+
+    def observe(self, labels: Labels) -> None:
+        """See the labels of a batch before any of its elements is evaluated, for losses with a state."""
 
     def full_precision_names(self) -> tuple[str, ...]:
         """Return the names of the tensors that ``half()`` must not round, the class weights among them."""
@@ -264,7 +292,11 @@ class ClassLoss(KnownArguments, CountedModule):
         avg_factor: float | Tensor | None,
     ) -> Tensor:
         """Return the loss before ``loss_weight``; arguments as in :meth:`forward`, checked and resolved."""
+        if is_large(pred) and not is_compiling() and fits_tiles(self, target, pred.dim(), weight, reduction):
+            return evaluate_tiles(self, pred, target, weight, ignore_index, reduction, avg_factor)
         pred, target, valid = mask_ignored(pred, target, ignore_index)
+        if target.dim() < pred.dim():
+            self.observe(Labels(target, valid, pred.shape[1], ignore_index))
         loss = torch.where(valid, self.position_loss(pred, target, valid), 0)
         if self._class_factor is not None:
             class_weight = self.weight_of(pred, target)
@@ -273,6 +305,84 @@ class ClassLoss(KnownArguments, CountedModule):
         if weight is not None:
             loss = loss * expand_weight(weight, loss)
         return self._reduce(loss, target, valid, reduction, avg_factor)
+
+    def evaluate_grid(
+        self, grid: LabelGrid, reduction: Reduction, avg_factor: float | Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the loss before ``loss_weight`` of outputs that exist one tile at a time, and its gradient.
+
+        A loss with sums over the batch overrides this: it visits the tiles once for the sums and once for
+        the gradient. Gradients are not recorded.
+
+        Args:
+            grid: Outputs, labels and weights of pixels.
+            reduction: ``'mean'`` or ``'sum'``.
+            avg_factor: As in :meth:`forward`.
+
+        Returns:
+            A scalar, and the gradient by the outputs if ``grid.requires_grad``, otherwise ``None``.
+        """
+        self.observe(grid.labels)
+        return visit_elements(self, grid, grid_divisor(self, grid, reduction, avg_factor))
+
+    def forward_upsampled(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        align_corners: bool = False,
+        weight: Tensor | None = None,
+        ignore_index: int | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: Reduction | None = None,
+    ) -> Tensor:
+        """Return the loss of bilinearly upsampled outputs, exactly, without upsampling all of them at once.
+
+        The value and the gradient are those of ``forward(F.interpolate(pred, (H, W), mode='bilinear',
+        align_corners=align_corners), target, ...)`` up to rounding, for any two sizes. Soft labels,
+        ``'none'``, weights that require a gradient and losses whose elements depend on each other (unless
+        they override :meth:`evaluate_grid`) need the upsampled outputs, which are then computed.
+
+        >>> import torch
+        >>> from mmseol.losses import OneHotMSELoss
+        >>> pred, target = torch.zeros(1, 3, 2, 2), torch.ones(1, 8, 8, dtype=torch.long)
+        >>> OneHotMSELoss().forward_upsampled(pred, target)
+        tensor(0.5000)
+
+        Args:
+            pred: Raw outputs, (N, K, h, w).
+            target: Labels, integer (N, H, W), or soft or multi-hot labels, (N, K, H, W).
+            align_corners: As in :func:`torch.nn.functional.interpolate`.
+            weight: Factor of each pixel, (N, H, W), or of each sample, (N,); not in the divisor.
+            ignore_index: As in :meth:`forward`.
+            avg_factor: As in :meth:`forward`.
+            reduction_override: As in :meth:`forward`.
+
+        Returns:
+            A scalar, or (N, H, W) for ``'none'``.
+
+        Raises:
+            ValueError: As :meth:`forward`.
+        """
+        if pred.dim() != 4 or target.dim() not in (3, 4):
+            raise ValueError(
+                "`pred` must be (N, K, h, w) and `target` (N, H, W) or (N, K, H, W), got "
+                f"{tuple(pred.shape)} and {tuple(target.shape)}."
+            )
+        reduction, ignore_index = self.resolve(reduction_override, ignore_index)
+        size = target.shape[-2:]
+        with torch.autocast(pred.device.type, enabled=False):
+            if size == pred.shape[-2:] or not fits_tiles(self, target, 4, weight, reduction):
+                lifted = lift(pred)
+                large = F.interpolate(lifted, size, mode="bilinear", align_corners=align_corners)
+                loss = self(large, target, weight, ignore_index, avg_factor, reduction)
+                limit_half_gradients(loss, (lifted, pred.dtype))
+                return loss
+            check_shapes(pred[..., :1, :1].expand(-1, -1, *size), target, weight)
+            self.require_counts(pred.shape[1])
+            factor = avg_factor if self.takes_avg_factor else None
+            return self.loss_weight * evaluate_tiles(
+                self, pred, target, weight, ignore_index, reduction, factor, align_corners
+            )
 
     def _reduce(
         self, loss: Tensor, target: Tensor, valid: Tensor, reduction: str, avg_factor: float | Tensor | None

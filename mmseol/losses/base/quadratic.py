@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mmseol.losses.base.class_loss import ClassLoss, Reduction
-from mmseol.losses.ops.autograd import outside_graphs, with_gradient
-from mmseol.losses.ops.inputs import Labels, check_shapes, expand_weight, is_compiling, lift
+from mmseol.losses.base.tiled import evaluate_tiles, fits_tiles
+from mmseol.losses.ops.inputs import expand_weight, is_compiling, lift
 from mmseol.losses.ops.squared_error import half_squared_error, half_squared_error_sum
 from mmseol.losses.ops.squared_error_upsampled import upsampled_half_squared_error_sum
+from mmseol.losses.ops.tiles import LabelGrid
 
 __all__ = ["QuadraticLoss"]
 
@@ -57,86 +57,15 @@ class QuadraticLoss(ClassLoss):
         avg_factor: float | Tensor | None,
     ) -> Tensor:
         """Return the loss before ``loss_weight``, with its gradient computed in the same pass if possible."""
-        if is_compiling() or target.dim() == pred.dim() or not _one_pass(weight, reduction):
+        if is_compiling() or not fits_tiles(self, target, pred.dim(), weight, reduction):
             return super().evaluate(lift(pred), target, weight, ignore_index, reduction, avg_factor)
-        return self._sum(half_squared_error_sum, pred, target, weight, ignore_index, reduction, avg_factor)
+        return evaluate_tiles(self, pred, target, weight, ignore_index, reduction, avg_factor)
 
-    def forward_upsampled(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        align_corners: bool = False,
-        weight: Tensor | None = None,
-        ignore_index: int | None = None,
-        avg_factor: float | Tensor | None = None,
-        reduction_override: Reduction | None = None,
-    ) -> Tensor:
-        """Return the loss of bilinearly upsampled outputs, exactly, without upsampling them.
-
-        The value and the gradient are those of ``forward(F.interpolate(pred, (H, W), mode='bilinear',
-        align_corners=align_corners), target, ...)`` up to rounding, for any two sizes; the cost per pixel
-        does not grow with K. Soft labels, ``'none'`` and weights that require a gradient need the upsampled
-        outputs, which are then computed.
-
-        >>> import torch
-        >>> from mmseol.losses import OneHotMSELoss
-        >>> pred, target = torch.zeros(1, 3, 2, 2), torch.ones(1, 8, 8, dtype=torch.long)
-        >>> OneHotMSELoss().forward_upsampled(pred, target)
-        tensor(0.5000)
-
-        Args:
-            pred: Raw outputs, (N, K, h, w).
-            target: Labels, integer (N, H, W), or soft or multi-hot labels, (N, K, H, W).
-            align_corners: As in :func:`torch.nn.functional.interpolate`.
-            weight: Factor of each pixel, (N, H, W), or of each sample, (N,); not in the divisor.
-            ignore_index: As in :meth:`forward`.
-            avg_factor: As in :meth:`forward`.
-            reduction_override: As in :meth:`forward`.
-
-        Returns:
-            A scalar, or (N, H, W) for ``'none'``.
-
-        Raises:
-            ValueError: As :meth:`forward`.
-        """
-        if pred.dim() != 4 or target.dim() not in (3, 4):
-            raise ValueError(
-                "`pred` must be (N, K, h, w) and `target` (N, H, W) or (N, K, H, W), got "
-                f"{tuple(pred.shape)} and {tuple(target.shape)}."
-            )
-        reduction, ignore_index = self.resolve(reduction_override, ignore_index)
-        size = target.shape[-2:]
-        with torch.autocast(pred.device.type, enabled=False):
-            if target.dim() == 4 or size == pred.shape[-2:] or not _one_pass(weight, reduction):
-                pred = F.interpolate(lift(pred), size, mode="bilinear", align_corners=align_corners)
-                return self(pred, target, weight, ignore_index, avg_factor, reduction)
-            check_shapes(pred[..., :1, :1].expand(-1, -1, *size), target, weight)
-            self.require_counts(pred.shape[1])
-            return self.loss_weight * self._sum(
-                upsampled_half_squared_error_sum,
-                pred,
-                target,
-                weight,
-                ignore_index,
-                reduction,
-                avg_factor,
-                align_corners=align_corners,
-            )
-
-    @outside_graphs  # a graph break, in forward_upsampled only
-    def _sum(
-        self,
-        compute: Callable[..., tuple[Tensor, Tensor | None]],
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None,
-        ignore_index: int,
-        reduction: Reduction,
-        avg_factor: float | Tensor | None,
-        **kwargs: Any,
-    ) -> Tensor:
-        dtype = torch.promote_types(pred.dtype, torch.float32)
-        labels = Labels.of(target, pred.shape[1], ignore_index)
+    def evaluate_grid(
+        self, grid: LabelGrid, reduction: Reduction, avg_factor: float | Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the loss and its gradient; the cost per pixel of upsampled outputs does not grow with K."""
+        target, weight, pred = grid.labels.target, grid.weight, grid.pred
         class_weight = self.class_weight_like(lift(pred[:0]))
         if class_weight is not None:
             # Ignored and invalid labels become some class: `compute` ignores or refuses them.
@@ -145,18 +74,12 @@ class QuadraticLoss(ClassLoss):
             if weight is not None:
                 element_weight = element_weight * expand_weight(weight, element_weight)
             weight = element_weight
-        divisor = self._resolve_divisor(target, labels.valid, reduction, avg_factor, dtype)
-        requires_grad = torch.is_grad_enabled() and pred.requires_grad
-        value, gradient = _for_device(compute, pred)(
-            pred.detach(),
-            labels,
-            self.target_values_of(pred),
-            weight,
-            divisor,
-            requires_grad,
-            **kwargs,
-        )
-        return with_gradient(pred, value, gradient)
+        divisor = self._resolve_divisor(target, grid.labels.valid, reduction, avg_factor, grid.dtype)
+        values, given = self.target_values_of(pred), (weight, divisor, grid.requires_grad)
+        if grid.same_size:
+            return _for_device(half_squared_error_sum, pred)(pred, grid.labels, values, *given)
+        compute = _for_device(upsampled_half_squared_error_sum, pred)
+        return compute(pred, grid.labels, values, *given, align_corners=grid.align_corners)
 
 
 def _for_device(compute: Callable[..., Any], pred: Tensor) -> Callable[..., Any]:
@@ -173,7 +96,3 @@ def _for_device(compute: Callable[..., Any], pred: Tensor) -> Callable[..., Any]
         upsampled_half_squared_error_sum: triton.upsampled_half_squared_error_sum,
     }
     return versions[compute]
-
-
-def _one_pass(weight: Tensor | None, reduction: Reduction) -> bool:
-    return reduction != "none" and not (weight is not None and weight.requires_grad)

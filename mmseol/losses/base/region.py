@@ -122,12 +122,21 @@ class RegionLoss(WeightedClassLoss):
         if weight is not None:
             pixel_weight = pixel_weight * expand_weight(weight, pixel_weight)
         losses, present = self.class_losses(pred, target, pixel_weight)
-        losses = losses.to(pred.dtype)
+        return self.over_classes(losses.to(pred.dtype), present, reduction)
+
+    def over_classes(self, losses: Tensor, present: Tensor, reduction: Reduction) -> Tensor:
+        """Return the mean over classes, their sum, or one loss per class.
+
+        Args:
+            losses: Loss of every class, (N, K) with ``per_image``, else (1, K).
+            present: Mask of the classes present in the labels, likewise.
+            reduction: As of the base.
+        """
         not_empty = present.any(1, keepdim=True)
         counted = present
         if self.classes != "present":
             chosen = torch.zeros_like(present[0])
-            chosen[self.chosen_classes(pred.shape[1])] = True
+            chosen[self.chosen_classes(losses.shape[1])] = True
             counted = chosen & not_empty
         losses = torch.where(counted, losses, 0)
         class_weight = self.class_weight_like(losses)

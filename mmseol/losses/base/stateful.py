@@ -30,6 +30,7 @@ class StatefulLoss(ClassLoss):
         class_counts: As of :class:`~mmseol.losses.ClassLoss`; so are the arguments after it.
     """
 
+    per_element = False
     state_name: ClassVar[str]
     """Name of the buffer."""
 

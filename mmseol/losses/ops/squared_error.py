@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmseol.losses.ops.inputs import Labels, by_class, chunks, expand_weight, with_channels
+from mmseol.losses.ops.inputs import Labels, by_class, chunks, expand_weight, with_channels, zero_invalid
 
 __all__ = ["half_squared_error", "half_squared_error_sum"]
 
@@ -94,7 +94,7 @@ def _write_chunk(
     shift = negative.index_select(0, label.reshape(-1)).view_as(label)
     out.scatter_add_(1, label.unsqueeze(1), shift.unsqueeze(1))
     if pred.device.type != "cpu" or not valid.all():
-        _zero_invalid(valid, out)
+        zero_invalid(valid, out)
     square = out.square()
     if weight is None:
         total = square.sum()
@@ -103,9 +103,3 @@ def _write_chunk(
         total = (square.sum(1) * weight).sum()
         out.mul_((weight * scale).unsqueeze(1))
     return 0.5 * total.double()
-
-
-def _zero_invalid(valid: Tensor, out: Tensor) -> None:
-    """Set ``out``, (N, K, *), to 0 where ``valid``, (N, *), is false, also where it is NaN or infinite."""
-    bits = torch.int32 if out.dtype == torch.float32 else torch.int64
-    out.view(bits).bitwise_and_(-valid.to(bits).unsqueeze(1))  # 5 times as fast as masked_fill_

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmseol.losses.ops.inputs import Labels
+from mmseol.losses.ops.threads import in_threads, single_threaded
 
 __all__ = ["axis_taps", "not_below_zero", "upsampled_half_squared_error_sum"]
 
@@ -89,22 +89,11 @@ def upsampled_half_squared_error_sum(
                 for n in images
             ]
 
-    with _single_threaded(pred.device) as threads:
+    with single_threaded(pred.device) as threads:
         large = pred.shape[1:].numel() >= STRIP["cpu"]
-        totals = _in_threads(sums, len(pred), min(threads, _WORKERS) if large else 1)
+        totals = in_threads(sums, len(pred), min(threads, _WORKERS) if large else 1)
     total = torch.stack(totals).sum() if totals else divisor.new_zeros((), dtype=torch.float64)
     return (not_below_zero(total, weight) / divisor).to(dtype), gradient
-
-
-def _in_threads(work: Callable[[range], list[Tensor]], count: int, workers: int) -> list[Tensor]:
-    """Return ``work(range(count))``, divided among up to ``workers`` threads including this one."""
-    part = -(-count // workers)
-    if count <= part:
-        return work(range(count))
-    with ThreadPoolExecutor(workers - 1) as pool:
-        starts = range(part, count, part)
-        others = [pool.submit(work, range(start, min(start + part, count))) for start in starts]
-        return work(range(part)) + [total for other in others for total in other.result()]
 
 
 # Sizes of the outputs (K, h, w) and of the labels (H, W), align_corners and dtype.
@@ -144,24 +133,6 @@ def _no_workspaces(sizes: _Sizes) -> list[ImageLoss]:
 
 
 _WORKSPACES = _Workspaces()
-
-
-@contextmanager
-def _single_threaded(device: torch.device) -> Iterator[int]:
-    """Set torch's thread number, which is process-wide, to 1 and yield the number that was set before.
-
-    Strips are too small to divide among threads, and one busy core would delay each of them. While the
-    block runs, other Python threads of the process compute with one thread too.
-    """
-    threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
-        yield 1
-        return
-    torch.set_num_threads(1)
-    try:
-        yield threads
-    finally:
-        torch.set_num_threads(threads)
 
 
 def not_below_zero(total: Tensor, weight: Tensor | None) -> Tensor:

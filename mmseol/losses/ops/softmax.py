@@ -1,0 +1,200 @@
+"""Losses that are functions of the softmax cross entropy, without autograd over classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmseol.losses.ops.tiles import RANGE, Tile, Visitor
+
+__all__ = ["SoftmaxForm", "SoftmaxVisitor", "softmax_visitor", "tile_softmax"]
+
+
+class SoftmaxForm(NamedTuple):
+    r"""What a loss adds to softmax cross entropy.
+
+    With :math:`z_k = f_k a_k + o_k` of the outputs a, :math:`z_y` less a margin, and
+    :math:`c = -\log \mathrm{softmax}(z)_y`, the loss of an element is :math:`w_y c` or a function of c and
+    :math:`w_y`.
+
+    >>> SoftmaxForm(offset=torch.tensor([0.0, 1.0])).adjust(torch.zeros(1, 2, 1)).flatten().tolist()
+    [0.0, 1.0]
+    """
+
+    factor: Tensor | None = None
+    """Factor f of each output, (K,), above 0, or ()."""
+    offset: Tensor | None = None
+    """Offset o of each output, (K,)."""
+    margin: Tensor | None = None
+    """Margin of each class, (K,), subtracted from the label's adjusted output."""
+    margin_of: Callable[[Tensor, Tensor], Tensor] | None = None
+    """In place of ``margin``: margin of every element, of adjusted outputs, (N, K, *), and labels, (N, *)."""
+    weight: Tensor | None = None
+    """Class weights w, (K,); :class:`~mmseol.losses.ClassLoss` sets them."""
+    modulate: Callable[[Tensor, Tensor | None], Tensor] | None = None
+    """Loss of every element, of its cross entropy and its class weight (or ``None``), in place of their
+    product; must be differentiable."""
+
+    def adjust(self, outputs: Tensor) -> Tensor:
+        """Return :math:`f a + o`, (N, K, *), or the outputs themselves if nothing is to be done."""
+        shape = (-1, *[1] * (outputs.dim() - 2))
+        if self.factor is not None:
+            outputs = outputs * self.factor.to(outputs).view(shape)
+        return outputs if self.offset is None else outputs + self.offset.to(outputs).view(shape)
+
+    def label_margin(self, adjusted: Tensor, label: Tensor) -> Tensor | None:
+        """Return what is subtracted from each label's adjusted output, (N, *), or ``None``."""
+        if self.margin_of is not None:
+            return self.margin_of(adjusted, label)
+        return None if self.margin is None else look_up(self.margin.to(adjusted), label)
+
+    def elements(self, entropy: Tensor, label: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sum of the elements' losses times ``factor``, and its derivative by each entropy.
+
+        Args:
+            entropy: Cross entropy c, (N, *).
+            label: Labels, (N, *).
+            factor: Factor of each element, (N, *).
+        """
+        weight = None if self.weight is None else look_up(self.weight.to(entropy), label)
+        if self.modulate is None:
+            derivative = factor if weight is None else factor * weight
+            return (entropy * derivative).sum(dtype=torch.float64), derivative
+        entropy = entropy.clamp(min=0).requires_grad_()
+        with torch.enable_grad():
+            loss = self.modulate(entropy, weight)
+        (derivative,) = torch.autograd.grad(loss, entropy, factor)
+        return (loss.detach() * factor).sum(dtype=torch.float64), derivative
+
+
+def look_up(values: Tensor, label: Tensor) -> Tensor:
+    """Return ``values[label]``, in a third of its time.
+
+    >>> look_up(torch.tensor([5.0, 7.0]), torch.tensor([[1, 0]])).tolist()
+    [[7.0, 5.0]]
+    """
+    return values.index_select(0, label.reshape(-1)).view(label.shape)
+
+
+def softmax_visitor(form: SoftmaxForm, scale: Tensor | None) -> Visitor:
+    """Return the visitor that sums a loss over tiles.
+
+    >>> from mmseol.losses.ops.inputs import Labels
+    >>> from mmseol.losses.ops.tiles import LabelGrid
+    >>> labels = Labels.of(torch.zeros(1, 2, 4, dtype=torch.long), classes=2, ignore_index=255)
+    >>> LabelGrid(torch.ones(1, 2, 1, 2), labels).visit(softmax_visitor(SoftmaxForm(), None))[0].tolist()
+    [5.545177459716797]
+
+    Args:
+        form: The loss.
+        scale: Factor of the gradient; ``None`` if no gradient is needed.
+    """
+    return _CrossEntropy(form, scale)
+
+
+class SoftmaxVisitor(Visitor):
+    """Visitor whose upsampled outputs are adjusted, and differ from those by a constant of each pixel.
+
+    >>> visitor = SoftmaxVisitor(SoftmaxForm(offset=torch.tensor([5.0, 7.0])))
+    >>> visitor.prepare(torch.zeros(1, 2, 1)).flatten().tolist()
+    [-2.0, 0.0]
+    """
+
+    def __init__(self, form: SoftmaxForm | None = None) -> None:
+        self.form = form or SoftmaxForm()
+
+    def prepare(self, outputs: Tensor) -> Tensor:
+        """Adjust the outputs and subtract the largest of each point, which no softmax sees."""
+        adjusted = _subtract_largest(self.form.adjust(outputs))
+        if adjusted.dtype == torch.float32 and adjusted.numel() and adjusted.min() < -RANGE:
+            return _subtract_largest(self.form.adjust(outputs.double()))
+        return adjusted
+
+    def finish(self, gradient: Tensor) -> None:
+        """Multiply the gradient by the factors of the outputs."""
+        if self.form.factor is not None:
+            gradient.mul_(self.form.factor.to(gradient).view(-1, 1))
+
+
+def tile_softmax(tile: Tile) -> Tensor:
+    """Return the probabilities of a tile of a :class:`SoftmaxVisitor`, in memory of their own.
+
+    >>> nothing = torch.zeros(1, 1, dtype=torch.long)
+    >>> tile_softmax(Tile(0, torch.zeros(1, 2, 1), nothing, nothing == 0, None, (), None)).flatten().tolist()
+    [0.5, 0.5]
+    """
+    if tile.upsample is None:
+        return tile.masked().outputs.softmax(1)
+    exponentials = tile.outputs.exp_()
+    total = exponentials.sum(1, keepdim=True)
+    return exponentials.div_(total) if sums_are_exact(total) else tile.upsample().softmax(1)
+
+
+def sums_are_exact(total: Tensor) -> bool:
+    """Return whether no pixel's sum of exponentials of prepared outputs is too small.
+
+    The largest outputs of two points may belong to two classes, both small halfway between the points.
+    """
+    return bool(total.min() > torch.finfo(total.dtype).tiny ** 0.8)
+
+
+class _CrossEntropy(SoftmaxVisitor):
+    def __init__(self, form: SoftmaxForm, scale: Tensor | None) -> None:
+        super().__init__(form)
+        self.scale = scale
+
+    def __call__(self, tile: Tile) -> tuple[Tensor, Tensor | None]:
+        if tile.upsample is None:
+            entropy, probability, total = self._exact(tile, self.form.adjust(tile.outputs))
+        else:
+            entropy, probability, total = self._shifted(tile)
+        value, derivative = self.form.elements(entropy, tile.label, tile.factor())
+        if self.scale is None:
+            return value, None
+        derivative = derivative * self.scale
+        each = derivative if total is None else derivative / total
+        gradient = probability.mul_(each.unsqueeze(1))
+        gradient.scatter_add_(1, tile.label.unsqueeze(1), derivative.neg_().unsqueeze(1))
+        if tile.upsample is None and self.form.factor is not None:
+            gradient.mul_(self.form.factor.to(gradient).view(-1, *[1] * (gradient.dim() - 2)))
+        return value, gradient
+
+    def _shifted(self, tile: Tile) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return cross entropies, exponentials and their sums of upsampled, prepared outputs."""
+        outputs = tile.outputs
+        label_output = self._subtract_margin(outputs, tile.label)
+        exponentials = outputs.exp_()
+        total = exponentials.sum(1)
+        if tile.upsample is not None and not sums_are_exact(total):
+            return self._exact(tile, tile.upsample())
+        return total.log().sub_(label_output), exponentials, total
+
+    def _exact(self, tile: Tile, outputs: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Return cross entropies and probabilities of outputs of any range."""
+        if self.form.margin is not None or self.form.margin_of is not None:
+            outputs = outputs.clone() if outputs.data_ptr() == tile.outputs.data_ptr() else outputs
+            self._subtract_margin(outputs, tile.label)
+        logarithm = torch.log_softmax(outputs, 1)
+        entropy = logarithm.gather(1, tile.label.unsqueeze(1)).squeeze(1).neg_()
+        if tile.upsample is None and not entropy.isfinite().all() and not tile.valid.all():
+            tile = tile.masked()
+            tile = tile._replace(valid=torch.ones_like(tile.valid))
+            return self._exact(tile, self.form.adjust(tile.outputs))
+        return entropy, logarithm.exp_(), None
+
+    def _subtract_margin(self, outputs: Tensor, label: Tensor) -> Tensor:
+        """Subtract the margins from the labels' outputs in place, and return these outputs."""
+        index = label.unsqueeze(1)
+        label_output = outputs.gather(1, index).squeeze(1)
+        margin = self.form.label_margin(outputs, label)
+        if margin is not None:
+            label_output -= margin
+            outputs.scatter_(1, index, label_output.unsqueeze(1))
+        return label_output
+
+
+def _subtract_largest(outputs: Tensor) -> Tensor:
+    return outputs - outputs.amax(1, keepdim=True)

@@ -1,0 +1,349 @@
+"""Losses of upsampled outputs, computed tile by tile, against torch's own interpolation and autograd."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from helpers.batches import IGNORE, batch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmseol.experiment.loss import LOSSES
+from mmseol.losses import ClassLoss, CrossEntropyLoss, FocalLoss, SeesawLoss
+from mmseol.losses.base.tiled import fits_tiles
+from mmseol.losses.ops import tiles
+from mmseol.losses.ops.tiles import tiles_of
+from mmseol.registry import MODELS
+
+COUNTS = [4000, 900, 200, 30, 5]
+K = len(COUNTS)
+# Their tiles draw other random numbers than the whole.
+FIXED = {"equalization": dict(gamma=1.0)}
+TILED = [
+    "balanced_softmax",
+    "cdb_ce",
+    "ce",
+    "dice",
+    "elm",
+    "equalization",
+    "equalization_sigmoid",
+    "focal",
+    "focal_sigmoid",
+    "ghmc",
+    "iou",
+    "lade",
+    "ldam",
+    "logit_adjusted",
+    "seesaw",
+    "tversky",
+    "vs",
+    "weighted_ce_median_frequency",
+    "weighted_focal",
+]
+
+
+def build(name: str, **kwargs) -> ClassLoss:
+    """Return a loss in training, with difficulties that differ where it has any."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cfg = {**LOSSES[name], **FIXED.get(name, {}), "class_counts": COUNTS, "ignore_index": IGNORE}
+        loss = MODELS.build({**cfg, **kwargs})
+    if hasattr(loss, "set_class_difficulty"):
+        loss.set_class_difficulty(np.linspace(0.1, 0.9, K))
+    return loss.train()
+
+
+def materialised(loss: ClassLoss, pred: Tensor, target: Tensor, align_corners: bool = False, **kwargs):
+    """Return value and gradient of the loss of upsampled outputs, in float64 and in one piece."""
+    pred = pred.detach().double().requires_grad_()
+    large = F.interpolate(pred, target.shape[1:], mode="bilinear", align_corners=align_corners)
+    value = loss(large, target, **kwargs)
+    return value.detach(), torch.autograd.grad(value, pred)[0]
+
+
+def tiled(loss: ClassLoss, pred: Tensor, target: Tensor, **kwargs):
+    """Return value and gradient of the loss of tiles."""
+    value = loss.forward_upsampled(pred, target, **kwargs)
+    return value.detach(), torch.autograd.grad(value, pred)[0]
+
+
+def check(name: str, pred: Tensor, target: Tensor, align_corners: bool = False, **kwargs) -> None:
+    """Compare tiles and whole to 3e-7 of the value and 1e-6 of the gradient, or 1e-13 in float64.
+
+    The least gradient that counts is 1 at one pixel; a pixel's value is rounded like its outputs.
+    """
+    unit = 1 if kwargs.get("reduction_override") == "sum" else 1 / target.numel()
+    expected, expected_grad = materialised(build(name), pred, target, align_corners, **kwargs)
+    value, grad = tiled(build(name), pred, target, align_corners=align_corners, **kwargs)
+    assert (value.dtype, grad.dtype) == (pred.dtype, pred.dtype)
+    rtol, grad_rtol = (3e-7, 1e-6) if pred.dtype == torch.float32 else (1e-13, 1e-13)
+    torch.testing.assert_close(
+        value.double(),
+        expected,
+        rtol=rtol,
+        atol=rtol * unit * max(1.0, min(tiles.RANGE, float(pred.detach().abs().max()))),
+    )
+    error = (grad - expected_grad).abs().max() / expected_grad.abs().max().clamp(min=unit)
+    assert error <= grad_rtol, f"{error:.1e}"
+
+
+@pytest.fixture(autouse=True)
+def small_tiles() -> Iterator[None]:
+    with tiles_of(60):
+        yield
+
+
+@pytest.mark.parametrize("name", TILED)
+@settings(max_examples=8, deadline=None)
+@given(
+    small=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    large=st.tuples(st.integers(1, 19), st.integers(1, 19)),
+    align_corners=st.booleans(),
+    ignored=st.sampled_from([0.0, 0.1, 0.7, 1.0]),
+    weight=st.sampled_from([None, "pixels", "samples"]),
+    reduction=st.sampled_from(["mean", "sum"]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    scale=st.sampled_from([0.1, 3.0, 30.0, 300.0, 1e4]),
+    seed=st.integers(0, 2**16),
+)
+def test_equals_materialised(
+    name, small, large, align_corners, ignored, weight, reduction, dtype, scale, seed
+):
+    assume(small != large)  # outputs of label size keep the precision of torch's own functions
+    pred, target = batch((2, *large), K, outputs=small, ignored=ignored, scale=scale, dtype=dtype, seed=seed)
+    assert fits_tiles(build(name), target, 4, None, reduction)
+    shape = {None: None, "pixels": target.shape, "samples": target.shape[:1]}[weight]
+    weights = None if shape is None else torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+    check(name, pred, target, align_corners, weight=weights, reduction_override=reduction)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(
+    ("small", "large"),
+    [((40, 40), (320, 320)), ((23, 31), (180, 245)), ((16, 16), (48, 48)), ((9, 9), (4, 30))],
+)
+def test_whole_tiles_of_float32(small, large, align_corners):
+    with tiles_of(2**18):
+        pred, target = batch((2, *large), K, outputs=small, ignored=0.04, dtype=torch.float32)
+        check("ce", pred, target, align_corners)
+        check("focal", pred, target, align_corners)
+
+
+def test_pixels_where_every_exponential_underflows():
+    """Halfway between points of two classes both outputs are small against the largest of either point."""
+    pred = torch.full((1, K, 1, 2), -1000.0)
+    pred[0, 1, 0, 0] = pred[0, 2, 0, 1] = 0.0
+    for far in (1.0, 0.5, 0.15):  # up to 1000, 500, 150 apart: the last is left in float32
+        outputs = (pred * far).requires_grad_()
+        target = torch.full((1, 5, 9), 1)
+        check("ce", outputs, target, align_corners=True)
+        check("focal", outputs, target, align_corners=True)
+
+
+@pytest.mark.parametrize("name", ["ce", "focal", "ldam", "focal_sigmoid"])
+def test_gradcheck(name):
+    pred, target = batch((2, 5, 7), K, outputs=(2, 3))
+    weight = torch.rand(target.shape, dtype=torch.float64)
+    loss = build(name)
+    assert torch.autograd.gradcheck(lambda a: loss.forward_upsampled(a, target, weight=weight), (pred,))
+
+
+@pytest.mark.parametrize("name", ["ce", "seesaw"])
+def test_what_no_valid_pixel_reads_may_be_anything(name):
+    pred, target = batch((2, 16, 16), K, outputs=(4, 4), ignored=0.0)
+    target[0, :9] = IGNORE
+    value, grad = tiled(build(name), pred, target)
+    unread = grad.eq(0).all(1)
+    assert unread.any()
+    for odd in (float("nan"), float("inf")):
+        other = torch.where(unread.unsqueeze(1), odd, pred.detach()).requires_grad_()
+        torch.testing.assert_close(tiled(build(name), other, target), (value, grad))
+    read = pred.detach().clone()
+    read[1, 0, 2, 2] = float("nan")
+    assert build(name).forward_upsampled(read, target).isnan()
+
+
+@pytest.mark.parametrize("name", ["ce", "weighted_focal", "vs", "elm"])
+def test_label_size(name):
+    pred, target = batch((2, 9, 16), K, ignored=0.3)
+    with tiles_of(10**6):
+        expected = build(name)(pred, target)
+        expected_grad = torch.autograd.grad(expected, pred)[0]
+    for odd in (0.0, float("nan"), float("inf")):
+        other = torch.where(target.unsqueeze(1) == IGNORE, odd, pred.detach()).requires_grad_()
+        value = build(name)(other, target)
+        torch.testing.assert_close(value, expected)
+        torch.testing.assert_close(torch.autograd.grad(value, other)[0], expected_grad)
+        with pytest.raises(RuntimeError, match="differentiable once"):
+            torch.autograd.grad(build(name)(other, target), other, create_graph=True)
+
+
+def test_seesaw_counts_once():
+    pred, target = batch((2, 9, 16), K, outputs=(3, 4))
+    loss = SeesawLoss(ignore_index=IGNORE).train()
+    loss.forward_upsampled(pred, target)
+    assert loss.seen_counts.tolist() == [int((target == k).sum()) for k in range(K)]
+    loss(pred.detach()[..., :1, :1].expand(-1, -1, 9, 16), target)
+    assert loss.seen_counts.tolist() == [2 * int((target == k).sum()) for k in range(K)]
+
+
+class Moments(ClassLoss):
+    """A loss with a sum over the batch, which says so."""
+
+    per_element = False
+
+    def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        return (pred - pred.mean()).square().sum(1)
+
+
+class Smoothed(CrossEntropyLoss):
+    """A loss of one's own below one with a closed form."""
+
+    def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        return F.cross_entropy(pred, target, reduction="none", label_smoothing=0.5)
+
+
+class Halved(CrossEntropyLoss):
+    """A loss that changes how a batch is evaluated."""
+
+    def evaluate(self, *args, **kwargs) -> Tensor:
+        return 0.5 * super().evaluate(*args, **kwargs)
+
+
+@pytest.mark.parametrize(("cls", "fits"), [(Moments, False), (Smoothed, True), (Halved, False)])
+def test_losses_of_ones_own(cls, fits):
+    pred, target = batch((2, 9, 16), K, outputs=(3, 4))
+    loss = cls(ignore_index=IGNORE)
+    assert fits_tiles(loss, target, 4, None, "mean") == fits
+    torch.testing.assert_close(tiled(loss, pred, target), materialised(loss, pred, target))
+
+
+def test_a_divisor_of_ones_own():
+    class Constant(CrossEntropyLoss):
+        def divisor(self, target, valid):
+            assert int(target.max()) < K
+            return torch.tensor(3.0)
+
+    pred, target = batch((2, 9, 16), K, outputs=(3, 4))
+    loss = Constant(ignore_index=IGNORE, class_weight=[1, 2, 3, 4, 5])
+    torch.testing.assert_close(tiled(loss, pred, target), materialised(loss, pred, target))
+
+
+class Noisy(ClassLoss):
+    """A loss with random numbers."""
+
+    def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        return (pred * torch.rand_like(pred)).square().sum(1)
+
+
+@pytest.mark.parametrize("loss", [Noisy(ignore_index=IGNORE), build("ce"), build("focal_sigmoid")])
+def test_threads_change_nothing(loss):
+    pred, target = batch((5, 9, 16), K, outputs=(3, 4))
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for number in (1, 3, 3):
+            torch.set_num_threads(number)
+            torch.manual_seed(0)
+            results.append(tiled(loss, pred, target))
+            assert torch.get_num_threads() == number
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
+    torch.testing.assert_close(results[2], results[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_and_autocast(dtype):
+    pred, target = batch((2, 16, 20), K, outputs=(4, 5), dtype=torch.float32)
+    half = pred.detach().to(dtype).requires_grad_()
+    for name in ("ce", "seesaw"):
+        expected, expected_grad = tiled(build(name), half.detach().float().requires_grad_(), target)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            value, grad = tiled(build(name), half, target)
+        assert (value.dtype, grad.dtype) == (torch.float32, dtype)
+        torch.testing.assert_close(value, expected)
+        torch.testing.assert_close(grad, expected_grad.to(dtype))
+
+
+def test_compiles_within_a_model():
+    torch._dynamo.reset()
+    loss, layer = build("focal"), torch.nn.Conv2d(2, K, 1)
+    image = torch.randn(2, 2, 4, 5, generator=torch.Generator().manual_seed(0))
+    _, target = batch((2, 16, 20), K, outputs=(4, 5))
+
+    def step(image):
+        return 2 * loss.forward_upsampled(layer(image).relu(), target)
+
+    expected = torch.autograd.grad(step(image), layer.weight)[0]
+    compiled = torch.compile(step, backend="aot_eager")
+    torch.testing.assert_close(torch.autograd.grad(compiled(image), layer.weight)[0], expected)
+
+
+def test_wrong_arguments_are_named():
+    pred, target = batch((2, 9, 8), K, outputs=(3, 4))
+    loss = build("ce")
+    for kwargs, message in (
+        (dict(pred=pred[0], target=target), r"`pred` must be \(N, K, h, w\)"),
+        (dict(pred=pred, target=target[:1]), r"`target` must be of shape \(2, 9, 8\)"),
+        (dict(pred=pred, target=target, ignore_index=-100), r"`target` must lie in \[0, 5\).*-100.*got 255"),
+        (
+            dict(pred=pred, target=target, avg_factor=3, reduction_override="sum"),
+            "goes with reduction='mean'",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            loss.forward_upsampled(**kwargs)
+    with pytest.raises(ValueError, match="`class_weight` must have one entry per class, got 2"):
+        CrossEntropyLoss(class_weight=[1, 2], ignore_index=IGNORE).forward_upsampled(pred, target)
+
+
+def test_nothing_of_the_labels_size_times_classes_is_allocated():
+    """Memory by the profiler: the upsampled outputs alone would be 30 times the largest allocation."""
+    pred, target = batch((2, 128, 128), 64, outputs=(16, 16), dtype=torch.float32)
+    for loss in (CrossEntropyLoss(ignore_index=IGNORE), FocalLoss(ignore_index=IGNORE)):
+        with tiles_of(2**14), torch.profiler.profile(profile_memory=True) as profile:
+            loss.forward_upsampled(pred, target).backward()
+        largest = max(event.cpu_memory_usage for event in profile.events())
+        assert 0 < largest < 4 * 128 * 128 * 64 / 30
+
+
+def test_no_image():
+    pred, target = batch((2, 9, 8), K, outputs=(3, 4))
+    value, grad = tiled(build("ce"), pred[:0].detach().requires_grad_(), target[:0])
+    assert value == 0
+    assert grad.shape == (0, K, 3, 4)
+
+
+def test_tile_sizes_are_restored():
+    before = dict(tiles.TILE), dict(tiles.COLUMNS)
+    with pytest.raises(KeyError), tiles_of(7):
+        raise KeyError
+    assert before == (tiles.TILE, tiles.COLUMNS)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize("classes", ["present", "all", [0, 3]])
+@pytest.mark.parametrize("name", ["dice", "lovasz_hinge", "lovasz_softmax"])
+def test_regions(name, classes, per_image, align_corners):
+    pred, target = batch((3, 9, 14), K, outputs=(4, 5), ignored=0.3)
+    target[target == 3] = 1  # an absent class
+    target[1] = IGNORE
+    weight = torch.rand(target.shape, dtype=torch.float64)
+    for call in (dict(), dict(weight=weight, reduction_override="sum")):
+        options = dict(classes=classes, per_image=per_image, class_weight=[1, 2, 3, 4, 5])
+        assert fits_tiles(build(name), target, 4, None, "mean")
+        expected = materialised(build(name, **options), pred, target, align_corners, **call)
+        value, grad = tiled(build(name, **options), pred, target, align_corners=align_corners, **call)
+        torch.testing.assert_close((value, grad), expected)
+        half = pred.detach().float().requires_grad_()
+        expected = materialised(build(name, **options), half, target, align_corners, **call)
+        value, grad = tiled(build(name, **options), half, target, align_corners=align_corners, **call)
+        torch.testing.assert_close((value.double(), grad.double()), expected, rtol=1e-6, atol=1e-6)
