@@ -47,6 +47,7 @@ class OneHot(Upsampling, OneHotMSELoss):
     """A loss without class counts."""
 
 
+HOST = dict(type="DiceLoss")
 OUTLYING = dict(type=Outlying, alpha=2.0, class_counts=COUNTS)
 JPU = dict(in_channels=(8, 12, 16), in_index=(0, 1, 2), jpu_channels=4, jpu_dilations=(1, 2))
 HEADS = {
@@ -100,14 +101,41 @@ def step_without_accuracy(head: nn.Module, x: list[Tensor], labels: list) -> str
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
-@pytest.mark.parametrize("loss", ["outlying", "one_hot"])
+@pytest.mark.parametrize("loss", ["outlying", "one_hot", "weighted_ce"])
 @pytest.mark.parametrize("kind", ["PSPHead", "JPU enc"])
-def test_losses_of_the_paper(kind: str, loss: str, align_corners: bool) -> None:
+def test_losses_of_ours(kind: str, loss: str, align_corners: bool) -> None:
     x, labels = features(), samples()
     head = build(kind, LOSSES[loss], align_corners=align_corners, **HEADS[kind])
     expected = step(copy.deepcopy(head), x, labels)
     assert upsample_free(head) == {"": None}
     torch.testing.assert_close(step(head, x, labels), expected)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(),
+        dict(avg_non_ignore=True, loss_weight=0.4),
+        dict(reduction="sum", loss_weight=0.01),
+        dict(class_weight=[1.0, 2, 3, 0.5]),
+    ],
+)
+def test_cross_entropy_of_the_host(settings: dict[str, Any]) -> None:
+    x, labels = features(), samples()
+    if "class_weight" in settings:  # beside void labels, older versions of it raise an error
+        for sample in labels:
+            sample.gt_sem_seg.data.clamp_(max=K - 1)
+    loss = dict(type="CrossEntropyLoss", **settings)
+    head = build("PSPHead", [loss, dict(OUTLYING, type="mmseol.OutlyingMSELoss")])
+    expected = step(copy.deepcopy(head), x, labels)
+    assert upsample_free(head) == {"": None}
+    torch.testing.assert_close(step(head, x, labels), expected)
+
+
+def test_other_cross_entropies_of_the_host_keep_its_path() -> None:
+    for settings in (dict(use_sigmoid=True), dict(use_mask=True)):
+        head = build("FCNHead", dict(type="CrossEntropyLoss", **settings))
+        assert upsample_free(head) == {"": "CrossEntropyLoss has no `forward_upsampled`"}
 
 
 def test_losses_of_one_name_are_added_and_others_kept_apart() -> None:
@@ -122,8 +150,8 @@ def test_losses_of_one_name_are_added_and_others_kept_apart() -> None:
 @pytest.mark.parametrize(
     ("head", "reason"),
     [
-        (dict(kind="FCNHead", loss=LOSSES["ce"]), "CrossEntropyLoss has no `forward_upsampled`"),
-        (dict(kind="FCNHead", loss=[OUTLYING, LOSSES["ce"]]), "CrossEntropyLoss has no `forward_upsampled`"),
+        (dict(kind="FCNHead", loss=HOST), "DiceLoss has no `forward_upsampled`"),
+        (dict(kind="FCNHead", loss=[OUTLYING, HOST]), "DiceLoss has no `forward_upsampled`"),
         (
             dict(kind="FCNHead", loss=OUTLYING, sampler=dict(type="OHEMPixelSampler", min_kept=9)),
             "OHEMPixelSampler samples pixels of them",
@@ -231,7 +259,7 @@ def train(folder: Path, toy: Path, hooks: list[dict]) -> tuple[dict[str, Tensor]
     cfg.work_dir, cfg.experiment_name = str(folder), folder.name
     cfg.model.decode_head.update(jpu_channels=8, channels=8)
     cfg.model.decode_head.loss_decode.type = "test_upsample_free.Outlying"  # the run writes its config down
-    cfg.model.auxiliary_head.loss_decode = dict(type="mmseol.CrossEntropyLoss")
+    cfg.model.auxiliary_head.loss_decode = dict(type="DiceLoss")
     cfg.model.data_preprocessor.size = (64, 64)
     cfg.train_dataloader.update(batch_size=4, num_workers=0, persistent_workers=False)
     cfg.train_dataloader.dataset.pipeline[3].crop_size = (64, 64)
@@ -257,7 +285,7 @@ def test_training_by_config_alone(tmp_path: Path, toy: Path) -> None:
     assert stock["loss"].shape == (2,)
     torch.testing.assert_close(ours, stock, rtol=1e-4, atol=0.02)
     assert "Loss of decode_head without upsampled outputs." in log
-    assert "Loss of auxiliary_head of upsampled outputs: CrossEntropyLoss has no `forward_upsampled`." in log
+    assert "Loss of auxiliary_head of upsampled outputs: DiceLoss has no `forward_upsampled`." in log
     (hook,) = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
     for model in (runner.model, hook.ema_model.module):  # validated once; the classes are the host's again
         assert type(model.decode_head) is JPUFCNHead

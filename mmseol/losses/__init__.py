@@ -16,7 +16,7 @@ from mmseol.losses.base.quadratic import QuadraticLoss
 from mmseol.losses.base.region import RegionLoss
 from mmseol.losses.base.stateful import StatefulLoss
 from mmseol.losses.base.weighted import WeightedClassLoss
-from mmseol.losses.cross_entropy import CrossEntropyLoss, cross_entropy
+from mmseol.losses.cross_entropy import CrossEntropyLoss, cross_entropy, upsampled_cross_entropy
 from mmseol.losses.difficulty import CDBLoss, cdb_loss
 from mmseol.losses.equalization import (
     EqualizationLoss,
@@ -91,5 +91,6 @@ __all__ = [
     "sigmoid_equalization_loss",
     "sigmoid_focal_loss",
     "tversky_loss",
+    "upsampled_cross_entropy",
     "vs_loss",
 ]

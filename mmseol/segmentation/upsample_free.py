@@ -1,8 +1,9 @@
 """Compute the losses of mmseg's heads from outputs at their own size, if the loss can do that.
 
 mmseg's decode and auxiliary heads resize their (N, K, h, w) outputs to the labels' (H, W) only for the loss
-and the logged accuracy. A loss with a method ``forward_upsampled`` gives the same value and gradient without
-that tensor of N*K*H*W numbers.
+and the logged accuracy. A loss with a method ``forward_upsampled``, as every loss of this package, gives the
+same value and gradient without that tensor of N*K*H*W numbers; so does :func:`host_cross_entropy` for
+mmseg's own cross entropy.
 """
 
 from __future__ import annotations
@@ -13,15 +14,24 @@ import torch
 from mmengine.hooks import Hook
 from mmseg.models.decode_heads import DAHead, EncHead, STDCHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.losses import CrossEntropyLoss as HostCrossEntropy
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmseol.losses import CrossEntropyLoss
+from mmseol.losses.ops.autograd import outside_graphs
 from mmseol.registry import HOOKS
 from mmseol.segmentation.jpu_head import JPUEncHead
 from mmseol.utils.checks import choice
 from mmseol.utils.modules import insert_class, remove_class
 
-__all__ = ["UpsampleFreeLossHook", "restore_upsampling", "upsample_free", "upsampled_accuracy"]
+__all__ = [
+    "UpsampleFreeLossHook",
+    "host_cross_entropy",
+    "restore_upsampling",
+    "upsample_free",
+    "upsampled_accuracy",
+]
 
 Accuracy = Literal["exact", "off"]
 
@@ -32,11 +42,11 @@ _STRIPS = 32
 
 @HOOKS.register_module()
 class UpsampleFreeLossHook(Hook):
-    """Train without upsampled outputs in every head whose losses have ``forward_upsampled``.
+    """Train without upsampled outputs in every head whose losses are ours or mmseg's cross entropy.
 
     Loss and gradient are those of mmseg's own path up to rounding; weights and their names do not change. The
     log lists the heads that keep mmseg's path and the reason: a pixel sampler, a ``loss_by_feat`` of its
-    own, or a loss without the method.
+    own, or a loss without ``forward_upsampled``.
 
     While the run trains, ``type(head)`` is a subclass of the head's class that overrides
     ``BaseDecodeHead.loss_by_feat``. The hook restores the class when training ends. Averaged models
@@ -163,6 +173,42 @@ def upsampled_accuracy(
     return 100 * (correct + eps) / (valid.sum() + eps)
 
 
+@outside_graphs
+def host_cross_entropy(
+    loss: HostCrossEntropy,
+    outputs: Tensor,
+    labels: Tensor,
+    align_corners: bool = False,
+    ignore_index: int = -100,
+) -> Tensor:
+    """Return mmseg's softmax cross entropy of upsampled outputs without upsampling all of them at once.
+
+    Its rules of averaging are kept: over all pixels, ignored ones too, unless ``avg_non_ignore``; with class
+    weights over the weights of the labels that are not ignored.
+
+    >>> loss = HostCrossEntropy(avg_non_ignore=True)
+    >>> labels = torch.tensor([[[0, 0, 255, 255]]])
+    >>> host_cross_entropy(loss, torch.zeros(1, 2, 1, 2), labels, ignore_index=255)
+    tensor(0.6931)
+
+    Args:
+        loss: The loss, without ``use_sigmoid`` and ``use_mask``.
+        outputs: Raw outputs, (N, K, h, w).
+        labels: Integer labels, (N, H, W).
+        align_corners: As in :func:`torch.nn.functional.interpolate`.
+        ignore_index: Label of the pixels to leave out of the sum.
+    """
+    count_all = loss.reduction == "mean" and loss.class_weight is None and not loss.avg_non_ignore
+    ours = CrossEntropyLoss(loss.class_weight, loss_weight=loss.loss_weight, reduction=loss.reduction)
+    return ours.forward_upsampled(
+        outputs,
+        labels,
+        align_corners,
+        ignore_index=ignore_index,
+        avg_factor=labels.numel() if count_all else None,
+    )
+
+
 class _UpsampleFree(BaseDecodeHead):
     """Class between a head's class and ``BaseDecodeHead``, where ``super().loss_by_feat`` finds it."""
 
@@ -176,9 +222,11 @@ class _UpsampleFree(BaseDecodeHead):
             return super().loss_by_feat(seg_logits, batch_data_samples)
         losses: dict[str, Tensor] = {}
         for loss in _losses(self):
-            value = loss.forward_upsampled(
-                seg_logits, labels, align_corners=self.align_corners, ignore_index=self.ignore_index
-            )
+            given = dict(align_corners=self.align_corners, ignore_index=self.ignore_index)
+            if isinstance(loss, HostCrossEntropy):
+                value = host_cross_entropy(loss, seg_logits, labels, **given)
+            else:
+                value = loss.forward_upsampled(seg_logits, labels, **given)
             losses[loss.loss_name] = losses[loss.loss_name] + value if loss.loss_name in losses else value
         if self.train_accuracy == "exact":
             losses["acc_seg"] = upsampled_accuracy(seg_logits, labels, self.align_corners, self.ignore_index)
@@ -193,8 +241,14 @@ def _obstacle(head: BaseDecodeHead) -> str | None:
         cls.loss_by_feat for cls in _CALLS_BASE
     ]:
         return f"{type(head).__name__} has its own `loss_by_feat`"
-    without = [type(loss).__name__ for loss in _losses(head) if not hasattr(loss, "forward_upsampled")]
+    without = [type(loss).__name__ for loss in _losses(head) if not _has_forward_upsampled(loss)]
     return f"{', '.join(without)} has no `forward_upsampled`" if without else None
+
+
+def _has_forward_upsampled(loss: Any) -> bool:
+    if isinstance(loss, HostCrossEntropy):
+        return type(loss).forward is HostCrossEntropy.forward and not (loss.use_sigmoid or loss.use_mask)
+    return hasattr(loss, "forward_upsampled")
 
 
 def _losses(head: BaseDecodeHead) -> list[Any]:
