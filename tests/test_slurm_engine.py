@@ -21,6 +21,7 @@ from helpers.quick_trials import (
     parent_of,
     process_of,
     record_of,
+    release,
     wait_for,
 )
 
@@ -78,7 +79,7 @@ def test_a_job_array_gives_the_records_of_one_process(tmp_path):
 
 @pytest.mark.usefixtures("cluster")
 def test_time_limits_and_kills_give_trials_back(tmp_path):
-    limited, killed, cancelled = folders = make(tmp_path, 3, seconds=2)
+    limited, killed, cancelled = folders = make(tmp_path, 3, seconds=1, held=range(3))
     first: list[str] = []
 
     def interrupt() -> None:
@@ -87,6 +88,8 @@ def test_time_limits_and_kills_give_trials_back(tmp_path):
             command("scancel", "--signal=USR2", first[0])  # as Slurm does before the time limit
             os.kill(process_of(killed), signal.SIGKILL)
             command("scancel", first[2])
+            wait_for(lambda: all(state(folder) == "interrupted" for folder in folders))
+            release(folders)
 
     drive(SlurmEngine(signal_seconds=30), folders, interrupt)
     for folder in folders:
@@ -99,13 +102,15 @@ def test_time_limits_and_kills_give_trials_back(tmp_path):
 
 @pytest.mark.usefixtures("cluster")
 def test_a_preempted_job_waits_and_continues(tmp_path):
-    folders = make(tmp_path, 2, seconds=2)
+    folders = make(tmp_path, 2, seconds=1, held=range(2))
     first: list[str] = []
 
     def preempt() -> None:
         if not first and all(epochs_of(folder) for folder in folders):
             first.extend(map(job, folders))
             command("sbatch", "--partition=high", "--exclusive", "--output=/dev/null", "--wrap", "true")
+            wait_for(lambda: all(state(folder) == "interrupted" for folder in folders))
+            release(folders)
 
     drive(SlurmEngine(), folders, preempt)
     assert [job(folder) for folder in folders] == first
@@ -128,7 +133,7 @@ def test_the_next_driver_takes_over_the_jobs_of_a_killed_one(tmp_path):
 
 @pytest.mark.usefixtures("cluster")
 def test_closing_cancels_jobs_so_that_trials_continue(tmp_path):
-    running, waiting = folders = make(tmp_path, 2, seconds=1)
+    running, waiting = folders = make(tmp_path, 2, seconds=1, held=range(2))
     engine = SlurmEngine(cpus_per_trial=4)
     for folder in folders:
         engine.start(folder)
@@ -138,6 +143,7 @@ def test_closing_cancels_jobs_so_that_trials_continue(tmp_path):
     engine.close()
     wait_for(lambda: not command("squeue", "--noheader"))
     assert sorted(state(folder) for folder in folders) == ["interrupted", "waiting"]
+    release(folders)
     drive(SlurmEngine(), folders)
     assert [epochs_of(folder) for folder in folders] == [list(range(EPOCHS))] * 2
 
@@ -189,11 +195,13 @@ def test_a_controller_that_is_silent_ends_the_driver_late(monkeypatch, tmp_path)
 
 def test_a_job_saves_and_is_requeued(tmp_path):
     submitit = pytest.importorskip("submitit")
-    (folder,) = make(tmp_path, 1, seconds=3)
+    (folder,) = make(tmp_path, 1, seconds=0, held=(0,))
     executor = submitit.LocalExecutor(tmp_path / "logs")
     executor.update_parameters(timeout_min=60)
     job = executor.submit(SlurmTrial(30, COMMAND), str(folder))
     os.kill(parent_of(process_of(folder)), signal.SIGUSR2)
+    wait_for(lambda: state(folder) == "interrupted")
+    release([folder])
     assert job.result() == 0
     assert epochs_of(folder) == list(range(EPOCHS))
     assert process(folder)["attempts"] == 2

@@ -23,13 +23,21 @@ EPOCHS = 10
 COMMAND = (__file__,)
 
 
-def make(root: Path, number: int, seconds: float) -> list[Path]:
-    """Return the folders of new trials."""
+def make(root: Path, number: int, seconds: float, held: Sequence[int] = ()) -> list[Path]:
+    """Return the folders of new trials; the held ones wait after their first epoch for :func:`release`."""
     folders = [root / "trials" / f"{seed}" for seed in range(number)]
     for seed, folder in enumerate(folders):
         folder.mkdir(parents=True)
         write_json(folder / "trial.json", {"seed": seed, "seconds": seconds})
+        if seed in held:
+            (folder / "held").touch()
     return folders
+
+
+def release(folders: Sequence[Path]) -> None:
+    """Let held trials go on."""
+    for folder in folders:
+        (folder / "held").unlink(missing_ok=True)
 
 
 def drive(
@@ -112,6 +120,8 @@ def _parent_or_none(pid: int) -> int | None:
 def train(folder: Path, trial: Mapping[str, Any]) -> None:
     """Add a line to ``epochs.txt`` for each epoch."""
     for epoch in range(len(epochs_of(folder)), EPOCHS):
+        while epoch and (folder / "held").exists():
+            time.sleep(0.05)
         time.sleep(trial["seconds"] / EPOCHS)
         with (folder / "epochs.txt").open("a") as file:
             file.write(f"{epoch}\n")
