@@ -7,16 +7,20 @@ import os
 import warnings
 from argparse import ArgumentParser, Namespace
 from importlib.metadata import PackageNotFoundError
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
+from PIL import Image
 
 from mmseol import experiment
 from mmseol.__main__ import main
 from mmseol.experiment.commands import default_work_dir, start_cpu_process_group
 from mmseol.experiment.config_files import check_bases, check_packages, find_config, set_options
 from mmseol.experiment.data import check_files
+from mmseol.experiment.prediction import _write_label_map
 from mmseol.experiment.work_dir import resumed_config
 from mmseol.registry import MODELS
 
@@ -598,3 +602,19 @@ def test_losses_named_by_their_weights_have_them(name, scheme):
     same = MODELS.build({**experiment.LOSSES[name], "class_counts": [50, 20, 1], "class_weight": scheme})
     torch.testing.assert_close(loss.class_weight, same.class_weight)
     assert len(set(loss.class_weight.tolist())) > 1
+
+
+@pytest.mark.parametrize(("classes", "bits"), [(256, 8), (257, 16)])
+def test_predicted_label_maps_hold_every_class(classes, bits, tmp_path):
+    labels = torch.tensor([[0, classes - 1]])
+    result = SimpleNamespace(
+        pred_sem_seg=SimpleNamespace(data=labels[None]), seg_logits=SimpleNamespace(data=torch.zeros(1, 1, 2))
+    )
+    meta = dict(classes=[str(k) for k in range(classes)], palette=np.zeros((classes, 3)))
+    args = Namespace(out=str(tmp_path), scores=False, opacity=0.5)
+    shares = _write_label_map("a", result, np.zeros((1, 2, 3), np.uint8), meta, args)
+    assert shares == {"0": 50, str(classes - 1): 50}
+    path = tmp_path / "label_maps" / "a.png"
+    assert path.read_bytes()[24] == bits
+    with Image.open(path) as file:
+        assert np.asarray(file).tolist() == labels.tolist()
