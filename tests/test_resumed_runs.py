@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from helpers.tiny_runner import LABELS, TinyDataset, TinyModel, log_of, tiny_runner
@@ -242,6 +243,37 @@ def test_a_run_that_ended_before_its_last_validation_does_it_when_resumed(tmp_pa
     load = {"load_from": str(tmp_path / "whole" / "epoch_4.pth"), "resume": True}
     rest, _ = outcome(runner_of(tmp_path / "resumed", BALANCED, [watch], **load), watch)
     assert rest == {-16: seen[-16]}
+
+
+class NoisyDataset(TinyDataset):
+    """Points with noise from NumPy's state, as augmentations draw it."""
+
+    def prepare_data(self, idx: int) -> dict[str, Any]:
+        noise = torch.tensor(np.random.rand())  # noqa: NPY002
+        return {"inputs": torch.full((3,), noise), "label": torch.tensor(0)}
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_augmentations_differ_in_each_epoch(tmp_path: Path, exact: bool) -> None:
+    class Inputs(Hook):
+        seen: ClassVar[list[list[float]]] = []
+
+        def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+            self.seen.append([float(value[0]) for value in data_batch["inputs"]])
+
+    loader = {
+        "batch_size": 4,
+        "num_workers": 2,
+        "sampler": {"type": "DefaultSampler", "shuffle": False},
+        "dataset": NoisyDataset(LABELS),
+        "collate_fn": pseudo_collate,
+    }
+    options = {"train_dataloader": loader, "train_cfg": {"by_epoch": True, "max_epochs": 2}}
+    runner_of(tmp_path, BALANCED, [Inputs()], exact, **options).train()
+    first, second = Inputs.seen[:4], Inputs.seen[4:]
+    assert (first != second) == exact  # mmengine seeds the workers of each epoch alike
+    if exact:
+        assert len({value for batch in Inputs.seen for value in batch}) == 32
 
 
 def test_validation_does_not_change_training(tmp_path: Path) -> None:
