@@ -127,12 +127,13 @@ def planted(trained: Path, tmp_path: Path) -> Path:
     [
         ("test.py", [CONFIG, "EVIL", *LOSS, "--work-dir", "WORK"]),
         ("predict.py", [CONFIG, "EVIL", "IMAGE", "--out", "WORK/a.png"]),
+        ("tune_decision.py", [CONFIG, "EVIL", *LOSS, "--out", "WORK"]),
         ("adjust_classifier.py", ["EVIL", "--method", "tau_norm", "--tau", "1", "--out", "WORK"]),
         ("train.py", [CONFIG, *LOSS, "--retrain-classifier", "crt", "EVIL", "--work-dir", "WORK"]),
         ("train.py", [CONFIG, *LOSS, "--work-dir", "WORK", "--cfg-options", *TINY, "load_from=EVIL"]),
         ("train.py", [CONFIG, *LOSS, "--work-dir", "WORK", "--resume", "EVIL", "--cfg-options", *TINY]),
     ],
-    ids=["test", "predict", "adjust", "retrain", "load_from", "resume"],
+    ids=["test", "predict", "tune", "adjust", "retrain", "load_from", "resume"],
 )
 def test_no_tool_runs_code_of_a_checkpoint(tool, arguments, trained, monkeypatch, tmp_path, capsys) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "image.png")

@@ -174,15 +174,15 @@ class DecisionTallies:
 
     def _count(self, truth: Tensor, winners: Winners, valid: Tensor) -> Tensor:
         """Return the hits and predictions of several decisions, (2, C, K); truth is K where not valid."""
-        decisions, size = len(winners.varying), self.num_classes
-        inside = valid.clone()
-        inside[winners.contested] = False
-        common = torch.where(inside, winners.common, size)
-        cells = common + (size + 1) * ((common == truth) & inside)
-        missed, hits = torch.bincount(cells, minlength=2 * size + 2).view(2, -1)[:, :size]
-        keep = valid[winners.contested]
-        labels, own = winners.varying[:, keep], truth[winners.contested][keep]
-        cells = labels + torch.arange(decisions, device=labels.device)[:, None] * size
-        predicted = torch.bincount(cells.flatten(), minlength=decisions * size).view(decisions, size)
-        further = torch.bincount(cells[labels == own], minlength=decisions * size).view(decisions, size)
-        return torch.stack([hits + further, missed + hits + predicted])
+        size, cells = self.num_classes, winners.candidates * self.num_classes
+        first = torch.where(valid, winners.first, size)
+        codes = first + (size + 1) * ((first == truth) & valid)
+        missed, hits = torch.bincount(codes, minlength=2 * size + 2).view(2, -1)[:, :size]
+        own, row = truth.index_select(0, winners.elements), winners.decisions * size
+        changed = torch.zeros(2, cells, dtype=torch.int64, device=truth.device)  # at each decision
+        changed[0, :size], changed[1, :size] = hits, missed + hits
+        for sign, labels in ((1, winners.new), (-1, winners.old)):
+            codes = torch.where(own < size, row + labels, cells) + (cells + 1) * (labels == own)
+            missed, hits = torch.bincount(codes, minlength=2 * cells + 2).view(2, -1)[:, :cells]
+            changed += sign * torch.stack([hits, missed + hits])
+        return changed.view(2, winners.candidates, size).cumsum(1)
