@@ -173,9 +173,9 @@ def _sweep(parser: ArgumentParser) -> None:
         "--engine", default="local", help="local (default: processes here), ray (a cluster) or slurm"
     )
     parser.add_argument("--slots", type=int, metavar="N", help="trials at a time")
-    parser.add_argument("--address", help="of the ray cluster")
+    parser.add_argument("--address", help="HOST:PORT of the ray cluster, auto (default) or local")
     parser.add_argument(
-        "--engine-options", nargs="+", action="extend", metavar="KEY=VALUE", help="of the engine"
+        "--engine-options", nargs="+", action="extend", metavar="KEY=VALUE", help="as gpus_per_trial=0.5"
     )
     parser.add_argument(
         "--only", nargs="+", metavar="NAME", help="run these losses, configs or imbalances of the sweep"
