@@ -85,6 +85,17 @@ def test_alphas_stand_in_their_own_rows(tmp_path):
     assert len(beside_printed(record, "6")[-1]["ours"]) == 2  # alpha 6, given or the data set's
 
 
+def test_an_alpha_chosen_on_validation_data_stands_beside_the_papers(tmp_path):
+    config = {"config": "camvid/fastfcn_r18.py", "imbalance": None}
+    write_trial(tmp_path, "outlying_mse", values={"lr": 0.01, "alpha": 3}, **config)
+    write_trial(tmp_path, "outlying_mse:alpha=4", **config)
+    record = record_of(tmp_path)
+    (own,) = beside_printed(record, "6")[-1]["ours"]
+    assert own["chosen"] == "lr 0.01, alpha 3"
+    filled = [row["loss"] for row in beside_printed(record, "7") if row["ours"]]
+    assert filled == ["outlying_mse:alpha=3", "outlying_mse:alpha=4"]
+
+
 def test_tuned_weight_decay_and_deferred_weights_have_rows_of_the_literatures_table(tmp_path):
     common = {"config": "cifar/resnet32_cifar100.py", "options": []}
     cut = "long_tailed:100:protocol=cao2019"
