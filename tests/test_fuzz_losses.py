@@ -93,6 +93,8 @@ class Case:
             if (weight := self.call["weight"]) is not None and weight.dim() > 1:
                 weight = torch.rand(len(target), *size)
             call = self.call | {"weight": weight}
+            if hasattr(loss, "set_features"):  # they are released after each evaluation
+                loss.set_features(inputs[1])
             self.check(loss.forward_upsampled(self.pred, target, **call), inputs)
 
     def check(self, value: torch.Tensor, inputs: list[torch.Tensor]) -> None:

@@ -347,3 +347,34 @@ def test_regions(name, classes, per_image, align_corners):
         expected = materialised(build(name, **options), half, target, align_corners, **call)
         value, grad = tiled(build(name, **options), half, target, align_corners=align_corners, **call)
         torch.testing.assert_close((value.double(), grad.double()), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", ["features", "half", "none", "before the start", "other size"])
+def test_influence(case):
+    pred, target = batch((2, 9, 14), K, outputs=(4, 5))
+    dtype = torch.float16 if case == "half" else torch.float64
+    features = torch.rand(2, 8, *((3, 3) if case == "other size" else (4, 5))).to(dtype) * 100
+    pred = pred.detach().to(dtype).requires_grad_()
+    call = dict(reduction_override="none") if case == "none" else dict(weight=torch.rand(target.shape))
+    results = []
+    for way in ("tiles", "whole"):
+        loss = build("influence_balanced", gamma=0.5)
+        loss.set_epoch(0 if case == "before the start" else 100)
+        inputs = [pred.detach().requires_grad_(), features.detach().clone().requires_grad_()]
+        if loss.wants_features:
+            loss.set_features(inputs[1])
+        if way == "tiles":
+            value = loss.forward_upsampled(inputs[0], target, **call)
+        else:
+            value = loss(F.interpolate(inputs[0].to(value.dtype), (9, 14), mode="bilinear"), target, **call)
+        assert loss._norm is None
+        gradients = torch.autograd.grad(value.sum(), inputs, allow_unused=True)
+        assert (gradients[1] is None) == (case == "before the start")
+        results.append([value.detach(), *[one for one in gradients if one is not None]])
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_influence_without_features():
+    pred, target = batch((2, 9, 14), K, outputs=(4, 5))
+    with pytest.raises(RuntimeError, match="needs the features"):
+        build("influence_balanced").forward_upsampled(pred, target)

@@ -9,8 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmseol.losses.base.class_loss import Normalize, Reduction, evaluate_once
+from mmseol.losses.base.tiled import grid_divisor
 from mmseol.losses.base.weighted import WeightedClassLoss
-from mmseol.losses.ops.autograd import limit_half_gradients
+from mmseol.losses.cross_entropy import CrossEntropyLoss
+from mmseol.losses.ops.autograd import limit_half_gradients, outside_graphs, with_gradient
+from mmseol.losses.ops.inputs import Labels, check_shapes, lift
+from mmseol.losses.ops.tiles import LabelGrid, Tile, differentiate
 from mmseol.registry import MODELS
 from mmseol.utils.checks import number, whole_number
 
@@ -145,11 +149,93 @@ class InfluenceBalancedLoss(WeightedClassLoss):
             self._norm = None
         return loss
 
+    def forward_upsampled(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        align_corners: bool = False,
+        weight: Tensor | None = None,
+        ignore_index: int | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: Reduction | None = None,
+    ) -> Tensor:
+        """Return the loss of bilinearly upsampled outputs and norms of features; arguments as in the base.
+
+        >>> loss = InfluenceBalancedLoss(scale=1.0, class_counts=[10, 10])
+        >>> loss.set_features(torch.ones(1, 8, 1, 1))
+        >>> loss.forward_upsampled(torch.zeros(1, 2, 1, 1), torch.zeros(1, 4, 4, dtype=torch.long))
+        tensor(0.0866)
+        """
+        reduction, ignore_index = self.resolve(reduction_override, ignore_index)
+        given = pred, target, align_corners, weight, ignore_index, avg_factor, reduction
+        if self._norm is None and not self.wants_features:
+            plain = CrossEntropyLoss(loss_weight=self.loss_weight, sync_avg_factor=self.sync_avg_factor)
+            return plain.forward_upsampled(*given)
+        alike = self._norm is not None and (self._norm.shape, self._align_corners) == (
+            pred.shape[:1] + pred.shape[2:],
+            align_corners,
+        )
+        if (
+            not alike
+            or target.dim() != 3
+            or target.shape[-2:] == pred.shape[-2:]
+            or reduction == "none"
+            or (weight is not None and weight.requires_grad)
+        ):
+            return super().forward_upsampled(*given)
+        check_shapes(pred[..., :1, :1].expand(-1, -1, *target.shape[-2:]), target, weight)
+        self.require_counts(pred.shape[1])
+        with torch.autocast(pred.device.type, enabled=False):
+            lifted, norm = lift(pred), self._norm
+            loss = self.loss_weight * self._in_tiles(
+                lifted, target, weight, ignore_index, reduction, avg_factor, align_corners
+            )
+            limit_half_gradients(loss, (lifted, pred.dtype), (norm, self._features_dtype))
+        if torch.is_grad_enabled():
+            self._norm = None
+        return loss
+
+    @outside_graphs
+    def _in_tiles(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        ignore_index: int,
+        reduction: Reduction,
+        avg_factor: float | Tensor | None,
+        align_corners: bool,
+    ) -> Tensor:
+        """Return the loss of tiles whose last channel are the norms of the features."""
+        assert self._norm is not None
+        classes, norm = pred.shape[1], self._norm.unsqueeze(1).to(pred.dtype)
+        # A power of 2, so that norms are no larger than outputs and lose no digits.
+        unit = torch.exp2(norm.detach().max().clamp(min=1e-30).log2().ceil()) if norm.numel() else norm.sum()
+        joint = torch.cat([pred, norm / unit], 1)
+
+        def total(tile: Tile) -> Tensor:
+            outputs, norms = tile.outputs[:, :classes], tile.outputs[:, classes] * unit
+            losses = torch.where(tile.valid, self._elements(outputs, tile.label, norms), 0)
+            return (losses if tile.weight is None else losses * tile.weight).sum()
+
+        requires_grad = torch.is_grad_enabled() and joint.requires_grad
+        with torch.no_grad():
+            labels = Labels.of(target, classes, ignore_index)
+            divisor = grid_divisor(self, LabelGrid(pred, labels), reduction, avg_factor)
+            grid = LabelGrid(joint, labels, weight, align_corners, requires_grad)
+            totals, gradient = grid.visit(differentiate(total, 1 / divisor if requires_grad else None))
+            value = (totals.sum() / divisor).to(grid.dtype)
+        return with_gradient(joint, value, gradient)
+
     def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """Return the loss of every element, (N, *)."""
-        entropy = F.cross_entropy(pred, target, reduction="none")
         if self._norm is None:
-            return entropy
+            return F.cross_entropy(pred, target, reduction="none")
+        return self._elements(pred, target, torch.where(valid, self._norm_like(pred), 1))
+
+    def _elements(self, pred: Tensor, target: Tensor, norm: Tensor) -> Tensor:
+        """Return the loss of every element, (N, *), for norms of features, (N, *)."""
+        entropy = F.cross_entropy(pred, target, reduction="none")
         if target.dim() == pred.dim():
             weighted = F.cross_entropy(pred, target, weight=self.class_weight_like(pred), reduction="none")
             distance = (pred.softmax(1) - target).abs().sum(1)
@@ -157,7 +243,6 @@ class InfluenceBalancedLoss(WeightedClassLoss):
             weight = self.weight_of(pred, target)
             weighted = entropy if weight is None else weight * entropy
             distance = -2 * torch.expm1(-entropy)  # ||p - t||_1 = 2 (1 - p_y)
-        norm = torch.where(valid, self._norm_like(pred), 1)
         loss = weighted * self.scale / (distance * norm + _EPSILON)
         if self.gamma > 0:
             tiny = torch.finfo(loss.dtype).tiny  # keeps 0 ** (gamma - 1) out of the gradient

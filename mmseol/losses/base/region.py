@@ -10,8 +10,9 @@ from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor
 
 from mmseol.losses.base.class_loss import Normalize, Reduction
+from mmseol.losses.base.tiled import evaluate_tiles, fits_tiles, is_large
 from mmseol.losses.base.weighted import WeightedClassLoss
-from mmseol.losses.ops.inputs import expand_weight, mask_ignored
+from mmseol.losses.ops.inputs import expand_weight, is_compiling, mask_ignored
 from mmseol.utils.checks import boolean
 
 __all__ = ["RegionLoss"]
@@ -117,6 +118,8 @@ class RegionLoss(WeightedClassLoss):
         avg_factor: float | Tensor | None,
     ) -> Tensor:
         """Return the mean over classes, their sum, or one loss per class; arguments as in the base."""
+        if is_large(pred) and not is_compiling() and fits_tiles(self, target, pred.dim(), weight, reduction):
+            return evaluate_tiles(self, pred, target, weight, ignore_index, reduction, avg_factor)
         pred, target, valid = mask_ignored(pred, target, ignore_index)
         pixel_weight = valid.to(pred.dtype)
         if weight is not None:

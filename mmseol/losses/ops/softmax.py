@@ -127,7 +127,9 @@ def tile_softmax(tile: Tile) -> Tensor:
     [0.5, 0.5]
     """
     if tile.upsample is None:
-        return tile.masked().outputs.softmax(1)
+        outputs = tile.masked().outputs
+        exponentials = (outputs - outputs.amax(1, keepdim=True)).exp_()  # half the time of `softmax`
+        return exponentials.div_(exponentials.sum(1, keepdim=True))
     exponentials = tile.outputs.exp_()
     total = exponentials.sum(1, keepdim=True)
     return exponentials.div_(total) if sums_are_exact(total) else tile.upsample().softmax(1)
