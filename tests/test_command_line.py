@@ -8,6 +8,7 @@ import pytest
 
 from mmseol.__main__ import main
 from mmseol.sweeps.trial import fail, read_json, write_json
+from mmseol.sweeps.work_folder import WorkFolder
 
 SWEEP = """
 configs = ["quickstart/digits.py"]
@@ -98,6 +99,19 @@ def test_errors_are_one_line(file, tmp_path, capsys, arguments, message):
     if "FILE" in arguments:
         given += ["--work-dir", str(tmp_path / "work")]
     assert message in error_of(capsys, *given)
+
+
+def test_a_full_disk_ends_with_one_line_and_no_half_file(file, tmp_path, capsys, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    arguments = [file, "--work-dir", tmp_path / "work", "--only", "ce"]
+    WorkFolder(tmp_path / "work").claim("mine")
+    monkeypatch.setattr("mmseol.utils.files.os.fsync", full)
+    text = error_of(capsys, *arguments)
+    assert "No space left on device" in text
+    assert text.rstrip().endswith("The same command continues.")
+    assert {path.name for path in (tmp_path / "work").rglob("*")} <= {"sweep.json", "mine.py", "trials"}
 
 
 def test_the_folder_of_another_sweep_is_refused(file, tmp_path, capsys):

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import mmpretrain.models  # noqa: F401  (once here, not in every forked driver)
 import numpy as np
 import pytest
 from helpers.forked_runs import start, status_of

@@ -119,11 +119,13 @@ def run_sweep(driver: Driver | None, args: Namespace) -> None:
         left = driver.run(engine, args.budget)
     except KeyboardInterrupt:
         raise SystemExit("Interrupted; the same command continues.") from None
+    except OSError as error:  # a full disk
+        raise SystemExit(f"error: {error}. The same command continues.") from error
     show(driver.folder.path)
     if driver.failed:
         raise SystemExit(f"error: {len(driver.failed)} trials failed; --retry-failed runs them again.")
     if left:
-        raise SystemExit(f"{len(left)} trials are left; the same command continues.")
+        print(f"{len(left)} trials are left; the same command continues.")
 
 
 def _end(*_: object) -> None:
