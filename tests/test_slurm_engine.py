@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from helpers import quick_trials, slurm
+from helpers.forked_runs import start
 from helpers.quick_trials import (
     COMMAND,
     EPOCHS,
@@ -205,6 +206,19 @@ def test_a_job_saves_and_is_requeued(tmp_path):
     assert job.result() == 0
     assert epochs_of(folder) == list(range(EPOCHS))
     assert process(folder)["attempts"] == 2
+
+
+def test_a_job_that_is_told_to_end_saves_and_leaves_the_rest_to_slurm(monkeypatch, tmp_path):
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    (folder,) = make(tmp_path, 1, seconds=0, held=(0,))
+    job = start(SlurmTrial(30, COMMAND), str(folder))
+    process_of(folder)
+    os.kill(job.pid, signal.SIGTERM)
+    wait_for(lambda: state(folder) == "interrupted")
+    job.join(1)
+    assert job.exitcode is None, "Slurm requeues a preempted job in its grace time only if it runs"
+    job.kill()
+    job.join()
 
 
 @pytest.mark.parametrize(
