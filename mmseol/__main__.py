@@ -216,6 +216,11 @@ def _tune_decision(parser: ArgumentParser) -> None:
         "times ranks^t (default: prior)",
     )
     parser.add_argument("--strengths", nargs="+", type=float, metavar="T", help="values of t to score")
+    parser.add_argument(
+        "--free",
+        action="store_true",
+        help="also fit one factor per class, in a second pass, and take them if they gain out of fold",
+    )
     parser.add_argument("--value", type=float, metavar="T", help="take this t, without a search")
     parser.add_argument(
         "--kind",

@@ -125,7 +125,16 @@ def test_all_tools_decide_as_the_tuned_checkpoint_was_scored(scenes, toy, monkey
 
 def test_search_scores_every_decision_and_leaves_the_classifier_alone(scenes, toy, monkeypatch, tmp_path):
     arguments = ("--loss", "outlying_mse:alpha=2", "--data-root", toy, "--folds", 2, "--allow-absent")
-    families = ("--family", "prior", "targets", "--objective", "macro_f1", "--out", tmp_path / "out")
+    families = (
+        "--free",
+        "--family",
+        "prior",
+        "targets",
+        "--objective",
+        "macro_f1",
+        "--out",
+        tmp_path / "out",
+    )
     tune(monkeypatch, SCENES, scenes, *arguments, *families, "--cfg-options", *TINY)
     record = facts(tmp_path / "out")
     rows = record["decisions"]
@@ -143,6 +152,10 @@ def test_search_scores_every_decision_and_leaves_the_classifier_alone(scenes, to
         int(c) for c in json.loads((scenes.parent / "class_counts.json").read_text())["samples"]
     ]
     assert (tmp_path / "out" / "decision.png").stat().st_size > 10_000
+    free = record["free"]
+    assert free["out_of_fold"][0] == pytest.approx(selection["out_of_fold"])  # shrunk to one parameter
+    assert free["scores"][0] == pytest.approx(selection["scores"][selection["tuned"]])
+    assert free["taken"] is None or max(free["out_of_fold"]) > free["out_of_fold"][0]
     if record["written"]:
         assert record["confirmed"]["scores"]["macro_f1"] == pytest.approx(
             rows[selection["chosen"]]["macro_f1"], abs=0.05
@@ -177,6 +190,17 @@ def test_digits_are_decided_as_mmpretrain_does(digits, monkeypatch, tmp_path):
     added = -np.log(counts) + np.log(counts).mean()
     np.testing.assert_allclose(bias[1] - bias[0], added, atol=1e-6)
     assert record["confirmed"]["confusion"] != record["plain"]["confusion"]
+
+
+def test_free_factors_of_samples_are_cross_validated(digits, monkeypatch, tmp_path):
+    tune(monkeypatch, DIGITS, digits, "--loss", "ce", "--free", "--out", tmp_path / "out")
+    record = facts(tmp_path / "out")
+    free, selection = record["free"], record["selection"]
+    assert free["out_of_fold"][0] == pytest.approx(selection["out_of_fold"])
+    assert free["scores"][0] == pytest.approx(selection["scores"][selection["tuned"]])
+    assert max(free["scores"]) > free["scores"][0]  # on the data that it was fitted to
+    if record["written"]:
+        assert record["confirmed"]["other_elements"] == 0
 
 
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: Any, *arguments: object) -> str:

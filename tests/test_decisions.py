@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from helpers.distributed import run_ranks
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 from sklearn.metrics import confusion_matrix, jaccard_score, recall_score
 from torch import nn
 
@@ -15,12 +17,14 @@ from mmseol.classifiers import logit_adjustment
 from mmseol.classifiers.checkpoints import write_decision
 from mmseol.classifiers.decisions import (
     DecisionTallies,
+    ElementSample,
     Family,
     OutputReader,
     Winners,
     check_classes,
     estimated_weights,
     find_winners,
+    fit_free,
     make_family,
     select,
     winners,
@@ -376,6 +380,69 @@ def test_losses_and_counts_of_a_classifier_are_found() -> None:
     assert isinstance(loss, CrossEntropyLoss)
     assert stored_counts(model, loss).tolist() == COUNTS  # of another head
     assert loss_of_classifier(nn.ModuleDict({"fc": nn.Linear(2, 3)}), "fc") is None
+
+
+def test_a_sample_stands_for_all_elements_in_bounded_memory() -> None:
+    made = images(40, pixels=500)
+    sample = ElementSample(40, num_classes=4, budget=4 * 40 * 50)
+    for i, (outputs, truth) in enumerate(made):
+        sample.add(i, i % 3, outputs, truth)
+    outputs, truth, weights, folds = sample.columns()
+    assert outputs.shape[1] <= 40 * 50
+    whole = torch.cat([truth for _, truth in made])
+    counts = torch.bincount(whole[whole != 255], minlength=4)
+    torch.testing.assert_close(torch.bincount(truth, weights, minlength=4), counts.double())
+    assert torch.bincount(folds, minlength=3).min() > 0
+    every = torch.cat([outputs for outputs, _ in made], dim=1).float()
+    assert all((every == column[:, None]).all(0).any() for column in outputs.T[:20])
+    some = ElementSample(4000, num_classes=4, budget=4 * 1000)  # a quarter of 4000 images of one element
+    for i in range(4000):
+        some.add(i, 0, made[0][0][:, :1], torch.tensor([i % 4]))
+    _, truth, weights, _ = some.columns()
+    assert len(truth) == pytest.approx(1000, rel=0.1)
+    assert weights.unique().tolist() == [4.0]
+
+
+@pytest.mark.parametrize("kind", ["multiplicative", "additive"])
+def test_free_factors_undo_those_that_were_planted(kind: Any) -> None:
+    generator = torch.Generator().manual_seed(2)
+    truth = torch.randint(4, (4000,), generator=generator)
+    clean = torch.rand(4, 4000, generator=generator, dtype=torch.float64)
+    clean += 0.7 * nn.functional.one_hot(truth, 4).T
+    planted = torch.tensor([0.6, -1.1, 0.9, -0.4], dtype=torch.float64)
+    outputs = combined(clean, planted, kind)
+
+    def accuracy(logs: Any) -> float:
+        labels = combined(outputs, torch.as_tensor(logs), kind).argmax(0)
+        return float(recall_score(truth, labels, average="macro"))
+
+    fitted = fit_free(outputs, truth, torch.ones(4000), kind, "balanced_accuracy", np.zeros(4))
+    assert accuracy(fitted) > accuracy(-planted) - 0.005 > accuracy(np.zeros(4)) + 0.1
+    assert fitted.mean() == pytest.approx(0)
+    np.testing.assert_allclose(fitted, -planted + planted.mean(), atol=0.25)
+    weights = torch.where(truth == 0, 1e-3, 1.0)  # almost none of class 0
+    rare = fit_free(outputs, truth, weights, kind, "accuracy", np.zeros(4))
+    assert (rare - fitted)[0] < -0.2
+
+
+def test_each_image_meets_the_families_of_its_fold() -> None:
+    model = nn.ModuleDict({"fc": nn.Linear(2, 4)})
+    strengths = np.array([0.0, 2.0])
+    families = [Family("free", "additive", np.zeros(4), np.eye(4)[f], strengths) for f in range(3)]
+    made = images(6)
+    counted = DecisionPass(model, "fc", [FAMILY], 6, folds=3, fold_families=families)
+    slow = np.zeros(4, dtype=int)
+    for i, (outputs, truth) in enumerate(made):
+        sample = SegDataSample(metainfo=dict(img_path="a.png"))
+        sample.seg_logits = PixelData(data=outputs[:, None])
+        sample.pred_sem_seg = PixelData(data=outputs.argmax(0)[None, None])
+        sample.gt_sem_seg = PixelData(data=truth[None, None])
+        counted.update([sample])
+        labels = (outputs + 2 * torch.eye(4)[i // 2][:, None]).argmax(0)
+        slow += np.bincount(truth[labels == truth], minlength=4)
+    assert counted.tallies.decisions == 1 + 20 + 2
+    np.testing.assert_array_equal(counted.tallies.hits[21], counted.tallies.hits[0])
+    np.testing.assert_array_equal(counted.tallies.hits[22], slow)
 
 
 def test_the_forward_hook_is_removed() -> None:

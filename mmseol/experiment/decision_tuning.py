@@ -6,7 +6,7 @@ import json
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from mmengine.config import Config
@@ -25,6 +25,7 @@ from mmseol.utils.unpickling import load_checkpoint, plain_data_only
 
 __all__ = ["parse_floor", "prepare_tune_decision"]
 
+_SHRINKAGE = (0.0, 0.25, 0.5, 0.75, 1.0)  # of free factors: 0 is the one-parameter family
 _LOGS = "logs"  # in the output folder; what a refused run leaves
 
 
@@ -46,6 +47,8 @@ def prepare_tune_decision(args: Namespace) -> Config:
     whole_number("--folds", args.folds, at_least=2)
     for value in [*(args.strengths or []), *([] if args.value is None else [args.value])]:
         number("--value" if args.value is not None else "--strengths", value)
+    if args.free and (args.value is not None or args.launcher != "none"):
+        raise ValueError("`--free` needs a search in one process; leave out --value and --launcher.")
     if args.value is not None and (args.strengths is not None or len(args.family) > 1):
         raise ValueError("`--value` is one strength of one family; leave out --strengths and other families.")
     out = Path(args.out or Path(args.checkpoint).with_suffix("").as_posix() + "_decision")
@@ -137,11 +140,15 @@ def run_tune_decision(cfg: Config, args: Namespace) -> None:
         objective = args.objective or ("mIoU" if scoring.segmentation else "balanced_accuracy")
         selection = select(tallies, objective, args.floors, scoring.default)
         chosen = selection.tuned if args.value is not None else selection.chosen
-        path = None
-        if chosen:
-            found = scoring.counted.decision(chosen)
-            assert found is not None
-            log_factors = scoring.counted.log_factors(chosen)
+        found, log_factors = scoring.counted.decision(chosen), scoring.counted.log_factors(chosen)
+        expected, path = tallies.hits[chosen], None
+        if args.free:
+            free = _tune_free(runner, scoring, selection, objective, args.floors)
+            facts["free"] = free.facts
+            if free.family is not None:
+                found, log_factors = (free.family, free.strength), free.family.log_factors(free.strength)
+                expected = free.hits
+        if found is not None:
             path = Path(args.out) / f"{Path(args.checkpoint).stem}_decision.pth"
             if is_main():
                 options = (found[0].kind, log_factors, classifier, args.unsafe_load)
@@ -151,7 +158,7 @@ def run_tune_decision(cfg: Config, args: Namespace) -> None:
             facts["confirmed"] = {
                 "confusion": confirmed.confusion.tolist(),
                 "scores": _scores(confirmed.hits[0], confirmed.truth, confirmed.predicted[0]),
-                "other_elements": int(np.abs(confirmed.hits[0] - tallies.hits[chosen]).sum()),
+                "other_elements": int(np.abs(confirmed.hits[0] - expected).sum()),
             }
     if is_main():
         facts |= {
@@ -179,6 +186,7 @@ class _Scoring(Hook):
         self.confirming = False
         self.facts: dict[str, Any] = {"config": args.config, "checkpoint": args.checkpoint}
         self.default: int | None = None
+        self.further: tuple[list[Any], list[Any]] | None = None  # families of a second pass
         self.counted: Any = None
 
     def before_test_epoch(self, runner: Any) -> None:
@@ -186,15 +194,29 @@ class _Scoring(Hook):
         from mmseol.utils.modules import unwrap
 
         model = unwrap(runner.model)
-        families = [] if self.confirming else self._families(model)
+        families: list[Any] = []
+        folds_own: list[Any] = []
+        if self.further is not None:
+            families, folds_own = self.further
+        elif not self.confirming:
+            families = self._families(model)
         images = len(runner.test_loop.dataloader.dataset)
         folds = self.args.folds
-        self.counted = DecisionPass(model, self.classifier, families, images, self.segmentation, folds)
+        self.counted = DecisionPass(
+            model,
+            self.classifier,
+            families,
+            images,
+            self.segmentation,
+            folds,
+            fold_families=folds_own,
+            sample=self.args.free and bool(families) and self.further is None,
+        )
 
     def after_test_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        first = batch_idx == 0 and not self.confirming
+        first = batch_idx == 0 and not self.confirming and self.further is None
         self.segmentation = hasattr(outputs[0], "pred_sem_seg")
         self.counted.update(outputs, runner.model if first else None, data_batch)
 
@@ -253,6 +275,55 @@ class _Scoring(Hook):
                 "training run's work directory."
             )
         return count_dataset(DATASETS.build(data), classes).samples
+
+
+class _Free(NamedTuple):
+    """What came of one free factor per class: a family and its strength, or ``None``."""
+
+    family: Any
+    strength: float
+    hits: Any
+    facts: dict[str, Any]
+
+
+def _tune_free(runner: Any, scoring: _Scoring, selection: Any, objective: str, floor: Any) -> _Free:
+    """Fit free factors without each fold, and shrink them to the one-parameter family by their scores there.
+
+    They are taken if they gain on images that did not choose them.
+    """
+    from mmseol.classifiers.decisions import Family, fit_free
+    from mmseol.metrics.scores import overall_score, score_tallies
+
+    first = scoring.counted
+    kind = first.decision(selection.tuned)[0].kind
+    outputs, truth, weights, folds = first.sample.columns()
+    families: list[Any] = []
+    for fold, start in [*enumerate(selection.by_fold), (-1, selection.tuned)]:
+        rest = folds != fold
+        logs = first.log_factors(int(start))
+        fitted = fit_free(outputs[:, rest], truth[rest], weights[rest], kind, objective, logs)
+        families.append(Family("free", kind, logs, fitted - logs, np.array(_SHRINKAGE)))
+    scoring.further = ([families[-1]], families[:-1])
+    runner.test_loop.run()
+    second, scoring.counted, scoring.further = scoring.counted.tallies, first, None
+    scores = score_tallies(second.hits, second.truth, second.predicted)
+    values = overall_score(objective, scores)
+    reaches = np.ones(len(values), dtype=bool)
+    for name, least in floor.items():
+        reaches &= overall_score(name, scores) >= least
+    number = len(_SHRINKAGE)
+    held_out = np.where(reaches, values, -np.inf)[1 + number :]
+    best = int(np.argmax(held_out))
+    limits = [selection.out_of_fold, selection.scores[0]]
+    limits += [] if selection.default is None else [selection.scores[selection.default]]
+    taken = best > 0 and held_out[best] > max(limits) and reaches[1 + best]
+    facts = {
+        "shrinkage": list(_SHRINKAGE),
+        "scores": values[1 : 1 + number].tolist(),
+        "out_of_fold": values[1 + number :].tolist(),
+        "taken": float(_SHRINKAGE[best]) if taken else None,
+    }
+    return _Free(families[-1] if taken else None, _SHRINKAGE[best], second.hits[1 + best], facts)
 
 
 def _confirm(runner: Any, scoring: _Scoring, path: Path) -> Any:
@@ -329,6 +400,13 @@ def _summary(facts: dict[str, Any]) -> str:
     )
     if facts["written"] is None:
         return text + "No decision beats the argmax on images that did not choose it: none is written."
+    free = facts.get("free")
+    if free is not None:
+        gain = max(free["out_of_fold"][1:]) - free["out_of_fold"][0]
+        text += (
+            f"Free factors: {gain:+.2f} {objective} against one parameter on images that did not choose "
+            f"them; {'not taken' if free['taken'] is None else 'taken'}.\n"
+        )
     chosen, score = facts["chosen"], facts["confirmed"]["scores"][objective]
     return text + (
         f"Wrote {facts['written']} ({chosen['family']} {chosen['strength']:g}), which scores {score:.2f}."

@@ -13,6 +13,7 @@ from torch import nn
 
 from mmseol.classifiers.decisions import (
     DecisionTallies,
+    ElementSample,
     Family,
     OutputReader,
     estimated_weights,
@@ -20,6 +21,7 @@ from mmseol.classifiers.decisions import (
     make_family,
     select,
 )
+from mmseol.classifiers.decisions.outputs import Observed
 from mmseol.classifiers.find import find_classifier
 from mmseol.metrics.scores import OBJECTIVES
 from mmseol.registry import HOOKS
@@ -86,6 +88,8 @@ class DecisionPass:
             ``replicates``.
         folds: Number of folds.
         replicates: Number of bootstrap replicates.
+        fold_families: Further families, one for the images of each fold, of equally many strengths.
+        sample: Whether to keep an :class:`~mmseol.classifiers.decisions.ElementSample`.
     """
 
     def __init__(
@@ -97,15 +101,20 @@ class DecisionPass:
         blocks: bool = True,
         folds: int = 5,
         replicates: int = 200,
+        fold_families: Sequence[Family] = (),
+        sample: bool = False,
     ) -> None:
         self.reader = OutputReader(model, classifier)
         self.families = list(families)
         self.candidates = [torch.from_numpy(family.candidates()) for family in families]
         weight: Any = self.reader.layer.weight
-        decisions = 1 + sum(map(len, self.candidates))
+        self.fold_families = list(fold_families)
+        self.fold_candidates = [torch.from_numpy(family.candidates()) for family in fold_families]
+        decisions = 1 + sum(map(len, self.candidates)) + sum(map(len, self.fold_candidates[:1]))
         ignore = getattr(model.get_submodule(classifier.split(".")[0]), "ignore_index", 255)
         ignore = ignore if isinstance(ignore, int) and not isinstance(ignore, bool) else 255
         self.tallies = DecisionTallies(len(weight), decisions, images, folds, replicates, blocks, ignore)
+        self.sample = ElementSample(images, len(weight)) if sample else None
         self._rank, self._world = get_dist_info()
         self._done = 0
 
@@ -121,17 +130,45 @@ class DecisionPass:
                 for kind in dict.fromkeys(family.kind for family in self.families):
                     self.reader.check_linear(model, batch, kind, observed)
                 model = None
-            valid = observed.truth != self.tallies.ignore_index
-            winners = [
-                find_winners(observed.outputs, candidates, family.kind, valid)
-                for family, candidates in zip(self.families, self.candidates, strict=True)
-            ]
             if hasattr(samples[0], "pred_sem_seg"):
-                self.tallies.add(images[0], observed.truth, observed.plain, winners)
+                self._add(images[:1], observed)
                 self._done += 1
             else:
-                self.tallies.add_samples(images, observed.truth, observed.plain, winners)
+                self._add(images, observed)
                 self._done += len(samples)
+
+    def _add(self, images: list[int], observed: Observed) -> None:
+        """Add one image with many elements, or images with one element each."""
+        folds = torch.tensor([self.tallies.fold_of(image) for image in images])
+        if len(folds) > 1 and (self.fold_families or self.sample):
+            for fold in folds.unique().tolist():
+                own = (folds == fold).nonzero().squeeze(1)
+                there = own.to(observed.outputs.device)
+                part = Observed(observed.outputs[:, there], observed.truth[there], observed.plain[there])
+                self._add_fold([images[i] for i in own.tolist()], fold, part)
+        else:
+            self._add_fold(images, int(folds[0]), observed)
+
+    def _add_fold(self, images: list[int], fold: int, observed: Observed) -> None:
+        outputs, truth, plain = observed
+        valid = truth != self.tallies.ignore_index
+        families, candidates = [*self.families], [*self.candidates]
+        if self.fold_families:
+            families.append(self.fold_families[fold])
+            candidates.append(self.fold_candidates[fold])
+        winners = [
+            find_winners(outputs, logs, family.kind, valid)
+            for family, logs in zip(families, candidates, strict=True)
+        ]
+        if len(truth) == len(images):
+            self.tallies.add_samples(images, truth, plain, winners)
+        else:
+            self.tallies.add(images[0], truth, plain, winners)
+        if self.sample is not None:
+            for number, image in enumerate(images):
+                if image < self.tallies.images:
+                    own = slice(None) if len(images) == 1 else slice(number, number + 1)
+                    self.sample.add(image, fold, outputs[:, own], truth[own], self.tallies.ignore_index)
 
     def decision(self, number: int) -> tuple[Family, float] | None:
         """Return the family and the strength of a decision; ``None`` for the plain one."""

@@ -144,6 +144,10 @@ class DecisionTallies:
         self.confusion.index_put_((truth, labels[0]), ones, accumulate=True)
         self.seen += len(draws)
 
+    def fold_of(self, image: int) -> int:
+        """Return the fold of an image."""
+        return self._draw(image)[0]
+
     def reduce(self) -> None:
         """Add up the tallies of all processes."""
         sums = (
