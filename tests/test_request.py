@@ -110,14 +110,15 @@ def test_the_request_tells_learning_rate_and_weight_decay():
 
 
 def test_what_identifies_a_trial():
-    base = Requests(sweep()).of(FINAL)
+    requests = Requests(sweep())
+    base = requests.of(FINAL)
     assert Requests(sweep(name="renamed", note="A note.")).of(FINAL)["id"] == base["id"]
     others = [
-        Requests(sweep()).of(TUNE),
-        Requests(sweep()).of(replace(FINAL, seed=1)),
-        Requests(sweep()).of(replace(FINAL, epochs=6)),
-        Requests(sweep()).of(replace(FINAL, point=(("lr", 0.2),))),
-        Requests(sweep()).of(replace(FINAL, imbalance="step:5")),
+        requests.of(TUNE),
+        requests.of(replace(FINAL, seed=1)),
+        requests.of(replace(FINAL, epochs=6)),
+        requests.of(replace(FINAL, point=(("lr", 0.2),))),
+        requests.of(replace(FINAL, imbalance="step:5")),
         Requests(sweep(losses=["mse"])).of(replace(FINAL, loss="mse")),
         Requests(sweep(options=["train_dataloader.batch_size=16"])).of(FINAL),
         Requests(sweep(best_on_test=True)).of(FINAL),
