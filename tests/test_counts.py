@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 from sklearn.utils.class_weight import compute_class_weight
 
+from mmseol.camvid.layout import CAMVID_PIXELS
 from mmseol.counting import counts as C
+from mmseol.datasets.imbalance import class_sizes
 
 some_counts = st.lists(st.integers(0, 10**9), min_size=2, max_size=30).filter(any)
 
@@ -106,6 +108,20 @@ def test_auto_alpha_gives_targets_of_unit_mean_square_over_the_samples(scheme):
         C.outlying_values(counts, "auto", scheme, gamma=0.5),
         proportional * C.outlying_values(counts, 1.0, scheme, gamma=0.5),
     )
+
+
+@pytest.mark.parametrize(
+    ("counts", "papers"),
+    [
+        *((class_sizes([4995] * 10, "long_tailed", ratio), 5) for ratio in (5, 10, 50, 100)),
+        *((class_sizes([495] * 100, "long_tailed", ratio), 1) for ratio in (5, 10, 50, 100)),
+        (class_sizes([700] * 101, "long_tailed", 100), 1),
+        (CAMVID_PIXELS, 6),
+    ],
+)
+def test_auto_alpha_is_smaller_than_the_choices_of_the_paper(counts, papers):
+    """On CIFAR-10, CIFAR-100, Food-101-LT and CamVid, as the docstring says."""
+    assert 15 <= papers / C.outlying_values(counts, "auto").min() <= 47
 
 
 def test_wrong_alpha_and_gamma():
