@@ -19,12 +19,12 @@ def test_equals_a_sort_of_all_pixels(dtype, labelled, ties, weighted):
     if ties:
         errors = (errors * 9).round() / 9  # 0 and 1 among them
     truth = torch.rand(1000, generator=generator) < labelled
-    weight = (torch.rand(1000, generator=generator) < 0.8).double()
-    if weighted:
-        weight *= torch.rand(1000, generator=generator, dtype=torch.float64)
-    expected = jaccard_gradient(errors.unsqueeze(0), truth.unsqueeze(0), weight)[0]
-    value, steps = jaccard_extension(errors, truth, weight)
-    torch.testing.assert_close(steps * (errors > 0), expected.to(dtype) * (errors > 0))
+    valid = torch.rand(1000, generator=generator) < 0.8
+    weight = valid * (torch.rand(1000, generator=generator, dtype=torch.float64) if weighted else 1.0)
+    expected = jaccard_gradient(errors.unsqueeze(0), truth.unsqueeze(0), weight.double())[0]
+    value, steps = jaccard_extension(errors, truth, valid, weight if weighted else None)
+    signed = torch.where(truth, -expected, expected) * (errors > 0)
+    torch.testing.assert_close(steps, signed.to(dtype))
     torch.testing.assert_close(value, (errors * expected).sum())
 
 
@@ -33,10 +33,12 @@ def test_equals_a_sort_of_all_pixels(dtype, labelled, ties, weighted):
 def test_what_is_not_finite_stays_so(odd, at):
     errors, truth = torch.tensor([0.5, 0.25, 0.75]), torch.tensor([True, False, True])
     errors[at] = odd
-    assert not jaccard_extension(errors, truth, torch.ones(3))[0].isfinite()
+    assert not jaccard_extension(errors, truth, truth | True)[0].isfinite()
 
 
 def test_nothing_valid():
-    value, steps = jaccard_extension(torch.tensor([0.5]), torch.tensor([True]), torch.zeros(1))
-    assert value == 0
-    assert steps.tolist() == [0]
+    for valid, weight in ((False, None), (True, torch.zeros(1))):
+        given = torch.tensor([0.5]), torch.tensor([True]), torch.tensor([valid]), weight
+        value, steps = jaccard_extension(*given)
+        assert value == 0
+        assert steps.tolist() == [0]

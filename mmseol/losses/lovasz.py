@@ -99,10 +99,10 @@ class LovaszLoss(RegionLoss):
                 if needed[i]:
                     truth = (grid.labels.target[group] == k).flatten()
                     errors = self.errors(scores[group].reshape(1, -1), truth.unsqueeze(0))[0]
-                    value, steps = jaccard_extension(errors, truth, weight[group].flatten())
-                    losses.data[i, k] = value
-                    steps = torch.where(truth, -steps, steps).mul_(errors > 0)
-                    gradient[group] = (steps * factors[i, k].to(steps)).view_as(gradient[group])
+                    valid = grid.labels.valid[group].flatten()
+                    given = None if grid.weight is None else weight[group].flatten()
+                    losses.data[i, k], by_score = jaccard_extension(errors, truth, valid, given)
+                    gradient[group] = by_score.mul_(factors[i, k]).view_as(gradient[group])
             planes.add_gradient(k, scores, gradient)
         return (losses.detach() * factors).sum(), planes.gradient()
 

@@ -7,55 +7,75 @@ from torch import Tensor
 
 __all__ = ["jaccard_extension"]
 
+_BITS = 2**31 - 1
 
-def jaccard_extension(errors: Tensor, truth: Tensor, pixel_weight: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Return :math:`\sum_i m_{\pi_i} g_i` of one class, a scalar, and :math:`g` of every pixel, (P,).
+
+def jaccard_extension(
+    errors: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    r"""Return :math:`\sum_i m_{\pi_i} g_i` of one class and the signed :math:`g` of every pixel.
 
     :math:`g` is that of Berman et al., CVPR 2018, Eq. (9). It is 0 for every pixel that follows the last
     labelled one in the order of errors, so that other pixels with a smaller error than all labelled ones need
     not be sorted.
 
-    >>> errors, truth = torch.tensor([0.9, 0.1, 0.5]), torch.tensor([True, False, False])
-    >>> value, increases = jaccard_extension(errors, truth, torch.ones(3))
+    >>> errors, truth = torch.tensor([0.75, 0.1, 0.5]), torch.tensor([True, False, False])
+    >>> value, increases = jaccard_extension(errors, truth, torch.ones(3, dtype=torch.bool))
     >>> value.item(), increases.tolist()
-    (0.8999999761581421, [1.0, 0.0, 0.0])
+    (0.75, [-1.0, 0.0, 0.0])
 
     Args:
         errors: Errors, not negative, (P,).
         truth: Mask of the pixels labelled as the class, (P,).
-        pixel_weight: Weight of each pixel, (P,); 0 where ignored.
+        valid: Mask of the pixels that count, (P,).
+        weight: Weight of each pixel, (P,), or ``None`` if all have the same.
+
+    Returns:
+        The value, a scalar, and :math:`g`, (P,), negative where labelled, and 0 where the error is 0.
     """
-    truth = truth & (pixel_weight != 0)
+    if weight is not None:
+        valid = valid & (weight != 0)
+    truth = truth & valid
     labelled = errors[truth]
     # `not below`: neither NaN errors nor those beside a NaN are left out.
-    least = labelled.min() if labelled.numel() else errors.masked_fill(pixel_weight == 0, 0).max()
-    kept = (truth | ~(errors < least)) & (pixel_weight != 0)
-    pixels = kept.nonzero().squeeze(1)
-    pixels = pixels[_descending(errors[pixels])]
-    order, covering = truth[pixels], pixel_weight[pixels].double()
-    covered = (covering * order).cumsum(0)
-    intersection = covered[-1:] - covered
-    union = covering.cumsum_(0).add_(intersection)  # after this pixel
-    size = pixel_weight[pixels].double()
+    least = labelled.min() if labelled.numel() else errors.masked_fill(~valid, 0).max()
+    pixels = ((truth | ~(errors < least)) & valid).nonzero().squeeze(1)
+    ordered, pixels, own = _sorted(errors, pixels, truth)
+    if weight is None:
+        covered = own.cumsum(0)
+        intersection = (covered[-1:] - covered).double()
+        union = torch.arange(1, len(own) + 1, device=own.device) + intersection  # after this pixel
+        size: Tensor | float = 1.0
+    else:
+        size = weight[pixels].double()
+        covered = (size * own).cumsum(0)
+        intersection = covered[-1:] - covered
+        union = intersection + size.cumsum(0)
     # As differences of neighbouring losses, small steps would cancel.
-    steps = intersection.mul_(size).div_(union * (union - size))
-    steps = torch.where(order, size / union, steps)
-    steps = torch.where((union == size) & ~order, 1, steps)  # first pixel of a class that has none
-    steps = torch.where(size > 0, steps, 0)
-    value = (errors[pixels] * steps).sum()
-    return value, torch.zeros_like(errors).index_copy_(0, pixels, steps.to(errors.dtype))
+    others = intersection.mul_(size).div_(union * (union - size))
+    others = torch.where(union == size, 1, others)  # first pixel of a class that has none
+    steps = torch.where(own, size / union, others)
+    if weight is not None:
+        steps = torch.where(weight[pixels] > 0, steps, 0)
+    value = (ordered * steps).sum()
+    signed = torch.where(own, -steps, steps).mul_(ordered > 0).to(errors.dtype)
+    return value, torch.zeros_like(errors).index_copy_(0, pixels, signed)
 
 
-def _descending(errors: Tensor) -> Tensor:
-    """Return the stable order of errors, largest first."""
-    if errors.dtype != torch.float32:
-        return errors.argsort(descending=True, stable=True)
-    # The bits of floats that are not negative are in their order; the index breaks ties.
-    bits = (errors + 0.0).view(torch.int32).long()
-    keys = torch.sub(2**31 - 1, bits).bitwise_left_shift_(32)
-    keys += torch.arange(len(keys), device=keys.device)
+def _sorted(errors: Tensor, pixels: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the errors of some pixels in stable order, largest first, the pixels, and their truth."""
+    if errors.dtype != torch.float32 or errors.numel() > _BITS:
+        pixels = pixels[errors[pixels].argsort(descending=True, stable=True)]
+        return errors[pixels], pixels, truth[pixels]
+    # In a number: the bits of the error, which are in its order, then the pixel, which breaks ties, and its
+    # truth. To sort numbers and to take them apart is faster than to sort indices and to gather.
+    keys = (errors[pixels] + 0.0).view(torch.int32).long().neg_().add_(_BITS).bitwise_left_shift_(32)
+    keys += pixels * 2
+    keys += truth[pixels]
     if keys.is_cuda:
         keys = keys.sort().values
     else:
         keys.numpy().sort()  # vectorised, and several times as fast as torch's
-    return keys.bitwise_and_(2**32 - 1)
+    bits = keys.bitwise_right_shift(32).neg_().add_(_BITS).to(torch.int32)
+    own = keys.bitwise_and(1).bool()
+    return bits.view(torch.float32), keys.bitwise_right_shift_(1).bitwise_and_(_BITS), own

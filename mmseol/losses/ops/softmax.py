@@ -70,6 +70,10 @@ class SoftmaxForm(NamedTuple):
         return (loss.detach() * factor).sum(dtype=torch.float64), derivative
 
 
+# A probability of exp(-60) adds nothing to a gradient in float32, and is far from its smallest numbers.
+_NEGLIGIBLE = 60.0
+
+
 def look_up(values: Tensor, label: Tensor) -> Tensor:
     """Return ``values[label]``, in a third of its time.
 
@@ -185,6 +189,8 @@ class _CrossEntropy(SoftmaxVisitor):
             tile = tile.masked()
             tile = tile._replace(valid=torch.ones_like(tile.valid))
             return self._exact(tile, self.form.adjust(tile.outputs))
+        if entropy.numel() and entropy.max() > _NEGLIGIBLE:  # products with denormal numbers are slow
+            logarithm.clamp_(min=-_NEGLIGIBLE)
         return entropy, logarithm.exp_(), None
 
     def _subtract_margin(self, outputs: Tensor, label: Tensor) -> Tensor:
