@@ -19,7 +19,11 @@ from tools.benchmarks import _measure, _report, all_losses, psp_step, run
 
 CASES: dict[str, tuple[dict[str, Any], int]] = {
     "upsampled_loss": (
-        {"sizes": [{"outputs": (2, 5, 4, 4), "label": 16, "limits": {"memory_ratio": 1e9, "copies": 0}}]},
+        {
+            "sizes": [
+                {"outputs": (2, 5, 4, 4), "label": (16, 16), "limits": {"memory_ratio": 1e9, "copies": 0}}
+            ]
+        },
         1,
     ),
     "same_size_loss": ({"sizes": [{"outputs": (2, 5, 8, 8)}]}, 1),

@@ -321,6 +321,16 @@ def test_no_image():
     assert grad.shape == (0, K, 3, 4)
 
 
+@pytest.mark.parametrize("name", ["ce", "dice", "lovasz_softmax", "seesaw"])
+@pytest.mark.parametrize("outputs", [(1, 1), (1, 5), (5, 1)])
+def test_outputs_are_not_overwritten(name, outputs):
+    pred, target = batch((2, 9, 8), K, outputs=outputs)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        given = pred.detach().clone(memory_format=layout).requires_grad_()
+        tiled(build(name), given, target)
+        torch.testing.assert_close(given, pred, rtol=0, atol=0)
+
+
 def test_tile_sizes_are_restored():
     before = dict(tiles.TILE), dict(tiles.COLUMNS)
     with pytest.raises(KeyError), tiles_of(7):

@@ -112,10 +112,12 @@ class SoftmaxVisitor(Visitor):
 
     def prepare(self, outputs: Tensor) -> Tensor:
         """Adjust the outputs and subtract the largest of each point, which no softmax sees."""
-        adjusted = _subtract_largest(self.form.adjust(outputs))
-        if adjusted.dtype == torch.float32 and adjusted.numel() and adjusted.min() < -RANGE:
-            return _subtract_largest(self.form.adjust(outputs.double()))
-        return adjusted
+        adjusted = self.form.adjust(outputs)
+        largest = adjusted.amax(1, keepdim=True)
+        if adjusted.dtype == torch.float32 and (largest - adjusted.amin(1, keepdim=True) > RANGE).any():
+            adjusted = self.form.adjust(outputs.double())
+            largest = adjusted.amax(1, keepdim=True)
+        return adjusted.sub_(largest)
 
     def finish(self, gradient: Tensor) -> None:
         """Multiply the gradient by the factors of the outputs."""
@@ -202,7 +204,3 @@ class _CrossEntropy(SoftmaxVisitor):
             label_output -= margin
             outputs.scatter_(1, index, label_output.unsqueeze(1))
         return label_output
-
-
-def _subtract_largest(outputs: Tensor) -> Tensor:
-    return outputs - outputs.amax(1, keepdim=True)

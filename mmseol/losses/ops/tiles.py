@@ -98,7 +98,7 @@ class Visitor:
     """Whether it may draw random numbers."""
 
     def prepare(self, outputs: Tensor) -> Tensor:
-        """Return the small outputs, (w, K, h), as they are to be upsampled."""
+        """Return the small outputs, (w, K, h), as they are to be upsampled; may overwrite them."""
         wide = outputs.dtype == torch.float32 and outputs.numel() and outputs.abs().max() > RANGE
         return outputs.double() if wide else outputs
 
@@ -242,8 +242,9 @@ class LabelGrid:
 
     def _small(self, n: int) -> Tensor:
         """Return an image's outputs, (w, K, h); if any is infinite, 0 where no valid pixel reads them."""
-        small = self.pred[n].to(self.dtype).permute(2, 0, 1).contiguous()
-        if small.isfinite().all():
+        small = self.pred.new_empty(*(self.pred.shape[i] for i in (3, 1, 2)), dtype=self.dtype)
+        small.copy_(self.pred[n].permute(2, 0, 1))
+        if small.sum().isfinite():
             return small
         rows, columns = (
             dense_axis(axis, large, self.align_corners, torch.float64, small.device).ne(0).double()
