@@ -44,7 +44,9 @@ def jaccard_extension(
     if weight is None:
         covered = own.cumsum(0)
         intersection = (covered[-1:] - covered).double()
-        union = torch.arange(1, len(own) + 1, device=own.device) + intersection  # after this pixel
+        del covered
+        union = torch.arange(1, len(own) + 1, dtype=torch.float64, device=own.device)
+        union += intersection  # after this pixel
         size: Tensor | float = 1.0
     else:
         size = weight[pixels].double()
@@ -52,9 +54,10 @@ def jaccard_extension(
         intersection = covered[-1:] - covered
         union = intersection + size.cumsum(0)
     # As differences of neighbouring losses, small steps would cancel.
-    others = intersection.mul_(size).div_(union * (union - size))
-    others = torch.where(union == size, 1, others)  # first pixel of a class that has none
-    steps = torch.where(own, size / union, others)
+    others = intersection.mul_(size).div_(union).div_(union - size)
+    others.masked_fill_(union == size, 1)  # first pixel of a class that has none
+    steps = torch.where(own, union.reciprocal_().mul_(size), others)
+    del union, intersection, others
     if weight is not None:
         steps = torch.where(weight[pixels] > 0, steps, 0)
     value = (ordered * steps).sum()
