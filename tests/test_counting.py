@@ -507,8 +507,9 @@ def test_a_large_image_is_measured_without_a_warning(tmp_path: Path, monkeypatch
     assert image_size(tmp_path / "a.png") is None
 
 
-def test_colour_map_is_refused(root: Path) -> None:
-    Image.fromarray(np.zeros((*SIZE, 3), dtype=np.uint8)).save(root / "ann" / "000.png")
+@pytest.mark.parametrize("channels", [2, 3, 4])  # grey with alpha, RGB, RGBA
+def test_colour_map_is_refused(root: Path, channels: int) -> None:
+    Image.fromarray(np.zeros((*SIZE, channels), dtype=np.uint8)).save(root / "ann" / "000.png")
     with pytest.raises(ValueError, match=r"000\.png \(item 0\) must hold one whole number per pixel"):
         count_dataset(seg_dataset(root), K)
 

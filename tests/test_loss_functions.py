@@ -102,7 +102,42 @@ FUNCTIONS = {
 
 def test_every_function_is_enrolled():
     functions = {name for name in losses.__all__ if inspect.isfunction(getattr(losses, name))}
-    assert functions == FUNCTIONS.keys()
+    assert functions - {"upsampled_cross_entropy"} == FUNCTIONS.keys()  # it stands for functions of torch
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_upsampled_cross_entropy_is_torchs(weighted, reduction, align_corners):
+    """Its place is that of two functions of torch, argument by argument."""
+    class_weight = [0.5, 2.0, 1.0, 0.25] if weighted else None
+    target = torch.arange(2 * 9 * 13).view(2, 9, 13) % K
+    target[0, 3, 2:7] = 255
+    pred = torch.randn(2, K, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    pred.requires_grad_()
+    up = torch.nn.functional.interpolate(pred, (9, 13), mode="bilinear", align_corners=align_corners)
+    expected = torch.nn.functional.cross_entropy(
+        up,
+        target,
+        None if class_weight is None else torch.tensor(class_weight, dtype=torch.float64),
+        ignore_index=255,
+        reduction=reduction,
+    )
+    value = losses.upsampled_cross_entropy(
+        pred, target, class_weight, align_corners=align_corners, ignore_index=255, reduction=reduction
+    )
+    found = value, *torch.autograd.grad(value.sum(), pred)
+    torch.testing.assert_close(found, (expected, *torch.autograd.grad(expected.sum(), pred)))
+
+
+def test_upsampled_cross_entropy_counts_and_factors():
+    target = torch.arange(2 * 8 * 8).view(2, 8, 8) % K
+    pred = torch.randn(2, K, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    up = torch.nn.functional.interpolate(pred, (8, 8), mode="bilinear")
+    w, factor = torch.tensor([0.5, 2.0, 1.0, 0.25], dtype=torch.float64), torch.tensor([1.0, 3.0])
+    each = torch.nn.functional.cross_entropy(up, target, w, reduction="none") * factor.view(2, 1, 1)
+    value = losses.upsampled_cross_entropy(pred, target, w, normalize="count", weight=factor)
+    torch.testing.assert_close(value, each.sum() / target.numel())
 
 
 CALL = {"pred", "target", "weight", "ignore_index", "reduction"}
