@@ -49,7 +49,7 @@ from mmseol.counting import count_dataset, count_label_maps, image_classes, imag
 from mmseol.counting.cache import default_cache_dir, describe
 from mmseol.counting.counts import ClassCounts
 from mmseol.counting.decode import count_file, count_values
-from mmseol.counting.items import item_classes
+from mmseol.counting.items import class_names, item_classes
 from mmseol.counting.parallel import default_workers
 
 K = 4
@@ -351,6 +351,25 @@ def test_multi_label_items_count_once_for_each_class() -> None:
     assert count_dataset(dataset, K).samples.tolist() == [1, 3, 0, 1]
 
 
+class OtherLabels(LabelDataset):
+    """Data set whose labels of all items are not those of its items, as behind a wrapper that repeats."""
+
+    def get_gt_labels(self) -> np.ndarray:
+        return np.array([0, 1, 2, 3, 3, 3])
+
+
+def test_labels_of_another_number_of_items_are_not_taken() -> None:
+    assert count_dataset(OtherLabels([0, 1, 1]), K).samples.tolist() == [1, 2, 0, 0]
+
+
+def test_a_data_set_without_metainfo_is_named() -> None:
+    dataset = SimpleNamespace(metainfo=None)
+    with pytest.raises(
+        ValueError, match=r"must tell its classes in `metainfo\['classes'\]`, got None from Simple"
+    ):
+        class_names(dataset)
+
+
 def test_every_label_is_a_class_unless_told_otherwise() -> None:
     dataset = LabelDataset([255, 3])
     assert count_dataset(dataset, 256).samples[255] == 1
@@ -502,7 +521,9 @@ def test_a_large_image_is_measured_without_a_warning(tmp_path: Path, monkeypatch
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)  # warns above it, refuses above twice of it
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        before = list(warnings.filters)
         assert image_size(tmp_path / "a.png") == (20, 30)
+        assert warnings.filters == before  # those of the user's program
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
     assert image_size(tmp_path / "a.png") is None
 

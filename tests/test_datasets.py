@@ -598,3 +598,11 @@ def test_the_base_class_cannot_be_mistaken_for_a_wrapper() -> None:
     with pytest.raises(KeyError):
         ROOT.build({"type": "mmseol.SubsetDataset", "dataset": config()})
     assert issubclass(ImbalancedDataset, SubsetDataset)
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0], [1, 0, 2]])
+def test_items_of_one_class_are_halved_whichever_class_is_rarest(order: list[int]) -> None:
+    labels = np.repeat(order, [8, 4, 2])
+    parts = stratified_parts([[c] for c in labels.tolist()], 3, [0.5, 0.5])
+    for c, size in zip(order, (8, 4, 2), strict=True):
+        assert np.bincount(parts[labels == c], minlength=2).tolist() == [size // 2, size // 2]

@@ -243,6 +243,16 @@ def test_deferred_sampling_passes_the_epoch_and_the_seed_on(data: LabelDataset) 
         assert list(sampler) == list(alone)
 
 
+def test_the_first_sampler_is_one_of_the_same_data(data: LabelDataset) -> None:
+    first = dict(type="mmseol.ClassAwareSampler", power=1.0)
+    sampler = DeferredSampler(data, 1, dict(type="mmseol.ClassAwareSampler"), first=first, seed=4)
+    alone = ClassAwareSampler(data, power=1.0, seed=4)
+    assert list(sampler) == list(alone)
+    sampler.set_epoch(1)
+    alone.set_epoch(1)
+    assert list(sampler) != list(alone)
+
+
 def test_one_epoch_of_progressive_balance(data: LabelDataset) -> None:
     sampler = ProgressivelyBalancedSampler(data, max_epochs=1, seed=0)
     np.testing.assert_allclose(sampler.probabilities(0), np.array(SIZES) / sum(SIZES))
