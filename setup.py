@@ -23,7 +23,7 @@ MMINSTALL = [
     "onedl-mmpretrain>=1.3.6",
 ]
 ANALYSIS = ["matplotlib>=3.7", "scikit-learn>=1.3"]
-RAY = ["ray>=2.40"]
+RAY = ["ray>=2.60"]
 SLURM = ["submitit>=1.5"]
 TEST = [*ANALYSIS, *RAY, *SLURM, "hypothesis>=6.90", "pytest>=7.4"]
 

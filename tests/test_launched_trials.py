@@ -34,8 +34,10 @@ def ranks(folder: Path) -> list[list[str]]:
 
 
 def test_ranks_train_together_and_the_first_that_fails_is_named(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(RuntimeError, match="rank 1: ValueError: no such class"):
         runs.train(tmp_path, {"processes": 2, "failing": 1})
+    assert signal.getsignal(signal.SIGINT) is before
     assert [rank[:3] for rank in ranks(tmp_path)] == [["2", "0", "pytorch"], ["2", "1", "pytorch"]]
 
 

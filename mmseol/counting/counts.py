@@ -409,7 +409,7 @@ def enet_weights(counts: ArrayLike, c: float = 1.02) -> FloatArray:
     Paszke et al., "ENet", 2016, sec. 4.1; with their ``c`` of 1.02 the weights lie between 1 and 50.
 
     >>> enet_weights([99, 1]).round(2)
-    array([ 1.43, 33.81])
+    array([ 1.43, 33.83])
     """
     samples = check_counts(counts)
     return 1.0 / np.log(number("c", c, above=1) + samples / samples.sum())

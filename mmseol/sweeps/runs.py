@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,10 @@ from mmseol.utils.processes import peak_memory
 from mmseol.utils.unpickling import plain_data_only
 
 __all__ = ["arguments", "best_epoch", "checkpoints", "formatting_once", "score", "train"]
+
+_LAUNCHERS_SIGNALS = [
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT") if hasattr(signal, name)
+]
 
 
 def arguments(trial: Mapping[str, Any], **further: Any) -> Namespace:
@@ -82,6 +87,7 @@ def train(folder: Path, trial: Mapping[str, Any]) -> None:
         monitor_interval=1,
     )
     _wait_for_lock(work_dir)
+    handlers = {number: signal.getsignal(number) for number in _LAUNCHERS_SIGNALS}
     try:
         elastic_launch(settings, _train_process)(folder, trial, resume, "pytorch")
     except ChildFailedError as error:
@@ -89,6 +95,10 @@ def train(folder: Path, trial: Mapping[str, Any]) -> None:
         message: Any = failure.message
         text = str(message["message"] if isinstance(message, dict) else message).strip()
         raise RuntimeError(f"rank {rank}: {text.splitlines()[-1] if text else 'no message'}") from error
+    finally:
+        for number, handler in handlers.items():
+            if handler is not None:
+                signal.signal(number, handler)  # the launcher leaves its own
 
 
 def _wait_for_lock(work_dir: Path, patience: float = 60.0) -> None:
