@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmseol.losses.base.class_loss import Normalize, Reduction, evaluate_once
-from mmseol.losses.base.tiled import grid_divisor
+from mmseol.losses.base.tiled import evaluate_tiles, fits_one_pass, grid_divisor
 from mmseol.losses.base.weighted import WeightedClassLoss
 from mmseol.losses.cross_entropy import CrossEntropyLoss
 from mmseol.losses.ops.autograd import limit_half_gradients, outside_graphs, with_gradient
-from mmseol.losses.ops.inputs import Labels, check_shapes, lift
+from mmseol.losses.ops.inputs import Labels, lift
 from mmseol.losses.ops.tiles import LabelGrid, Tile, differentiate
 from mmseol.registry import MODELS
 from mmseol.utils.checks import number, whole_number
@@ -149,48 +149,34 @@ class InfluenceBalancedLoss(WeightedClassLoss):
             self._norm = None
         return loss
 
-    def forward_upsampled(
+    def fits_upsampled(
+        self, pred: Tensor, target: Tensor, weight: Tensor | None, reduction: str, align_corners: bool
+    ) -> bool:
+        """As in the base, with norms of features of the outputs' size, or before they are needed."""
+        if not fits_one_pass(target, 4, weight, reduction):
+            return False
+        if self._norm is None:
+            return not self.wants_features
+        return self._norm.shape == pred[:, 0].shape and self._align_corners == align_corners
+
+    def evaluate_upsampled(
         self,
         pred: Tensor,
         target: Tensor,
-        align_corners: bool = False,
-        weight: Tensor | None = None,
-        ignore_index: int | None = None,
-        avg_factor: float | Tensor | None = None,
-        reduction_override: Reduction | None = None,
+        weight: Tensor | None,
+        ignore_index: int,
+        reduction: Reduction,
+        avg_factor: float | Tensor | None,
+        align_corners: bool,
     ) -> Tensor:
-        """Return the loss of bilinearly upsampled outputs and norms of features; arguments as in the base.
-
-        >>> loss = InfluenceBalancedLoss(scale=1.0, class_counts=[10, 10])
-        >>> loss.set_features(torch.ones(1, 8, 1, 1))
-        >>> loss.forward_upsampled(torch.zeros(1, 2, 1, 1), torch.zeros(1, 4, 4, dtype=torch.long))
-        tensor(0.0866)
-        """
-        reduction, ignore_index = self.resolve(reduction_override, ignore_index)
-        given = pred, target, align_corners, weight, ignore_index, avg_factor, reduction
-        if self._norm is None and not self.wants_features:
-            plain = CrossEntropyLoss(loss_weight=self.loss_weight, sync_avg_factor=self.sync_avg_factor)
-            return plain.forward_upsampled(*given)
-        alike = self._norm is not None and (self._norm.shape, self._align_corners) == (
-            pred.shape[:1] + pred.shape[2:],
-            align_corners,
-        )
-        if (
-            not alike
-            or target.dim() != 3
-            or target.shape[-2:] == pred.shape[-2:]
-            or reduction == "none"
-            or (weight is not None and weight.requires_grad)
-        ):
-            return super().forward_upsampled(*given)
-        check_shapes(pred[..., :1, :1].expand(-1, -1, *target.shape[-2:]), target, weight)
-        self.require_counts(pred.shape[1])
-        with torch.autocast(pred.device.type, enabled=False):
-            lifted, norm = lift(pred), self._norm
-            loss = self.loss_weight * self._in_tiles(
-                lifted, target, weight, ignore_index, reduction, avg_factor, align_corners
-            )
-            limit_half_gradients(loss, (lifted, pred.dtype), (norm, self._features_dtype))
+        """Return the loss, with norms of features that are upsampled as the outputs; release the features."""
+        call = target, weight, ignore_index, reduction, avg_factor, align_corners
+        if self._norm is None:
+            plain = CrossEntropyLoss(sync_avg_factor=self.sync_avg_factor)
+            return self.loss_weight * evaluate_tiles(plain, pred, *call)
+        lifted, norm = lift(pred), self._norm
+        loss = self.loss_weight * self._in_tiles(lifted, *call)
+        limit_half_gradients(loss, (lifted, pred.dtype), (norm, self._features_dtype))
         if torch.is_grad_enabled():
             self._norm = None
         return loss

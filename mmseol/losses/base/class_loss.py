@@ -371,7 +371,9 @@ class ClassLoss(KnownArguments, CountedModule):
         reduction, ignore_index = self.resolve(reduction_override, ignore_index)
         size = target.shape[-2:]
         with torch.autocast(pred.device.type, enabled=False):
-            if size == pred.shape[-2:] or not fits_tiles(self, target, 4, weight, reduction):
+            if size == pred.shape[-2:] or not self.fits_upsampled(
+                pred, target, weight, reduction, align_corners
+            ):
                 lifted = lift(pred)
                 large = F.interpolate(lifted, size, mode="bilinear", align_corners=align_corners)
                 loss = self(large, target, weight, ignore_index, avg_factor, reduction)
@@ -380,9 +382,30 @@ class ClassLoss(KnownArguments, CountedModule):
             check_shapes(pred[..., :1, :1].expand(-1, -1, *size), target, weight)
             self.require_counts(pred.shape[1])
             factor = avg_factor if self.takes_avg_factor else None
-            return self.loss_weight * evaluate_tiles(
-                self, pred, target, weight, ignore_index, reduction, factor, align_corners
+            return self.evaluate_upsampled(
+                pred, target, weight, ignore_index, reduction, factor, align_corners
             )
+
+    def fits_upsampled(
+        self, pred: Tensor, target: Tensor, weight: Tensor | None, reduction: str, align_corners: bool
+    ) -> bool:
+        """Return whether a call of :meth:`forward_upsampled` can do without upsampled outputs."""
+        return fits_tiles(self, target, 4, weight, reduction)
+
+    def evaluate_upsampled(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        ignore_index: int,
+        reduction: Reduction,
+        avg_factor: float | Tensor | None,
+        align_corners: bool,
+    ) -> Tensor:
+        """Return the loss of a call that :meth:`fits_upsampled`; its arguments are checked and resolved."""
+        return self.loss_weight * evaluate_tiles(
+            self, pred, target, weight, ignore_index, reduction, avg_factor, align_corners
+        )
 
     def _reduce(
         self, loss: Tensor, target: Tensor, valid: Tensor, reduction: str, avg_factor: float | Tensor | None

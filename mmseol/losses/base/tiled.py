@@ -16,7 +16,7 @@ from mmseol.losses.ops.tiles import TILE, LabelGrid, Tile, Visitor, differentiat
 if TYPE_CHECKING:
     from mmseol.losses.base.class_loss import ClassLoss, Reduction
 
-__all__ = ["evaluate_tiles", "fits_tiles", "grid_divisor", "is_large", "visit_elements"]
+__all__ = ["evaluate_tiles", "fits_one_pass", "fits_tiles", "grid_divisor", "is_large", "visit_elements"]
 
 
 def fits_tiles(loss: ClassLoss, target: Tensor, dims: int, weight: Tensor | None, reduction: str) -> bool:
@@ -37,7 +37,7 @@ def fits_tiles(loss: ClassLoss, target: Tensor, dims: int, weight: Tensor | None
         weight: Weights of pixels or samples, if any.
         reduction: Reduction of the call.
     """
-    if target.dim() == dims or reduction == "none" or (weight is not None and weight.requires_grad):
+    if not fits_one_pass(target, dims, weight, reduction):
         return False
     overridden = _owner(loss, "evaluate_grid")
     if overridden is not _base(loss, "evaluate_grid"):  # unless a subclass changes the equation
@@ -46,8 +46,24 @@ def fits_tiles(loss: ClassLoss, target: Tensor, dims: int, weight: Tensor | None
     return loss.per_element and loss.takes_avg_factor and _owner(loss, "evaluate") is _base(loss, "evaluate")
 
 
+def fits_one_pass(target: Tensor, dims: int, weight: Tensor | None, reduction: str) -> bool:
+    """Return whether the gradient of a call can be computed in the same pass, whatever the loss.
+
+    >>> labels = torch.zeros(1, 4, 4, dtype=torch.long)
+    >>> fits_one_pass(labels, 4, None, "mean"), fits_one_pass(labels, 4, None, "none")
+    (True, False)
+
+    Args:
+        target: Labels.
+        dims: Number of dimensions of the outputs.
+        weight: Weights of pixels or samples, if any.
+        reduction: Reduction of the call.
+    """
+    return target.dim() != dims and reduction != "none" and not (weight is not None and weight.requires_grad)
+
+
 def is_large(pred: Tensor) -> bool:
-    """Return whether an image's outputs, of label size, fill a tile, below which autograd is faster.
+    """Return whether outputs of label size fill a tile in each image; autograd is faster for smaller ones.
 
     >>> is_large(torch.zeros(128, 10)), is_large(torch.zeros(1, 11, 320, 320))
     (False, True)
