@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,15 @@ def _no_stale_copies() -> None:
     (memo,) = BaseDataset._copy_without_annotation.__defaults__
     if memo is not None:
         memo.clear()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _same_signal_handlers() -> Iterator[None]:
+    """Fail if the tests of a file leave handlers behind, which the processes of later tests would inherit."""
+    signals = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in signals]
+    yield
+    assert [signal.getsignal(number) for number in signals] == before
 
 
 @pytest.fixture

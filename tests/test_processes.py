@@ -2,6 +2,7 @@
 
 import _thread
 import os
+import signal
 import threading
 from pathlib import Path
 
@@ -51,6 +52,15 @@ def test_threads_are_divided(tmp_path, monkeypatch):
     assert (tmp_path / "a").read_text() == "2\n"
 
 
+@pytest.fixture
+def _heeds_interrupts():
+    """Raise KeyboardInterrupt at SIGINT, also where the tests run in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_heeds_interrupts")
 def test_interrupted_waiting_stops_the_process(tmp_path):
     process = LoggedProcess(("-c", "import time; time.sleep(600)"), tmp_path / "log")
     threading.Timer(0.3, _thread.interrupt_main).start()

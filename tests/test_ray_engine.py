@@ -43,12 +43,14 @@ def cluster() -> Iterator[Any]:
         monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         utils = pytest.importorskip("ray.cluster_utils", reason='needs pip install "mmseol[ray]"')
         resources = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 80_000_000}
+        handler = signal.getsignal(signal.SIGTERM)
         cluster = utils.Cluster(
             initialize_head=True, head_node_args={**resources, "include_dashboard": False}
         )
         cluster.add_node(**resources)
         yield cluster
         cluster.shutdown()
+        signal.signal(signal.SIGTERM, handler)  # Ray's nodes set theirs
 
 
 @pytest.fixture

@@ -278,7 +278,7 @@ class _Scoring(Hook):
 
 
 class _Free(NamedTuple):
-    """What came of one free factor per class: a family and its strength, or ``None``."""
+    """Result of the search with one free factor per class: a family and its strength, or ``None``."""
 
     family: Any
     strength: float

@@ -34,12 +34,14 @@ class ExactResumeHook(Hook):
     - A resumed run begins at the next batch, in the middle of an epoch, too (:class:`StopSignalHook`), and in
       iteration-based runs; the batches before are not loaded again. A run without a given seed continues with
       the seed that it was started with.
-    - Validation leaves the states as they were. A validation that the checkpoint was saved before is done
-      when the run is resumed, so that no score and no best checkpoint is missing.
+    - Validation leaves the states as they were. If a run was interrupted between a checkpoint and the
+      validation that follows it, the resumed run validates first, so that no score and no best checkpoint
+      is missing.
 
     The hook works in any config with ``EpochBasedTrainLoop`` or ``IterBasedTrainLoop``; the same seed twice
     then gives the same digits on a CPU. On a GPU, this holds as far as torch's operations are deterministic;
-    ``randomness=dict(deterministic=True)`` takes those, and raises an error where there is none::
+    ``randomness=dict(deterministic=True)`` chooses the deterministic ones, and raises an error if an operation
+    has none::
 
         custom_hooks = [dict(type="mmseol.ExactResumeHook")]
 
@@ -100,7 +102,7 @@ class ExactResumeHook(Hook):
             set_generator_states(state)
 
     def before_train_epoch(self, runner: Any) -> None:
-        """Set the epoch of the loader's seeds, and validate if the checkpoint was saved before."""
+        """Set the epoch of the loader's seeds, and do a validation that the interrupted run did not reach."""
         self._validate(runner)
         loader = runner.train_loop.dataloader
         if isinstance(loader, SeededLoader) and isinstance(runner.train_loop, EpochBasedTrainLoop):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -28,4 +29,6 @@ def status_of(process: BaseProcess, timeout: float = 60) -> int | None:
 
 def _run(function: Callable[..., Any], args: tuple[Any, ...]) -> None:
     os.setpgrp()  # a group of its own, for signals to all of its processes
+    # A test run in the background ignores Ctrl-C, and its processes inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     function(*args)

@@ -79,7 +79,7 @@ class ProbabilityPlanes(ClassPlanes):
         grid.visit(_LogSum(self.log_sum), requires_grad=False)
 
     def prepare(self, outputs: Tensor) -> Tensor:
-        """Return the outputs less the largest of each point, which no softmax sees."""
+        """Return the outputs less the largest of each point; the softmax stays the same."""
         outputs = super().prepare(outputs)
         return outputs - outputs.amax(1, keepdim=True)
 

@@ -100,7 +100,7 @@ def softmax_visitor(form: SoftmaxForm, scale: Tensor | None) -> Visitor:
 
 
 class SoftmaxVisitor(Visitor):
-    """Visitor whose upsampled outputs are adjusted, and differ from those by a constant of each pixel.
+    """Visitor of adjusted outputs, less a constant at each pixel that leaves the softmax unchanged.
 
     >>> visitor = SoftmaxVisitor(SoftmaxForm(offset=torch.tensor([5.0, 7.0])))
     >>> visitor.prepare(torch.zeros(1, 2, 1)).flatten().tolist()
@@ -111,7 +111,7 @@ class SoftmaxVisitor(Visitor):
         self.form = form or SoftmaxForm()
 
     def prepare(self, outputs: Tensor) -> Tensor:
-        """Adjust the outputs and subtract the largest of each point, which no softmax sees."""
+        """Adjust the outputs and subtract the largest of each point; the softmax stays the same."""
         adjusted = self.form.adjust(outputs)
         largest = adjusted.amax(1, keepdim=True)
         if adjusted.dtype == torch.float32 and (largest - adjusted.amin(1, keepdim=True) > RANGE).any():
