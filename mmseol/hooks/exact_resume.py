@@ -40,8 +40,8 @@ class ExactResumeHook(Hook):
 
     The hook works in any config with ``EpochBasedTrainLoop`` or ``IterBasedTrainLoop``; the same seed twice
     then gives the same digits on a CPU. On a GPU, this holds as far as torch's operations are deterministic;
-    ``randomness=dict(deterministic=True)`` chooses the deterministic ones, and raises an error if an operation
-    has none::
+    ``randomness=dict(deterministic=True)`` chooses the deterministic ones, and raises an error where there is
+    none::
 
         custom_hooks = [dict(type="mmseol.ExactResumeHook")]
 
