@@ -8,46 +8,58 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from traceback import extract_tb
-from typing import Any, NamedTuple
+from typing import Any
+
+from mmseol.analysis.subcommands import ANALYSES
+from mmseol.utils.arguments import Command, CommandGroup, add_config, add_loss, add_run, add_settings
 
 __all__ = ["main"]
 
-
-class Command(NamedTuple):
-    """A verb: its help, its arguments, and its module, which has ``prepare_VERB`` and ``run_VERB``."""
-
-    help: str
-    add_arguments: Callable[[ArgumentParser], None]
-    module: str
+_HELP = ("-h", "--help")
 
 
 def main(verb: str | None = None, arguments: Sequence[str] | None = None) -> None:
     """Run a command.
 
-    >>> main("trian")
+    >>> main("trian")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    SystemExit: error: the command must be one of train, test, predict, sweep, tables, got 'trian'.
+    SystemExit: error: the command must be one of train, test, predict, ..., got 'trian'.
 
     Args:
         verb: Name of the command; ``None`` reads it from the arguments.
         arguments: Arguments of the command; ``None`` reads ``sys.argv``.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    program = None
+    program = Path(sys.argv[0]).name
     if verb is None:
+        program = "python -m mmseol"
         verb, *arguments = arguments or ["--help"]
-        program = f"python -m mmseol {verb}"
-    if verb in ("-h", "--help"):
-        print(_overview())
-        return
-    if verb not in COMMANDS:
-        verbs = ", ".join(COMMANDS)
-        raise SystemExit(f"error: the command must be one of {verbs}, got {verb!r}.")
-    command = COMMANDS[verb]
+        if verb in _HELP:
+            print(_overview(program, COMMANDS))
+            return
+        program += f" {verb}"
+    command = _find(verb, COMMANDS)
+    if isinstance(command, CommandGroup):
+        verb, *arguments = arguments or ["--help"]
+        if verb in _HELP:
+            print(_overview(program, command.commands))
+            return
+        program += f" {verb}"
+        command = _find(verb, command.commands)
+    _run(verb, command, program, arguments)
+
+
+def _find(verb: str, commands: Mapping[str, Any]) -> Any:
+    if verb not in commands:
+        raise SystemExit(f"error: the command must be one of {', '.join(commands)}, got {verb!r}.")
+    return commands[verb]
+
+
+def _run(verb: str, command: Command, program: str, arguments: Sequence[str]) -> None:
     parser = ArgumentParser(prog=program, description=command.help)
     command.add_arguments(parser)
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
@@ -97,15 +109,13 @@ def _place(error: Exception, cfg: Any) -> str:
     return f" (in {cfg.work_dir})" if unnamed and cfg.get("work_dir") else ""
 
 
-def _overview() -> str:
-    lines = [f"  {verb:<15}{command.help}" for verb, command in COMMANDS.items()]
-    return "\n".join(
-        ["usage: python -m mmseol COMMAND ...", "", *lines, "", "python -m mmseol COMMAND -h says more."]
-    )
+def _overview(program: str, commands: Mapping[str, Command | CommandGroup]) -> str:
+    lines = [f"  {verb:<15}{command.help}" for verb, command in commands.items()]
+    return "\n".join([f"usage: {program} COMMAND ...", "", *lines, "", f"{program} COMMAND -h says more."])
 
 
 def _train(parser: ArgumentParser) -> None:
-    _config(parser)
+    add_config(parser)
     parser.add_argument(
         "--imbalance",
         metavar="PROFILE:RATIO[:key=value,...]",
@@ -131,11 +141,11 @@ def _train(parser: ArgumentParser) -> None:
         action="store_true",
         help="resume with another model, loss, imbalance or data than the run had",
     )
-    _run(parser)
+    add_run(parser)
 
 
 def _test(parser: ArgumentParser) -> None:
-    _config(parser)
+    add_config(parser)
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument(
         "--split", choices=["val", "test"], default="val", help="split to score (default: val)"
@@ -145,11 +155,11 @@ def _test(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--show-dir", metavar="DIR", help="write pictures of the predictions there")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
-    _run(parser)
+    add_run(parser)
 
 
 def _predict(parser: ArgumentParser) -> None:
-    _config(parser)
+    add_config(parser)
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument("image", help="image file, or folder of images")
     parser.add_argument(
@@ -160,8 +170,8 @@ def _predict(parser: ArgumentParser) -> None:
     parser.add_argument("--scores", action="store_true", help="also write raw outputs or scores (.npz)")
     parser.add_argument("--opacity", type=float, default=0.5, help="of the label map, 0 to 1 (default: 0.5)")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda:0, ...")
-    _loss(parser)
-    _settings(parser)
+    add_loss(parser)
+    add_settings(parser)
 
 
 def _sweep(parser: ArgumentParser) -> None:
@@ -197,7 +207,7 @@ def _sweep(parser: ArgumentParser) -> None:
 
 
 def _tune_decision(parser: ArgumentParser) -> None:
-    _config(parser)
+    add_config(parser)
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument("--out", metavar="DIR", help="new or empty folder (default: CHECKPOINT_decision)")
     parser.add_argument(
@@ -234,41 +244,7 @@ def _tune_decision(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--validation-is-test", action="store_true", help="the config tests on its validation data"
     )
-    _run(parser)
-
-
-def _config(parser: ArgumentParser) -> None:
-    parser.add_argument("config", help="config file, or a config of mmseol such as cifar/resnet32_cifar10.py")
-
-
-def _loss(parser: ArgumentParser) -> None:
-    parser.add_argument("--loss", metavar="NAME[:key=value,...]", help="loss of every head, by name")
-
-
-def _settings(parser: ArgumentParser) -> None:
-    """Add the arguments that all commands have in common."""
-    parser.add_argument(
-        "--unsafe-load",
-        action="store_true",
-        help="read checkpoints that could run code; only from authors whom you trust",
-    )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action="extend",
-        metavar="KEY=VALUE",
-        help="change single settings of the config; applied last",
-    )
-
-
-def _run(parser: ArgumentParser) -> None:
-    """Add the arguments that training and testing have in common."""
-    parser.add_argument("--work-dir", help="folder of logs and checkpoints")
-    _loss(parser)
-    parser.add_argument("--data-root", metavar="DIR", help="read every data set from this folder")
-    _settings(parser)
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)  # torch.distributed.launch
+    add_run(parser)
 
 
 def _tables(parser: ArgumentParser) -> None:
@@ -299,7 +275,7 @@ def _tables(parser: ArgumentParser) -> None:
     parser.add_argument("--note", help="further facts for the record")
 
 
-COMMANDS = {
+COMMANDS: dict[str, Command | CommandGroup] = {
     "train": Command(
         "Train a config of mmseol, MMSegmentation or MMPretrain.", _train, "mmseol.experiment.commands"
     ),
@@ -320,6 +296,7 @@ COMMANDS = {
         _tune_decision,
         "mmseol.experiment.decision_tuning",
     ),
+    "analyze": CommandGroup("Draw features, predictions and scores.", ANALYSES),
 }
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
 
 from mmseol.__main__ import COMMANDS
+from mmseol.analysis.subcommands import ANALYSES
 from mmseol.counting.counts import ClassCounts
 from mmseol.experiment.work_dir import lock_work_dir
 
@@ -311,6 +312,7 @@ def test_two_runs_do_not_share_a_work_dir(trained, monkeypatch, tmp_path) -> Non
     ("verb", "arguments", "unused"),
     [
         *((verb, ["--help"], ("torch", "mmengine", "mmseg", "mmpretrain", "cv2")) for verb in COMMANDS),
+        *(("analyze", [name, "--help"], ("torch", "mmengine", "matplotlib")) for name in ANALYSES),
         ("train", [str(CONFIG), "--loss", "mes"], ("mmseol.losses", "mmseg", "mmpretrain", "cv2")),
         ("test", [str(CONFIG), "nowhere.pth"], ("mmseol.losses", "mmseg", "mmpretrain", "cv2")),
     ],

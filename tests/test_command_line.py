@@ -1,4 +1,4 @@
-"""The command ``sweep``: dry runs, states, and errors that end with one line."""
+"""The command ``sweep``: dry runs, states, and errors that end with one line; commands with subcommands."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmseol.__main__ import main
+from mmseol.analysis.subcommands import ANALYSES
 from mmseol.sweeps.trial import fail, read_json, write_json
 from mmseol.sweeps.work_folder import WorkFolder
 
@@ -128,3 +129,17 @@ def test_the_shipped_sweeps_are_found_by_name(tmp_path, capsys):
     assert sum(line.startswith("tools/train.py") for line in lines) == 12
     assert sum("train_cfg.max_epochs=1 " in line for line in lines) == 12
     assert not Path(tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_a_command_lists_its_subcommands(arguments, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["mmseol", "analyze", *arguments])
+    main()
+    text = capsys.readouterr().out
+    assert text.startswith("usage: python -m mmseol analyze COMMAND")
+    assert all(command.help in text for command in ANALYSES.values())
+
+
+def test_an_unknown_subcommand_is_refused():
+    with pytest.raises(SystemExit, match=r"^error: the command must be one of .*, got 'feature'"):
+        main("analyze", ["feature"])

@@ -1,0 +1,1 @@
+"""Figures: functions that take arrays or records and return a matplotlib figure, in one style."""
