@@ -15,7 +15,16 @@ from traceback import extract_tb
 from typing import Any
 
 from mmseol.analysis.subcommands import ANALYSES
-from mmseol.utils.arguments import Command, CommandGroup, add_config, add_loss, add_run, add_settings
+from mmseol.utils.arguments import (
+    Command,
+    CommandGroup,
+    add_config,
+    add_data,
+    add_imbalance,
+    add_loss,
+    add_run,
+    add_settings,
+)
 
 __all__ = ["main"]
 
@@ -116,11 +125,7 @@ def _overview(program: str, commands: Mapping[str, Command | CommandGroup]) -> s
 
 def _train(parser: ArgumentParser) -> None:
     add_config(parser)
-    parser.add_argument(
-        "--imbalance",
-        metavar="PROFILE:RATIO[:key=value,...]",
-        help="cut the training data, long_tailed:100 or step:10:seed=1,protocol=cao2019 (classification)",
-    )
+    add_imbalance(parser)
     parser.add_argument(
         "--retrain-classifier",
         nargs=2,
@@ -172,6 +177,26 @@ def _predict(parser: ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda:0, ...")
     add_loss(parser)
     add_settings(parser)
+
+
+def _count(parser: ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument(
+        "--split",
+        nargs="+",
+        choices=["train", "val", "test"],
+        default=["train"],
+        help="data to count (default: train)",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="new or empty folder: class_counts.json, class_weights.json and a picture are written there",
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes that read label maps (default: one per core)"
+    )
+    add_data(parser)
 
 
 def _sweep(parser: ArgumentParser) -> None:
@@ -284,6 +309,11 @@ COMMANDS: dict[str, Command | CommandGroup] = {
         "Predict images: label maps or classes, pictures.",
         _predict,
         "mmseol.experiment.prediction",
+    ),
+    "count": Command(
+        "Count the classes of the data, with the class weights that follow.",
+        _count,
+        "mmseol.experiment.counted_classes",
     ),
     "sweep": Command(
         "Tune every loss by the same budget on validation data, then train and score several seeds.",

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import DATASETS, DefaultScope
 
 from mmseol.datasets.imbalance import class_sizes
-from mmseol.experiment.loss import parse_arguments, parse_options
+from mmseol.experiment.loss import has_boolean, parse_arguments, parse_options
 from mmseol.utils.text import first_few
 
-__all__ = ["check_files", "parse_imbalance", "set_data_root", "set_dataloader_defaults", "set_imbalance"]
+__all__ = [
+    "build_dataset",
+    "check_files",
+    "parse_imbalance",
+    "set_data_root",
+    "set_dataloader_defaults",
+    "set_imbalance",
+]
 
 DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _CUT = ("seed", "protocol", "class_order", "n_max")  # keys of --imbalance
@@ -117,6 +126,42 @@ def _check_lines(path: Path) -> None:
                 f"from 0, got {line[:100]!r} in line {number}. Add the classes, or sort the images into "
                 "folders of classes and leave `ann_file` out."
             )
+
+
+def build_dataset(cfg: Config, name: str) -> Any:
+    """Return the data set of a data loader, initialised, as a Runner would build it, for its annotations.
+
+    Nothing is downloaded, and ``mmseol.InMemoryDataset`` is left out, because it decodes every image.
+
+    >>> data = dict(type="mmseol.ImbalancedDataset", dataset=dataset, profile="step", ratio=3)
+    >>> len(build_dataset(Config(dict(train_dataloader=dict(dataset=data))), "train_dataloader"))
+    9
+
+    Raises:
+        ValueError: If the config has no such data loader.
+    """
+    dataset = copy.deepcopy((cfg.get(name) or {}).get("dataset"))
+    if not dataset:
+        raise ValueError(f"`config` must have a `{name}` with a data set, got {cfg.get(name)!r}.")
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
+        if isinstance(dataset, dict):
+            dataset = dataset["dataset"] if _is(dataset, "InMemoryDataset") else dataset
+            for leaf in leaf_datasets(dataset):
+                _refuse_download(leaf)
+            dataset = DATASETS.build(dataset)
+        if callable(getattr(dataset, "full_init", None)):
+            dataset.full_init()
+    return dataset
+
+
+def _refuse_download(dataset: Any) -> None:
+    """Set ``download=False`` where the data set has this argument."""
+    name = dataset.get("type") if isinstance(dataset, dict) else None
+    if isinstance(name, str):
+        with DATASETS.switch_scope_and_registry(None) as registry:
+            name = registry.get(name)
+    if name is not None and has_boolean(name, "download"):
+        dataset["download"] = False
 
 
 def leaf_datasets(dataset: Any) -> Iterator[Any]:

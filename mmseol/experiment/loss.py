@@ -15,7 +15,15 @@ from mmengine.registry import DefaultScope
 
 from mmseol.registry import MODELS
 
-__all__ = ["LOSSES", "parse_loss", "parse_options", "resolved_loss", "set_loss"]
+__all__ = [
+    "LOSSES",
+    "has_boolean",
+    "parse_loss",
+    "parse_options",
+    "resolved_loss",
+    "set_loss",
+    "stated_by_heads",
+]
 
 # Every loss by the name that --loss takes, with the values of its paper.
 # A data set changes single values in its fragment: ``losses = dict(outlying_mse=dict(alpha=6.0))``.
@@ -135,13 +143,18 @@ def _built_loss(
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"`--loss` {spec!r} cannot be built: {error}") from error
     for key, value in arguments.items():
-        if _is_boolean(type(built), key) and not isinstance(value, bool):
+        if has_boolean(type(built), key) and not isinstance(value, bool):
             raise ValueError(f"`--loss` {spec!r}: `{key}` must be True or False, got {value!r}.")
     return loss, built
 
 
-def _is_boolean(cls: type, key: str) -> bool:
-    """Whether the constructor, its own or an inherited one, takes a boolean for ``key``."""
+def has_boolean(cls: type, key: str) -> bool:
+    """Return whether the constructor, its own or an inherited one, takes a boolean for ``key``.
+
+    >>> from mmseol.losses import LovaszHingeLoss
+    >>> has_boolean(LovaszHingeLoss, "per_image"), has_boolean(LovaszHingeLoss, "loss_weight")
+    (True, False)
+    """
     for parent in cls.__mro__:
         parameter = inspect.signature(vars(parent).get("__init__", parent)).parameters.get(key)
         if parameter is not None:
@@ -247,11 +260,42 @@ def _bare_type(node: Any) -> str:
     return str(node.get("type")).rpartition(".")[-1]
 
 
+def stated_by_heads(cfg: Config, attribute: str) -> dict[str, int]:
+    """Return an integer argument of the heads that score the main head's classes, by head.
+
+    Heads of mmseg ignore the label 255 if they do not say another.
+
+    >>> head = dict(type="FCNHead", num_classes=11, loss_decode=dict(type="CrossEntropyLoss"))
+    >>> cfg = Config(dict(model=dict(decode_head=head, auxiliary_head=[dict(head)])))
+    >>> stated_by_heads(cfg, "num_classes"), stated_by_heads(cfg, "ignore_index")
+    ({'decode_head': 11, 'auxiliary_head.0': 11}, {'decode_head': 255, 'auxiliary_head.0': 255})
+    """
+    stated = {}
+    for name, head, key in named_heads(cfg.get("model") or {}):
+        value = _inside_cosine_head(head).get(attribute)
+        if value is None and attribute == "ignore_index" and key == "loss_decode":
+            value = 255
+        if isinstance(value, int):
+            stated[name] = value
+    return stated
+
+
 def _heads(model: Any) -> Iterator[tuple[Any, str]]:
     """Yield the config of every head with the main head's classes, and the key of its loss."""
-    found = []
-    for name, key in (("decode_head", "loss_decode"), ("head", "loss"), ("auxiliary_head", "loss_decode")):
-        heads = model.get(name) or []
-        found += [(head, key) for head in (heads if isinstance(heads, (list, tuple)) else [heads])]
+    found = [(head, key) for _, head, key in named_heads(model)]
     classes = [_inside_cosine_head(head).get("num_classes") for head, _ in found]
     yield from (pair for pair, own in zip(found, classes, strict=True) if own == classes[0])
+
+
+def named_heads(model: Any) -> Iterator[tuple[str, Any, str]]:
+    """Yield the name and the config of every head, and the key of its loss, the main head first.
+
+    >>> [(name, key) for name, _, key in named_heads(dict(head=dict(type="LinearClsHead")))]
+    [('head', 'loss')]
+    """
+    for name, key in (("decode_head", "loss_decode"), ("head", "loss"), ("auxiliary_head", "loss_decode")):
+        heads = model.get(name) or []
+        if isinstance(heads, (list, tuple)):
+            yield from ((f"{name}.{i}", head, key) for i, head in enumerate(heads))
+        else:
+            yield name, heads, key

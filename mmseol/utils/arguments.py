@@ -9,7 +9,16 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-__all__ = ["Command", "CommandGroup", "add_config", "add_loss", "add_run", "add_settings"]
+__all__ = [
+    "Command",
+    "CommandGroup",
+    "add_config",
+    "add_data",
+    "add_imbalance",
+    "add_loss",
+    "add_run",
+    "add_settings",
+]
 
 
 class Command(NamedTuple):
@@ -73,6 +82,10 @@ def add_settings(parser: ArgumentParser) -> None:
         action="store_true",
         help="read checkpoints that could run code; only from authors whom you trust",
     )
+    _add_options(parser)
+
+
+def _add_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--cfg-options",
         nargs="+",
@@ -80,6 +93,34 @@ def add_settings(parser: ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="change single settings of the config; applied last",
     )
+
+
+def add_imbalance(parser: ArgumentParser) -> None:
+    """Add ``--imbalance``.
+
+    >>> parser = ArgumentParser()
+    >>> add_imbalance(parser)
+    >>> parser.parse_args(["--imbalance", "step:10"]).imbalance
+    'step:10'
+    """
+    parser.add_argument(
+        "--imbalance",
+        metavar="PROFILE:RATIO[:key=value,...]",
+        help="cut the training data, long_tailed:100 or step:10:seed=1,protocol=cao2019 (classification)",
+    )
+
+
+def add_data(parser: ArgumentParser) -> None:
+    """Add the arguments of commands that look at the data of a config, and load and write no checkpoint.
+
+    >>> parser = ArgumentParser()
+    >>> add_data(parser)
+    >>> sorted(vars(parser.parse_args([])))
+    ['cfg_options', 'data_root', 'imbalance']
+    """
+    parser.add_argument("--data-root", metavar="DIR", help="read every data set from this folder")
+    add_imbalance(parser)
+    _add_options(parser)
 
 
 def add_run(parser: ArgumentParser) -> None:
