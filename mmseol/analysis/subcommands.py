@@ -5,9 +5,58 @@ Only the standard library is imported here: ``--help`` and wrong arguments answe
 
 from __future__ import annotations
 
-from mmseol.utils.arguments import Command
+from argparse import ArgumentParser
+
+from mmseol.utils.arguments import Command, add_config, add_loss, add_settings
 
 __all__ = ["ANALYSES"]
 
-ANALYSES: dict[str, Command] = {}
-"""Each subcommand's module has ``prepare_NAME`` and ``run_NAME``."""
+
+def _features(parser: ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument("--out", required=True, metavar="FILE.npz", help="new file of features and outputs")
+    parser.add_argument(
+        "--split", choices=["val", "test"], default="val", help="split to read (default: val)"
+    )
+    parser.add_argument(
+        "--per-class",
+        type=int,
+        default=500,
+        metavar="N",
+        help="images or pixels of each class (default: 500)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of images or pixels (default: 0)")
+    parser.add_argument("--counts", metavar="FILE", help="class_counts.json of the training data")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda:0, ...")
+    parser.add_argument("--classifier", metavar="NAME", help="layer that classifies (default: the host's)")
+    parser.add_argument("--data-root", metavar="DIR", help="read every data set from this folder")
+    add_loss(parser)
+    add_settings(parser)
+
+
+def _tsne(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE.npz", help="files of `analyze features`, one a loss"
+    )
+    parser.add_argument("--out", required=True, metavar="PICTURE", help="new .png, .pdf or .svg")
+    parser.add_argument("--titles", nargs="+", metavar="TITLE", help="of the files (default: their names)")
+    parser.add_argument(
+        "--method", choices=["tsne", "umap"], default="tsne", help="umap needs umap-learn (default: tsne)"
+    )
+    parser.add_argument("--perplexity", type=float, default=30.0, help="of t-SNE (default: 30)")
+    parser.add_argument("--seed", type=int, default=0, help="of the embedding (default: 0)")
+
+
+ANALYSES: dict[str, Command] = {
+    "features": Command(
+        "Write the features and raw outputs of a checkpoint, equally many of each class.",
+        _features,
+        "mmseol.experiment.feature_extraction",
+    ),
+    "tsne": Command(
+        "Draw the features of several losses side by side, with numbers that say how far classes lie apart.",
+        _tsne,
+        "mmseol.analysis.embedding",
+    ),
+}

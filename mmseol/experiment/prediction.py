@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mmseol.analysis.pictures import captioned, overlay
+from mmseol.experiment.checkpoint_pass import built_model
 from mmseol.experiment.commands import load_config
 from mmseol.experiment.data import leaf_datasets
 from mmseol.experiment.evaluation import require_empty
-from mmseol.experiment.weights import check_classifier, check_weights
+from mmseol.experiment.weights import check_classifier
 from mmseol.utils.checks import number
 from mmseol.utils.files import replacing
 from mmseol.utils.unpickling import load_checkpoint, plain_data_only
@@ -102,7 +103,7 @@ def run_predict(cfg: Config, args: Namespace) -> None:
         ValueError: If the checkpoint does not fit the config, or an image cannot be read.
     """
     with plain_data_only(args.unsafe_load):
-        model = _built(cfg, args)
+        model = built_model(cfg, args.checkpoint, args.loaded, args.device)
         dataset = next(leaf_datasets(cfg.test_dataloader.dataset))
         meta = (args.loaded.get("meta") or {}).get("dataset_meta")
         meta = meta or getattr(DATASETS.get(dataset.type), "METAINFO", {})  # weights of another program
@@ -114,20 +115,6 @@ def run_predict(cfg: Config, args: Namespace) -> None:
         with replacing(Path(args.out) / "predictions.json", "w") as file:
             file.write(json.dumps(records, indent=1) + "\n")
     print(f"Wrote {args.out}.")
-
-
-def _built(cfg: Config, args: Namespace) -> Any:
-    init_default_scope(cfg.get("default_scope", "mmengine"))
-    if cfg.get("data_preprocessor") is not None:
-        cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)
-    if "pretrained" in cfg.model:
-        cfg.model.pretrained = None
-    model = MODELS.build(cfg.model)
-    check_weights(model, args.checkpoint, args.loaded)
-    from mmengine.runner import load_checkpoint as load_into  # imports OpenCV
-
-    load_into(model, args.checkpoint, map_location="cpu", logger="silent")
-    return model.to(args.device).eval()
 
 
 def _results(cfg: Config, model: Any, args: Namespace) -> Iterator[tuple[str, Any, NDArray[np.uint8]]]:

@@ -1,0 +1,158 @@
+"""The command that writes features: they are those of the classifier, at the place of each pixel."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.seg_heads import samples, segmentor
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.structures import PixelData
+from mmseg.models.utils import resize
+from PIL import Image
+
+from mmseol.__main__ import main
+from mmseol.analysis.features import load_features
+from mmseol.experiment.feature_extraction import FeatureReader, sample_map, sampling_grid
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "quickstart"
+OPTIONS = (
+    "val_dataloader.num_workers=0",
+    "val_dataloader.persistent_workers=False",
+    "model.decode_head.jpu_channels=8",
+    "model.decode_head.channels=8",
+)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_outputs_at_a_pixel_are_the_hosts_and_follow_from_its_features(align_corners, mmseg_scope):
+    model = segmentor("ce").eval()
+    model.align_corners = model.decode_head.align_corners = align_corners
+    torch.nn.init.normal_(model.decode_head.conv_seg.weight)
+    label = torch.arange(32 * 40).view(1, 32, 40) % 4
+    (sample,) = samples()[:1]
+    sample.set_metainfo(dict(img_shape=(32, 40), ori_shape=(32, 40)))
+    sample.gt_sem_seg = PixelData(data=label)
+    image = torch.randint(256, (3, 32, 40), dtype=torch.uint8)
+    reader = FeatureReader(model, "decode_head.conv_seg")
+    (predicted,) = model.test_step(dict(inputs=[image], data_samples=[sample]))
+    (found,) = reader.read([predicted])
+    assert found.labels.tolist() == label.flatten().tolist()
+    chosen = np.random.default_rng(0).choice(32 * 40, 200, replace=False)
+    arrays = found.read(chosen)
+    expected = predicted.seg_logits.data.flatten(1)[:, chosen].T.detach().numpy()
+    np.testing.assert_allclose(arrays["outputs"], expected, atol=1e-4)
+    assert arrays["features"].std() > 0
+    weight, bias = (one.detach().numpy() for one in model.decode_head.conv_seg.parameters())
+    np.testing.assert_allclose(arrays["features"] @ weight[:, :, 0, 0].T + bias, expected, atol=1e-4)
+    assert (arrays["position"] @ [40, 1]).tolist() == chosen.tolist()
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_padding_and_resizing_are_undone_as_the_host_does(align_corners):
+    """The host resizes a map to the input, cuts the padding off and resizes to the label map."""
+    rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(24.0), indexing="ij")
+    ramp = torch.stack([rows, columns])
+    whole = resize(ramp[None], size=(64, 96), mode="bilinear", align_corners=align_corners)
+    inner = whole[:, :, 4:-8, 6:-10]
+    labels = (104, 160)
+    expected = resize(inner, size=labels, mode="bilinear", align_corners=align_corners)[0]
+    position = np.stack(np.meshgrid(np.arange(2, 102), np.arange(2, 158), indexing="ij"), -1).reshape(-1, 2)
+    meta = dict(img_shape=(52, 80), pad_shape=(64, 96), img_padding_size=(6, 10, 4, 8))
+    found = sample_map(ramp, sampling_grid(position, labels, meta, align_corners), align_corners)
+    np.testing.assert_allclose(found, expected[:, position[:, 0], position[:, 1]].T, atol=2e-3)
+
+
+def untrained(config: Path, folder: Path, *options: str) -> str:
+    """Write a checkpoint of random weights."""
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict({key: eval(value) for key, value in (option.split("=") for option in options)})
+    if cfg.get("data_preprocessor"):
+        cfg.model.data_preprocessor = cfg.data_preprocessor
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        torch.manual_seed(0)
+        torch.save({"state_dict": MODELS.build(cfg.model).state_dict()}, folder / "random.pth")
+    return str(folder / "random.pth")
+
+
+def test_pixels_of_each_class_are_written(toy, tmp_path, capsys):
+    data = tmp_path / "toy"
+    shutil.copytree(toy, data)
+    for path in (data / "valannot").iterdir():  # no pole, and one pixel of a sign
+        labels = np.array(Image.open(path))
+        labels[np.isin(labels, (2, 6))] = 11
+        if path.name == min(one.name for one in (data / "valannot").iterdir()):
+            labels[5, 7] = 6
+        Image.fromarray(labels).save(path)
+    checkpoint = untrained(CONFIGS / "toy_camvid.py", tmp_path, *OPTIONS[2:])
+    (tmp_path / "class_counts.json").write_text(str(list(range(100, 1200, 100))))
+    arguments = [str(CONFIGS / "toy_camvid.py"), checkpoint, "--data-root", str(data), "--per-class", "20"]
+    arguments += ["--cfg-options", *OPTIONS]
+    main("analyze", ["features", *arguments, "--out", str(tmp_path / "a.npz")])
+    found = load_features(tmp_path / "a.npz")
+    maps = [np.asarray(Image.open(path)) for path in sorted((data / "valannot").iterdir())]
+    for label, image, (row, column) in zip(found.label, found.image, found.position, strict=True):
+        assert maps[image][row, column] == label
+    assert found.position[found.label == 6].tolist() == [[5, 7]]
+    assert found.seen.tolist() == [sum(int((one == k).sum()) for one in maps) for k in range(11)]
+    assert (found.seen[2], found.seen[6]) == (0, 1)
+    assert np.bincount(found.label, minlength=11).tolist() == np.minimum(found.seen, 20).tolist()
+    assert found.features.shape == (len(found.label), 8)
+    assert found.counts.tolist() == list(range(100, 1200, 100))
+    assert found.meta["counts_from"].endswith("class_counts.json")
+    assert found.meta["task"] == "segmentation"
+    assert "none there" in capsys.readouterr().out
+    options = ["val_dataloader.batch_size=2", "model.test_cfg.mode=slide", "model.test_cfg.crop_size=(32,32)"]
+    main("analyze", ["features", *arguments, *options, "--out", str(tmp_path / "b.npz")])
+    other = load_features(tmp_path / "b.npz")  # crops are not read, whole images are
+    np.testing.assert_allclose(other.features, found.features, atol=1e-4)
+    np.testing.assert_array_equal(other.position, found.position)
+
+
+def test_images_of_each_class_are_written(tmp_path, capsys):
+    checkpoint = untrained(CONFIGS / "digits.py", tmp_path)
+    arguments = ["features", str(CONFIGS / "digits.py"), checkpoint, "--per-class", "7"]
+    main("analyze", [*arguments, "--out", str(tmp_path / "a.npz")])
+    found = load_features(tmp_path / "a.npz")
+    assert np.bincount(found.label).tolist() == [7] * 10
+    assert found.meta["counts_from"] == "val split"
+    assert found.counts.tolist() == found.seen.tolist()
+    assert (found.position == -1).all()
+    state = torch.load(checkpoint)["state_dict"]
+    expected = found.features @ state["head.fc.weight"].numpy().T + state["head.fc.bias"].numpy()
+    np.testing.assert_allclose(found.outputs, expected, atol=1e-5)
+    assert "Training counts: val split." in capsys.readouterr().out
+
+    def error_of(*more: str, given: str = checkpoint) -> str:
+        with pytest.raises(SystemExit) as caught:
+            main("analyze", ["features", str(CONFIGS / "digits.py"), given, *more])
+        assert caught.value.code not in (0, None)
+        return str(caught.value) + capsys.readouterr().err
+
+    new = ("--out", str(tmp_path / "new.npz"))
+    assert "`checkpoint` must be an existing file" in error_of(*new, given="missing.pth")
+    assert "exists; name another file" in error_of("--out", str(tmp_path / "a.npz"))
+    assert "`--out` must end in .npz" in error_of("--out", str(tmp_path / "a.npy"))
+    assert "`--per-class` must be a whole number of at least 1, got 0" in error_of(*new, "--per-class", "0")
+    text = error_of(*new, "--cfg-options", "model.head.num_classes=9")
+    assert "head.fc.weight is of shape (10, 32) there and (9, 32) here" in text
+    assert "`classifier` must be the name of the layer" in error_of(*new, "--classifier", "head.fd")
+    torch.save(
+        {"state_dict": {**state, "head.fc.bias": state["head.fc.bias"] * np.nan}}, tmp_path / "nan.pth"
+    )
+    assert "`outputs` of" in (text := error_of(*new, given=str(tmp_path / "nan.pth")))
+    assert "the checkpoint has diverged" in text
+    assert not (tmp_path / "new.npz").exists()
+
+
+def test_data_of_other_classes_are_refused(tmp_path, capsys):
+    checkpoint = untrained(CONFIGS / "digits.py", tmp_path, "model.head.num_classes=11")
+    out = ("--out", str(tmp_path / "a.npz"), "--cfg-options", "model.head.num_classes=11")
+    with pytest.raises(
+        SystemExit, match=r"^error: The data set must have the 11 classes of head\.fc, got 10"
+    ):
+        main("analyze", ["features", str(CONFIGS / "digits.py"), checkpoint, *out])
