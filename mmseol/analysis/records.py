@@ -23,6 +23,7 @@ __all__ = [
     "SCORES",
     "SEG_SCORES",
     "environment",
+    "installed_versions",
     "iou_of_maps",
     "iou_record",
     "scores_record",
@@ -61,14 +62,6 @@ def environment() -> dict[str, Any]:
     >>> sorted(environment())
     ['commit', 'device', 'python', 'versions']
     """
-    versions = {}
-    for name in _PACKAGES:
-        for distribution in (f"onedl-{name}", name):
-            try:
-                versions[distribution] = version(distribution)
-                break
-            except PackageNotFoundError:
-                continue
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"],
         cwd=Path(__file__).parent,
@@ -79,8 +72,24 @@ def environment() -> dict[str, Any]:
         "commit": commit or None,
         "device": _device(),
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": installed_versions(),
     }
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the version of each package that a result depends on, maintained and original ones.
+
+    >>> "torch" in installed_versions()
+    True
+    """
+    versions = {}
+    for name in _PACKAGES:
+        for distribution in (f"onedl-{name}", name):
+            try:
+                versions[distribution] = version(distribution)
+            except PackageNotFoundError:
+                continue
+    return versions
 
 
 def _device() -> str:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 from rich.console import Console
 from rich.progress import track
 from torch import nn
@@ -19,7 +19,7 @@ from mmseol.counting.counts import check_counts, load_counts
 from mmseol.experiment.commands import load_config
 from mmseol.experiment.data import check_files
 from mmseol.experiment.evaluation import set_split
-from mmseol.experiment.weights import check_classifier, check_weights
+from mmseol.experiment.weights import build_model, check_classifier, check_weights
 from mmseol.hooks.tuned_decision import loss_of_classifier, stored_counts
 from mmseol.utils.arrays import IntArray
 from mmseol.utils.unpickling import load_checkpoint
@@ -67,11 +67,7 @@ def built_model(cfg: Config, checkpoint: str, loaded: dict[str, Any], device: st
     if cfg.get("model") is None:
         raise ValueError("The config must have a `model`, got none.")
     init_default_scope(cfg.get("default_scope", "mmengine"))
-    if cfg.get("data_preprocessor") is not None:
-        cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)
-    if "pretrained" in cfg.model:
-        cfg.model.pretrained = None
-    model = MODELS.build(cfg.model)
+    model = build_model(cfg)
     check_weights(model, checkpoint, loaded)
     from mmengine.runner import load_checkpoint as load_into  # imports OpenCV
 

@@ -261,7 +261,7 @@ def _bare_type(node: Any) -> str:
 
 
 def stated_by_heads(cfg: Config, attribute: str) -> dict[str, int]:
-    """Return an integer argument of the heads that score the main head's classes, by head.
+    """Return an integer argument of every head that has it, by head.
 
     Heads of mmseg ignore the label 255 if they do not say another.
 

@@ -1,19 +1,38 @@
-"""Checks of a checkpoint against the config and the model that it is loaded into."""
+"""The model of a config, and checks of a checkpoint against both."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from mmseol.utils.text import first_few
 
-__all__ = ["check_classifier", "check_initial_weights", "check_weights"]
+__all__ = ["build_model", "check_classifier", "check_initial_weights", "check_weights"]
 
 _COSINE_HEAD = "CosineClassifierHead"
 _MISSING = "is missing"
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """Return the model of a config with new weights, as a Runner would build it; nothing is downloaded.
+
+    >>> backbone, head = dict(type="LeNet5"), dict(type="ClsHead")
+    >>> model = dict(type="ImageClassifier", backbone=backbone, head=head)
+    >>> type(build_model(Config(dict(default_scope="mmpretrain", model=model)))).__name__
+    'ImageClassifier'
+    """
+    model = copy.deepcopy(cfg.model)
+    if cfg.get("data_preprocessor") is not None:
+        model.setdefault("data_preprocessor", copy.deepcopy(cfg.data_preprocessor))
+    if "pretrained" in model:
+        model["pretrained"] = None
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
+        return MODELS.build(model)
 
 
 def check_classifier(cfg: Config, path: str, checkpoint: Mapping[str, Any]) -> None:

@@ -17,9 +17,11 @@ from mmseol.counting import LabelError, count_dataset
 from mmseol.counting.counts import ClassCounts
 from mmseol.hooks.class_table import class_table, derived_columns, drawn_column
 from mmseol.hooks.run_parts import (
+    agreed,
     averaged_losses,
     counting_losses,
     counting_metrics,
+    dependent_losses,
     from_heads,
     missing_hooks,
     train_dataset,
@@ -31,7 +33,7 @@ from mmseol.utils.arrays import IntArray
 from mmseol.utils.checks import choice, whole_number
 from mmseol.utils.modules import unwrap
 
-__all__ = ["ClassCountHook", "resolve_counts"]
+__all__ = ["ClassCountHook", "resolve_counts", "set_counts"]
 
 
 @HOOKS.register_module()
@@ -133,18 +135,18 @@ class ClassCountHook(Hook):
         if self.check_labels:
             self._check_validation(runner, model, losses, len(names))
         resumed = runner.iter > 0  # a checkpoint that is only loaded leaves 0
-        for name, missing in missing_hooks(runner, losses):
+        for name, missing in missing_hooks((type(hook).__name__ for hook in runner.hooks), losses):
             runner.logger.warning(
                 f"{name} works as described only with {missing}, and the run has none. Add "
                 f"dict(type='{missing}') to custom_hooks."
             )
         for name, loss in losses:
-            message = self._set_counts(loss, counts, resumed, names)
+            message = set_counts(loss, counts, self.count, resumed, names)
             if message is not None:
                 replaced = _given(loss) is None and not resumed  # by the data: what fine-tuning expects
                 getattr(runner.logger, "info" if replaced else "warning")(f"{name}: {message}")
         for loss in averaged_losses(runner):
-            self._set_counts(loss, counts, resumed, names)
+            set_counts(loss, counts, self.count, resumed, names)
         self._set_metrics(runner, runner._val_loop)  # raises before the first epoch if K is wrong
         if is_main_process():
             size, seconds = len(train_dataset(runner)), time.perf_counter() - start
@@ -176,9 +178,7 @@ class ClassCountHook(Hook):
     ) -> tuple[ClassCounts | None, list[str]]:
         """Return the counts, or ``None`` if counting fails and no loss depends on it, and the class names."""
         dataset = train_dataset(runner)
-        dependent = [
-            name for name, loss in losses if getattr(loss, "needs_counts", True) and _given(loss) is None
-        ]
+        dependent = dependent_losses(losses)
         if dataset is None:
             if not dependent:
                 return None, []
@@ -224,7 +224,7 @@ class ClassCountHook(Hook):
     def _resolve_ignore_index(self, model: nn.Module, losses: list[tuple[str, Any]]) -> int | None:
         if self.ignore_index is not None:
             return self.ignore_index
-        return _one("ignore_index", from_heads(model, losses, "ignore_index"))
+        return agreed("ignore_index", from_heads(model, losses, "ignore_index"))
 
     def _resolve_num_classes(
         self, model: nn.Module, losses: list[tuple[str, Any]], names: Sequence[str]
@@ -234,7 +234,7 @@ class ClassCountHook(Hook):
         stated = from_heads(model, losses, "num_classes")
         if names:
             stated["the data set's metainfo"] = len(names)
-        num_classes = _one("num_classes", stated)
+        num_classes = agreed("num_classes", stated)
         if num_classes is None:
             raise ValueError(
                 "`num_classes` must be given to ClassCountHook, got None: no head that owns a loss has the "
@@ -242,17 +242,38 @@ class ClassCountHook(Hook):
             )
         return num_classes
 
-    def _set_counts(self, loss: Any, counts: ClassCounts, resumed: bool, names: Sequence[str]) -> str | None:
-        """Set the counts of one loss; return what the log should say."""
-        data, known = getattr(counts, self.count), _known(loss)
-        chosen, message = resolve_counts(_given(loss), known, data, resumed, names)
-        if chosen is data:
-            # Without void, totals are images: every class would fill all of its images.
-            pixels = self.count == "samples" and not np.array_equal(counts.totals, counts.images)
-            loss.set_class_counts(data, counts.totals if pixels else None)
-        elif known is None or not np.array_equal(known, chosen):
-            loss.set_class_counts(chosen)
-        return message
+
+def set_counts(
+    loss: Any,
+    counts: ClassCounts,
+    unit: Literal["samples", "images"] = "samples",
+    resumed: bool = False,
+    names: Sequence[str] = (),
+) -> str | None:
+    """Set the class counts of a loss by :func:`resolve_counts`; return what the log should say.
+
+    >>> from mmseol.losses import OutlyingMSELoss
+    >>> loss = OutlyingMSELoss()
+    >>> set_counts(loss, ClassCounts([90, 10], [2, 1], [100, 50]))
+    >>> loss.class_counts.tolist()
+    [90, 10]
+
+    Args:
+        loss: Module with ``set_class_counts(counts, totals)``.
+        counts: Counts of the training data.
+        unit: As ``count`` of :class:`ClassCountHook`.
+        resumed: Whether a checkpoint's counts go before those of the data.
+        names: Names of the classes.
+    """
+    data, known = getattr(counts, unit), _known(loss)
+    chosen, message = resolve_counts(_given(loss), known, data, resumed, names)
+    if chosen is data:
+        # Without void, totals are images: every class would fill all of its images.
+        pixels = unit == "samples" and not np.array_equal(counts.totals, counts.images)
+        loss.set_class_counts(data, counts.totals if pixels else None)
+    elif known is None or not np.array_equal(known, chosen):
+        loss.set_class_counts(chosen)
+    return message
 
 
 def resolve_counts(
@@ -310,16 +331,6 @@ def _known(loss: Any) -> IntArray | None:
     counts = getattr(loss, "class_counts", None)
     counts = None if counts is None else counts.detach().cpu().numpy()
     return counts if counts is not None and counts.any() else None
-
-
-def _one(attribute: str, stated: dict[str, int]) -> int | None:
-    if len(set(stated.values())) > 1:
-        raise ValueError(
-            f"`{attribute}` must be the same for all losses that share class counts, got "
-            f"{', '.join(f'{value} from {owner}' for owner, value in stated.items())}. Correct the config "
-            f"or give it to the hook: dict(type='mmseol.ClassCountHook', {attribute}=...)."
-        )
-    return next(iter(stated.values()), None)
 
 
 def _difference(names: Sequence[str], other: IntArray, data: IntArray) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmengine.runner import EpochBasedTrainLoop
@@ -11,9 +11,11 @@ from torch import nn
 from mmseol.utils.modules import averaged_copies
 
 __all__ = [
+    "agreed",
     "averaged_losses",
     "counting_losses",
     "counting_metrics",
+    "dependent_losses",
     "from_heads",
     "losses_with",
     "missing_hooks",
@@ -57,15 +59,33 @@ def averaged_losses(runner: Any, method: str = "set_class_counts") -> list[Any]:
     return [loss for copy in averaged_copies(runner) for _, loss in losses_with(copy, method)]
 
 
-def missing_hooks(runner: Any, losses: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
+def dependent_losses(losses: Iterable[tuple[str, Any]]) -> list[str]:
+    """Return the names of the losses that need class counts and were not given any.
+
+    >>> from mmseol.losses import CrossEntropyLoss, OutlyingMSELoss
+    >>> losses = [OutlyingMSELoss(), CrossEntropyLoss(), OutlyingMSELoss(class_counts=[9, 1])]
+    >>> dependent_losses(zip("abc", losses))
+    ['a']
+    """
+    return [
+        name
+        for name, loss in losses
+        if getattr(loss, "needs_counts", True) and getattr(loss, "given_counts", None) is None
+    ]
+
+
+def missing_hooks(types: Iterable[str], losses: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
     """Return the name of each loss and the type of each of its ``required_hooks`` that the run lacks.
 
-    >>> from types import SimpleNamespace
     >>> from mmseol.losses import CDBLoss
-    >>> missing_hooks(SimpleNamespace(hooks=[]), [("head.loss", CDBLoss())])
+    >>> missing_hooks(["ClassCountHook"], [("head.loss", CDBLoss())])
     [('head.loss', 'mmseol.ClassDifficultyHook')]
+
+    Args:
+        types: Names of the classes of the run's hooks.
+        losses: Losses with their names.
     """
-    types = {type(hook).__name__ for hook in runner.hooks}
+    types = set(types)
     return [
         (name, required)
         for name, loss in losses
@@ -132,6 +152,24 @@ def from_heads(model: nn.Module, losses: Iterable[tuple[str, Any]], attribute: s
                 found[name or "the model"] = value
                 break
     return found
+
+
+def agreed(attribute: str, stated: Mapping[str, int]) -> int | None:
+    """Return the one value that the parts of a run state, or ``None`` if none does.
+
+    >>> agreed("num_classes", {"decode_head": 11, "auxiliary_head": 11})
+    11
+
+    Raises:
+        ValueError: If they state several.
+    """
+    if len(set(stated.values())) > 1:
+        raise ValueError(
+            f"`{attribute}` must be the same for all losses that share class counts, got "
+            f"{', '.join(f'{value} from {owner}' for owner, value in stated.items())}. Correct the config "
+            f"or give it to the hook: dict(type='mmseol.ClassCountHook', {attribute}=...)."
+        )
+    return next(iter(stated.values()), None)
 
 
 def progress(runner: Any, by_epoch: bool) -> int:
