@@ -24,6 +24,7 @@ from mmseol.utils.arguments import (
     add_loss,
     add_run,
     add_settings,
+    add_workers,
 )
 
 __all__ = ["main"]
@@ -193,9 +194,24 @@ def _count(parser: ArgumentParser) -> None:
         metavar="DIR",
         help="new or empty folder: class_counts.json, class_weights.json and a picture are written there",
     )
+    add_workers(parser)
+    add_data(parser)
+
+
+def _doctor(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="processes that read label maps (default: one per core)"
+        "config", nargs="?", help="config file; without it, the installation alone is checked"
     )
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.add_argument(
+        "--no-model",
+        dest="model",
+        action="store_false",
+        help="neither build the model nor run an iteration of it",
+    )
+    parser.add_argument("--device", help="of the model: cpu or cuda (default: cuda where there is one)")
+    add_workers(parser)
+    add_loss(parser)
     add_data(parser)
 
 
@@ -314,6 +330,11 @@ COMMANDS: dict[str, Command | CommandGroup] = {
         "Count the classes of the data, with the class weights that follow.",
         _count,
         "mmseol.experiment.counted_classes",
+    ),
+    "doctor": Command(
+        "Check the installation, or a config before it is trained; exit status 1 if there is a fault.",
+        _doctor,
+        "mmseol.experiment.diagnosis.command",
     ),
     "sweep": Command(
         "Tune every loss by the same budget on validation data, then train and score several seeds.",

@@ -13,6 +13,7 @@ from helpers.tool_runs import call
 from mmengine.config import Config
 from PIL import Image
 
+from mmseol.__main__ import main
 from mmseol.experiment.config_files import read_config
 
 TEMPLATES = Path(__file__).parents[1] / "configs" / "template"
@@ -97,6 +98,17 @@ def test_classification_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert result["counts"]["samples"] == [3, 2, 1]
     assert tuple(result["classes"]) == tuple(classes)
     assert {"mmseol.ClassCountHook", "mmseol.NonFiniteLossHook"} <= set(result["hooks"])
+
+
+@pytest.mark.parametrize("template", sorted(TEMPLATES.glob("*.py")), ids=lambda path: path.stem)
+def test_the_doctor_passes(template: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    classes = Config.fromfile(template).classes
+    if template.stem == "my_classes":
+        write_class_folders(tmp_path, classes)
+    else:
+        write_label_maps(tmp_path, len(classes))
+    main("doctor", [str(template), "--data-root", str(tmp_path), "--no-model"])
+    assert ", 0 fault, 0 skipped" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("template", sorted(TEMPLATES.glob("*.py")), ids=lambda path: path.stem)

@@ -12,6 +12,7 @@ from mmengine.config import Config, ConfigDict
 from mmseol.utils.checks import choice
 
 __all__ = [
+    "download_names",
     "explain_download",
     "set_amp",
     "set_classifier_retraining",
@@ -141,11 +142,18 @@ def explain_download(cfg: Config, error: Exception) -> str:
     >>> print(explain_download(cfg, OSError("no route")).splitlines()[0])
     error: could not download open-mmlab://resnet50_v1c: no route
     """
-    names = dict.fromkeys(
-        re.findall(r"'((?:https?|open-mmlab|torchvision|mmcls|openmmlab)://[^']+)'", str(cfg.to_dict()))
-    )
     return (
-        f"error: could not download {', '.join(names) or 'pretrained weights'}: {error}\n"
+        f"error: could not download {', '.join(download_names(cfg)) or 'pretrained weights'}: {error}\n"
         "Start without them: --cfg-options model.pretrained=None (or model.backbone.init_cfg=None where the "
         "config uses that), or give a file: --cfg-options model.pretrained=FILE"
     )
+
+
+def download_names(cfg: Config) -> list[str]:
+    """Return the pretrained weights that a config names by an address.
+
+    >>> download_names(Config(dict(model=dict(pretrained="open-mmlab://resnet50_v1c"))))
+    ['open-mmlab://resnet50_v1c']
+    """
+    pattern = r"'((?:https?|open-mmlab|torchvision|mmcls|openmmlab)://[^']+)'"
+    return list(dict.fromkeys(re.findall(pattern, str(cfg.to_dict()))))

@@ -18,6 +18,7 @@ __all__ = [
     "add_loss",
     "add_run",
     "add_settings",
+    "add_workers",
 ]
 
 
@@ -137,3 +138,16 @@ def add_run(parser: ArgumentParser) -> None:
     add_settings(parser)
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)  # torch.distributed.launch
+
+
+def add_workers(parser: ArgumentParser) -> None:
+    """Add ``--workers`` of commands that count label maps.
+
+    >>> parser = ArgumentParser()
+    >>> add_workers(parser)
+    >>> parser.parse_args(["--workers", "2"]).workers
+    2
+    """
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes that read label maps (default: one per core)"
+    )
