@@ -105,15 +105,26 @@ class DecisionTallies:
         confusion = cells.view(size + 1, size)[:size].cpu()
         tally = [torch.stack([confusion.diagonal(), confusion.sum(0)])[:, None]]
         tally += [self._count(truth, one, valid).cpu() for one in winners]
-        both = torch.cat(tally, dim=1)  # (2, C, K)
+        self.add_counted(image, torch.cat(tally, dim=1), confusion.sum(1))
+        self.confusion += confusion
+
+    def add_counted(self, image: int, tally: Tensor, truth: Tensor) -> None:
+        """Add an image whose elements are counted already; :attr:`confusion` stays as it is.
+
+        Args:
+            image: As of :meth:`add`.
+            tally: Hits and predictions of each decision and class, (2, C, K).
+            truth: Elements of each class, (K,).
+        """
+        if image >= self.images:
+            return
         fold, weights = self._draw(image)
-        self.by_fold[fold] += both
-        self.truth_by_fold[fold] += confusion.sum(1)
-        flat = both.flatten()
+        self.by_fold[fold] += tally
+        self.truth_by_fold[fold] += truth
+        flat = tally.flatten()
         cell = flat.nonzero().squeeze(1)
         self.by_replicate.view(flat.numel(), -1).index_add_(0, cell, flat[cell, None] * weights)
-        self.truth_by_replicate += confusion.sum(1)[:, None] * weights
-        self.confusion += confusion
+        self.truth_by_replicate += truth[:, None] * weights
         self.seen += 1
 
     def add_samples(
