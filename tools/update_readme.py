@@ -15,6 +15,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from mmseol.analysis.markdown import markdown, tuning_markdown
+from mmseol.analysis.outlying_label.label_markdown import label_markdown
 from mmseol.analysis.sweep_record import check_digest
 from mmseol.analysis.sweep_report import sweep_markdown
 from mmseol.utils.checks import choice
@@ -48,6 +49,8 @@ def filled(text: str) -> str:
         if isinstance(record, dict) and record.get("kind") == "sweep":
             check_digest(record, match["path"])
             text = sweep_markdown(record, match["part"], (match["losses"] or "").split())
+        elif isinstance(record, dict) and record.get("kind") == "outlying_label":
+            text = label_markdown(record, match["part"])
         else:
             text = PARTS[choice("part", match["part"], PARTS)](record) if match["part"] else markdown(record)
         lines = text.splitlines()

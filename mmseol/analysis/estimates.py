@@ -220,9 +220,7 @@ def distance_to_labels(means: ArrayLike, targets: ArrayLike) -> FloatArray:
     return np.linalg.norm(means - np.diag(values), axis=1) / values
 
 
-def output_gradients(
-    outputs: ArrayLike, truth: ArrayLike, targets: ArrayLike | None = None
-) -> FloatArray:
+def output_gradients(outputs: ArrayLike, truth: ArrayLike, targets: ArrayLike | None = None) -> FloatArray:
     r"""Return the gradient of the loss of each element on the outputs, (N, K).
 
     It is :math:`a - v_y e_y` for squared errors and :math:`\mathrm{softmax}(a) - e_y` for cross entropy.

@@ -1,7 +1,7 @@
 """Differences with intervals over images and over seeds, and what they say about a statement.
 
-A run is given as the sums of what it scored in each unit of the data: an image, or several neighbouring frames
-of a video. All runs see the same resamples of the units.
+A run is given as the sums of what it scored in each unit of the data: an image, or several neighbouring
+frames of a video. All runs see the same resamples of the units.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mmseol.analysis.paired import seed_interval
 from mmseol.utils.arrays import FloatArray
 from mmseol.utils.checks import choice, number, whole_number
 
-__all__ = ["RULES", "Statement", "resampled", "statement", "unit_sums", "verdict"]
+__all__ = ["RULES", "Statement", "averaged", "resampled", "statement", "unit_sums", "verdict"]
 
 RULES = {
     "above": "supported if the interval lies above 0, refuted if below",

@@ -6,7 +6,7 @@ import json
 import zipfile
 from argparse import Namespace
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,22 @@ class CheckpointOutputs:
             raise ValueError(f"`decision` must be one of {', '.join(names)}, got {decision!r}.")
         return np.concatenate([self.tallies[:, names.index(decision)], self.truth_tallies[..., None]], axis=2)
 
+    def halves(self) -> tuple[CheckpointOutputs, CheckpointOutputs]:
+        """Return the outputs on the first and on the second half of the images."""
+        half = len(self.tallies) // 2
+        return self._images(0, half), self._images(half, len(self.tallies))
+
+    def _images(self, begin: int, end: int) -> CheckpointOutputs:
+        kept = (self.image >= begin) & (self.image < end)
+        return replace(
+            self,
+            tallies=self.tallies[begin:end],
+            truth_tallies=self.truth_tallies[begin:end],
+            outputs=self.outputs[kept],
+            truth=self.truth[kept],
+            image=self.image[kept] - begin,
+        )
+
     def save(self, path: str | Path, source: str) -> None:
         """Write a file that :meth:`load` reads."""
         with replacing(path) as file:
@@ -196,11 +212,15 @@ def read_outputs(
     try:
         for outputs, truth, plain in _observed(model, reader, loader):
             labels = [plain[None]]
-            labels += [find_winners(outputs, torch.from_numpy(f.candidates()), kind).labels() for f in families]
+            labels += [
+                find_winners(outputs, torch.from_numpy(f.candidates()), kind).labels() for f in families
+            ]
             if kind == "multiplicative":
                 values = torch.from_numpy(np.exp(logs)).to(outputs)[:, None]
                 labels.append((outputs * values - values**2 / 2).argmax(0, keepdim=True))
-            parts.append(_parts(torch.cat(labels).numpy(), outputs.numpy(), truth.numpy(), len(counts), pixels, rng))
+            parts.append(
+                _parts(torch.cat(labels).numpy(), outputs.numpy(), truth.numpy(), len(counts), pixels, rng)
+            )
     finally:
         reader.close()
     tallies, truths, kept, labels_kept = ([part[i] for part in parts] for i in range(4))

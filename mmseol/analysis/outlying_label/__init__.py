@@ -1,0 +1,1 @@
+"""What the outlying label does: measurements of trained networks, each with statements and a verdict."""
