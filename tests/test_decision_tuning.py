@@ -22,8 +22,10 @@ from mmengine.config import Config
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
+from mmseol.__main__ import main
 from mmseol.classifiers import cosine_classifier_head, write_decision
 from mmseol.classifiers.decisions import OutputReader
+from mmseol.experiment.checkpoint_outputs import CheckpointOutputs, prior
 from mmseol.experiment.decision_tuning import parse_floor
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "quickstart"
@@ -191,6 +193,35 @@ def test_digits_are_decided_as_mmpretrain_does(digits, monkeypatch, tmp_path):
     added = -np.log(counts) + np.log(counts).mean()
     np.testing.assert_allclose(bias[1] - bias[0], added, atol=1e-6)
     assert record["confirmed"]["confusion"] != record["plain"]["confusion"]
+
+
+def test_outputs_of_a_run_are_scored_as_the_tuner_does(digits, monkeypatch, tmp_path, capsys):
+    tune(monkeypatch, DIGITS, digits, "--loss", "ce", "--out", tmp_path / "out")
+    record = facts(tmp_path / "out")
+    arguments = ["outlying-label", "--runs", f"digits={digits.parent}", "--out", str(tmp_path / "label")]
+    arguments += ["--work-dir", str(tmp_path / "cache")]
+    main("analyze", arguments)
+    (path,) = (tmp_path / "cache").glob("digits_ce_1_2_val.npz")
+    stat = digits.stat()
+    read = CheckpointOutputs.load(path, f"{digits.resolve()} {stat.st_size} {stat.st_mtime_ns}")
+    confusion = np.array(record["plain"]["confusion"])
+    rows = read.rows("argmax").sum(0)
+    np.testing.assert_array_equal(rows[:, 0], confusion.diagonal())
+    np.testing.assert_array_equal(rows[:, 1], confusion.sum(0))
+    recall = {name: read.rows(name).sum(0)[:, 0] / rows[:, 2] for name in read.decisions if name[0] == "P"}
+    for row in record["decisions"][1:]:
+        expected = 100 * recall[prior(round(row["strength"], 1))].mean()
+        assert row["balanced_accuracy"] == pytest.approx(expected, abs=1e-3)
+    written = path.stat().st_mtime_ns
+    main("analyze", arguments)  # reads nothing again
+    assert path.stat().st_mtime_ns == written
+    made = json.loads((tmp_path / "label" / "held_out.json").read_text())
+    assert [(run["loss"], run["seed"], run["epoch"]) for run in made["runs"]] == [("ce", 1, 2)]
+    assert made["rows"][0]["held out, argmax"] != made["rows"][0]["validation, argmax"]
+    (tmp_path / "label" / "gradients.json").write_text('{"kind": "sweep"}')
+    with pytest.raises(SystemExit):
+        main("analyze", arguments)
+    assert "`--out` must not hold results of another command" in capsys.readouterr().err
 
 
 def test_free_factors_of_samples_are_cross_validated(digits, monkeypatch, tmp_path):

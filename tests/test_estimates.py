@@ -12,7 +12,9 @@ from mmseol.analysis.estimates import (
     brier_scores,
     class_means,
     distance_to_labels,
+    fitted_targets,
     gradient_mass,
+    prior_weights,
     probabilities,
     reliability,
 )
@@ -87,3 +89,42 @@ def test_gradient_mass_is_that_of_the_loss(name: str) -> None:
     got = gradient_mass(outputs.detach().numpy(), truth, targets)
     slow = [gradient.abs().numpy()[truth == k].mean(0) for k in range(K)]
     np.testing.assert_allclose(got, slow)
+
+
+def test_weights_are_those_of_repeated_elements() -> None:
+    """Elements with whole weights count as often as they say."""
+    p, truth = drawn(300)
+    weights = np.random.default_rng(1).integers(0, 4, 300)
+    several = np.repeat(np.arange(300), weights)
+    np.testing.assert_allclose(brier_scores(p, truth, weights), brier_scores(p[several], truth[several]))
+    np.testing.assert_allclose(fitted_targets(p, truth, weights), fitted_targets(p[several], truth[several]))
+    found, expected = (
+        reliability(p, truth, 1, weights),
+        reliability(p[several], truth[several], 1),
+    )
+    np.testing.assert_allclose(found.estimate, expected.estimate)
+    np.testing.assert_allclose(found.frequency, expected.frequency)
+    with pytest.raises(ValueError, match="`weights` must be 300 numbers of at least 0"):
+        brier_scores(p, truth, -weights - 1)
+
+
+def test_a_balanced_sample_is_weighted_as_the_training_data() -> None:
+    """Of data cut to equal classes, the weighted scores are those of the data before the cut."""
+    p, truth = drawn(60_000)
+    kept = np.concatenate([np.flatnonzero(truth == k)[:5000] for k in range(K)])
+    weights = prior_weights(truth[kept], np.bincount(truth))
+    assert weights.mean() == pytest.approx(1)
+    got, wrong = brier_scores(p[kept], truth[kept], weights), brier_scores(p[kept], truth[kept])
+    np.testing.assert_allclose(got, brier_scores(p, truth), rtol=0.05)
+    assert np.abs(wrong / brier_scores(p, truth) - 1).max() > 0.2
+    assert reliability(p[kept], truth[kept], 10, weights).error().max() < 0.03
+    assert reliability(p[kept], truth[kept], 10).error().max() > 0.1
+
+
+def test_the_divisors_that_fit_best_are_the_targets() -> None:
+    p, truth = drawn(30_000)
+    values = np.array([2.0, 4.0, 6.0])
+    np.testing.assert_allclose(fitted_targets(values * p, truth), values, rtol=0.02)
+    for k in range(K):  # least squares of the labels without an intercept
+        expected = np.linalg.lstsq(p[:, k : k + 1], (truth == k).astype(float), rcond=None)[0][0]
+        assert fitted_targets(p, truth)[k] == pytest.approx(1 / expected)

@@ -48,11 +48,39 @@ def _tsne(parser: ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the embedding (default: 0)")
 
 
+def _outlying_label(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--runs",
+        nargs="+",
+        required=True,
+        metavar="NAME=DIR[,DIR...]",
+        help="data set and its runs: work directories of sweeps, of trainings, or folders of these; of runs "
+        "with the same loss and seed the first counts",
+    )
+    parser.add_argument(
+        "--out",
+        default="results/outlying_label",
+        metavar="DIR",
+        help="folder of records and figures (default: results/outlying_label)",
+    )
+    parser.add_argument(
+        "--work-dir",
+        default="work_dirs/outlying_label",
+        metavar="DIR",
+        help="folder of the outputs that are read only once (default: work_dirs/outlying_label)",
+    )
+
+
 ANALYSES: dict[str, Command] = {
     "features": Command(
         "Write the features and raw outputs of a checkpoint, equally many of each class.",
         _features,
         "mmseol.experiment.feature_extraction",
+    ),
+    "outlying-label": Command(
+        "Measure on trained networks what the outlying label does.",
+        _outlying_label,
+        "mmseol.analysis.outlying_label.label_command",
     ),
     "tsne": Command(
         "Draw the features of several losses side by side, with numbers that say how far classes lie apart.",
@@ -60,3 +88,4 @@ ANALYSES: dict[str, Command] = {
         "mmseol.analysis.embedding",
     ),
 }
+"""Each subcommand's module has ``prepare_NAME`` and ``run_NAME``."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -111,11 +112,16 @@ def resampled(sums: Sequence[FloatArray], seed: int = 0, resamples: int = _RESAM
         seed: Of the draw.
         resamples: R.
     """
-    units = len(sums[0])
     whole_number("resamples", resamples, at_least=1)
+    weights = _weights(len(sums[0]), seed, resamples)
+    return [(weights @ values.reshape(len(values), -1)).reshape(-1, *values.shape[1:]) for values in sums]
+
+
+@lru_cache(maxsize=4)
+def _weights(units: int, seed: int, resamples: int) -> FloatArray:
+    """Return how often each unit counts: once, then as often as each resample drew it, (1 + R, U)."""
     drawn = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=resamples)
-    weights = np.concatenate([np.ones((1, units)), drawn])
-    return [np.tensordot(weights, values, axes=1) for values in sums]
+    return np.concatenate([np.ones((1, units)), drawn])
 
 
 def statement(

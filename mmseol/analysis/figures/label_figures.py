@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +29,7 @@ _TITLES = {
     "vs": "VS loss",
     "balanced_accuracy": "balanced accuracy",
 }
+_GAINS = {"by cross-validation": "o", "held out, tuned": "^", "held out, P / n": "s"}
 _DECISIONS = ("argmax", "P", "P * rank", "P / n", "nearest target")
 
 
@@ -39,7 +40,7 @@ def _late(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _title(name: str) -> str:
-    return _TITLES.get(name, name)
+    return _TITLES.get(name, name.replace("_", " "))
 
 
 def draw_estimates(record: Mapping[str, Any]) -> Figure:
@@ -96,7 +97,7 @@ def _dots(rows: list[dict[str, Any]], label: Any, loss: str) -> Figure:
     data = list(dict.fromkeys(row["data"] for row in rows)) or [""]
     columns = min(3, len(data))
     lines = -(-len(data) // columns)
-    with new_figure(3.3 * columns, 2.7 * lines + 0.6) as figure:
+    with new_figure(max(5.5, 3.3 * columns), 2.7 * lines + 0.6) as figure:
         panels = figure.subplots(lines, columns, squeeze=False).ravel()
         styles = loss_styles([row.get("loss", loss) for row in rows])
         for panel, name in zip(panels, data, strict=False):
@@ -114,12 +115,15 @@ def _dots(rows: list[dict[str, Any]], label: Any, loss: str) -> Figure:
             panel.grid(axis="y", alpha=0.3)
         for panel in panels[len(data) :]:
             panel.set_visible(False)
-        handles = {}
+        handles: dict[str, Any] = {}
         for panel in panels[: len(data)]:
             handles |= {text: handle for handle, text in zip(*panel.get_legend_handles_labels(), strict=True)}
         if handles:
             figure.legend(
-                list(handles.values()), list(handles), loc="outside lower center", ncols=len(handles)
+                handles=list(handles.values()),
+                labels=list(handles),
+                loc="outside lower center",
+                ncols=len(handles),
             )
     return figure
 
@@ -182,53 +186,49 @@ def draw_gradients(record: Mapping[str, Any]) -> Figure:
             panel.set_ylabel("% of the gradient")
         handles, labels = panels[0, 0].get_legend_handles_labels()
         if handles:
-            figure.legend(handles, labels, loc="outside lower center", ncols=3)
+            figure.legend(handles=handles, labels=labels, loc="outside lower center", ncols=3)
     return figure
 
 
 def draw_held_out(record: Mapping[str, Any]) -> Figure:
     """Return the gain of the tuned decision over the argmax: by cross-validation, and on held-out data.
 
-    >>> row = {"data": "digits, late", "loss": "ce", "score": "mIoU", "gain by cross-validation": [2.0, 1.0],
-    ...        "held out, argmax": [40.0, 1.0], "held out, tuned": [41.0, 1.0], "held out, P / n": [41.5, 1.0]}
+    >>> row = {"data": "digits, late", "loss": "ce", "score": "mIoU", "gain by cross-validation": [2.0, 1.0]}
+    >>> row |= {f"held out, {name}": [41.0, 1.0] for name in ("argmax", "tuned", "P / n")}
     >>> len(draw_held_out({"rows": [row], "statements": []}).axes)
     1
     """
     rows = _late(record)
     data = list(dict.fromkeys(row["data"] for row in rows)) or [""]
-    intervals = {(one["data"], one["text"]): one for one in record["statements"]}
-    with new_figure(3.4 * len(data) + 0.3, 3.0) as figure:
+    with new_figure(max(5.5, 3.4 * len(data) + 0.3), 3.0) as figure:
         panels = figure.subplots(1, len(data), squeeze=False)[0]
         for panel, name in zip(panels, data, strict=True):
             mine = [row for row in rows if row["data"] == name]
-            for i, (title, marker) in enumerate(
-                (("by cross-validation", "o"), ("held out, tuned", "^"), ("held out, P / n", "s"))
-            ):
+            for i, (title, marker) in enumerate(_GAINS.items()):
                 for j, row in enumerate(mine):
-                    if i == 0:
-                        value, error = row["gain by cross-validation"][0], None
-                    else:
-                        value = row[title][0] - row["held out, argmax"][0]
-                        begin = "the tuned" if i == 1 else "P / n, without"
-                        loss = _title(row["loss"])
-                        found = [
-                            o
-                            for (d, t), o in intervals.items()
-                            if d == name and t.startswith(begin) and t.endswith(f": {loss}")
-                        ]
-                        error = None
-                        if found:
-                            low, high = found[0]["images"]
-                            error = [[max(0.0, value - low)], [max(0.0, high - value)]]
-                    panel.errorbar(
-                        [j + 0.2 * (i - 1)], [value], error, marker=marker, color=PALETTE[i], linestyle="none",
-                        label=title if j == 0 else None, markersize=5,
-                    )  # fmt: skip
+                    gain, error = _gain(row, title, record["statements"])
+                    style: Any = {"marker": marker, "color": PALETTE[i], "linestyle": "none", "markersize": 5}
+                    label = title if j == 0 else None
+                    panel.errorbar([j + 0.2 * (i - 1)], [gain], error, label=label, **style)
             panel.axhline(0, color="black", linewidth=1, linestyle=":")
             panel.set_xticks(range(len(mine)), [_title(row["loss"]) for row in mine], rotation=20)
             panel.set_title(name.partition(",")[0])
             panel.set_ylabel(f"gain in {_title(mine[0]['score'])}, points" if mine else "")
         handles, labels = panels[0].get_legend_handles_labels()
         if handles:
-            figure.legend(handles, labels, loc="outside lower center", ncols=3)
+            figure.legend(handles=handles, labels=labels, loc="outside lower center", ncols=3)
     return figure
+
+
+def _gain(row: Mapping[str, Any], title: str, statements: Sequence[Mapping[str, Any]]) -> tuple[float, Any]:
+    """Return a gain, and the lengths of its interval over images if a statement has it."""
+    if title not in row:
+        return row["gain by cross-validation"][0], None
+    value = row[title][0] - row["held out, argmax"][0]
+    begin = "the tuned" if title.endswith("tuned") else "P / n"
+    for one in statements:
+        own = one["text"].startswith(begin) and one["text"].endswith(f": {_title(row['loss'])}")
+        if own and one["data"] == row["data"]:
+            low, high = one["images"]
+            return value, [[max(0.0, value - low)], [max(0.0, high - value)]]
+    return value, None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,13 +51,13 @@ class Case:
 
     Attributes:
         name: Name of the data set.
-        runs: Outputs of each split by loss and stage, one for each seed.
+        runs: Outputs by loss and stage, seed and split: ``'train'``, ``'val'``, ``'held out'``.
         balanced: Whether the held-out split has the classes in other fractions than the training data.
         segmentation: Whether elements are pixels of a video's frames.
     """
 
     name: str
-    runs: Mapping[tuple[str, str], Sequence[Mapping[str, CheckpointOutputs]]]
+    runs: Mapping[tuple[str, str], Mapping[int, Mapping[str, CheckpointOutputs]]]
     balanced: bool
     segmentation: bool = False
 
@@ -72,9 +72,10 @@ class Case:
             if any(own == stage for _, own in self.runs):
                 yield stage, f"{self.name}, {stage}"
 
-    def of(self, loss: str, stage: str, split: str = "held out") -> list[CheckpointOutputs]:
-        """Return the outputs of a loss, one for each seed; empty without any."""
-        return [run[split] for run in self.runs.get((loss, stage), ()) if split in run]
+    def of(self, loss: str, stage: str, split: str = "held out") -> dict[int, CheckpointOutputs]:
+        """Return the outputs of a loss by seed; empty without any."""
+        runs = self.runs.get((loss, stage), {})
+        return {seed: run[split] for seed, run in runs.items() if split in run}
 
     def losses(self, stage: str) -> list[str]:
         """Return the losses of a stage."""
@@ -108,11 +109,11 @@ def thirds(counts: IntArray) -> tuple[IntArray, IntArray]:
     return order[:number], order[-number:]
 
 
-def paired(first: Sequence[Any], second: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
-    """Return as many runs of two losses, of the same seeds.
+def paired(first: Mapping[int, Any], second: Mapping[int, Any]) -> tuple[list[Any], list[Any]]:
+    """Return what two losses have for the seeds that both have.
 
-    >>> paired([1, 2, 3], [4, 5])
-    ([1, 2], [4, 5])
+    >>> paired({1: "a", 2: "b"}, {2: "c", 3: "d"})
+    (['b'], ['c'])
     """
-    number = min(len(first), len(second))
-    return first[:number], second[:number]
+    seeds = [seed for seed in first if seed in second]
+    return [first[seed] for seed in seeds], [second[seed] for seed in seeds]

@@ -25,7 +25,7 @@ from mmseol.experiment.runner import CommandRunner
 from mmseol.utils.files import replacing
 from mmseol.utils.unpickling import plain_data_only
 
-__all__ = ["Run", "find_runs", "prepare_outlying_label", "run_outlying_label"]
+__all__ = ["Run", "find_runs", "prepare_outlying_label"]
 
 KIND = "outlying_label"
 """``kind`` of the records."""
@@ -114,7 +114,8 @@ def run_outlying_label(folders: dict[str, list[Path]], args: Namespace) -> None:
             file.write(compact(record) + "\n")
         draw = getattr(label_figures, f"draw_{name}")
         (out / f"{name}.png").unlink(missing_ok=True)
-        save_figure(draw(record), out / f"{name}.png", dpi=100)
+        if record["rows"]:
+            save_figure(draw(record), out / f"{name}.png", dpi=100)
         print(f"{name}: {len(record['rows'])} rows, {len(record['statements'])} statements")
 
 
@@ -191,9 +192,11 @@ def _head(cfg: Config) -> Any:
 
 def _loss(cfg: Config) -> str:
     """Return the name of the loss as of ``--loss``, or its type."""
-    own = _head(cfg)["type"]
-    types = {loss["type"]: name for name, loss in reversed((cfg.get("losses") or {}).items())}
-    return str(types.get(own, own))
+    own = _head(cfg)
+    for name, loss in (cfg.get("losses") or {}).items():
+        if all(loss.get(key) == own.get(key) for key in ("type", "class_weight")):
+            return str(name)
+    return str(own["type"])
 
 
 def _settings(cfg: Config) -> dict[str, Any]:
@@ -218,7 +221,7 @@ def _case(name: str, runs: list[Run], cache: Path) -> tuple[Case, list[dict[str,
         print(f"{name}: {run.loss}, seed {run.seed}, {run.stage}", file=sys.stderr)
     first = next(iter(next(iter(found.values())).values()))
     segmentation = first["val"].segmentation
-    ordered = {key: [seeds[seed] for seed in sorted(seeds)] for key, seeds in sorted(found.items())}
+    ordered = {key: {seed: seeds[seed] for seed in sorted(seeds)} for key, seeds in sorted(found.items())}
     return Case(name, ordered, balanced=not segmentation, segmentation=segmentation), rows
 
 

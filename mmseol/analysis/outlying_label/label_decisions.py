@@ -58,7 +58,7 @@ def decisions(case: Case) -> dict[str, Any]:
     rows, said = [], []
     for stage, title in case.stages():
         for loss in case.losses(stage):
-            outputs = case.of(loss, stage)
+            outputs = list(case.of(loss, stage).values())
             row: dict[str, Any] = {
                 "data": title,
                 "loss": loss,
@@ -72,11 +72,12 @@ def decisions(case: Case) -> dict[str, Any]:
         for text, first, second, rule in _COMPARISONS:
             sides = paired(case.of(first[0], stage), case.of(second[0], stage))
             if sides[0]:
-                scores = [
+                left, right = (
                     [case.score(o, side[1]) for o in outputs]
                     for side, outputs in zip((first, second), sides, strict=True)
-                ]
-                said.append(statement(text, title, *scores, rule, _SCORE_MARGIN if rule == "equal" else 0.0))
+                )
+                margin = _SCORE_MARGIN if rule == "equal" else 0.0
+                said.append(statement(text, title, left, right, rule, margin))
     return {"rows": rows, "statements": said}
 
 
@@ -92,7 +93,7 @@ def nearest_target(case: Case) -> dict[str, Any]:
     """
     rows, said = [], []
     for stage, title in case.stages():
-        outputs = case.of(OUTLYING, stage)
+        outputs = list(case.of(OUTLYING, stage).values())
         if not outputs:
             continue
         row: dict[str, Any] = {"data": title, "seeds": len(outputs), "score": case.score_name}
@@ -134,7 +135,7 @@ def held_out(case: Case) -> dict[str, Any]:
     rows, said = [], []
     for stage, title in case.stages():
         for loss in case.losses(stage):
-            pairs = [run for run in case.runs[loss, stage] if run.keys() >= {"val", "held out"}]
+            pairs = [run for run in case.runs[loss, stage].values() if run.keys() >= {"val", "held out"}]
             if not pairs or loss == VS:
                 continue
             names, choices = zip(*(_tuned(case, run["val"]) for run in pairs), strict=True)

@@ -75,13 +75,13 @@ def estimates(case: Case) -> dict[str, Any]:
     rows, said, curves = [], [], {}
     for stage, title in case.stages():
         found = {
-            loss: [_Moments(case, outputs) for outputs in case.of(loss, stage)]
+            loss: {seed: _Moments(case, outputs) for seed, outputs in case.of(loss, stage).items()}
             for loss in (OUTLYING, ONE_HOT, CROSS_ENTROPY)
         }
-        for loss, moments in found.items():
-            if not moments:
+        for loss, by_seed in found.items():
+            if not by_seed:
                 continue
-            outputs = case.of(loss, stage)
+            moments, outputs = list(by_seed.values()), list(case.of(loss, stage).values())
             p = [
                 reliability(probabilities(o.outputs, o.targets), o.truth, 10, case.weights(o))
                 for o in outputs
@@ -105,14 +105,14 @@ def estimates(case: Case) -> dict[str, Any]:
                 statement(
                     "outlying outputs over their targets are better estimates than over one number",
                     title,
-                    [m.brier_of_common_divisor() for m in own],
-                    [m.brier() for m in own],
+                    [m.brier_of_common_divisor() for m in own.values()],
+                    [m.brier() for m in own.values()],
                 )
             )
         for loss, expected in ((OUTLYING, 1.0), (ONE_HOT, 0.0)):
             if found[loss]:
-                ranks = outlying_values(case.of(loss, stage)[0].counts)
-                slopes = [m.slope(ranks) for m in found[loss]]
+                ranks = outlying_values(next(iter(case.of(loss, stage).values())).counts)
+                slopes = [m.slope(ranks) for m in found[loss].values()]
                 text = f"best divisors of {TITLES[loss]} grow with rank^{expected:g}"
                 ones = [np.full_like(slope, expected) for slope in slopes]
                 said.append(statement(text, title, slopes, ones, "equal", _SLOPE_MARGIN))
@@ -150,7 +150,7 @@ def class_means_against_labels(case: Case) -> dict[str, Any]:
     rows, said = [], []
     for stage, title in case.stages():
         for split, where in (("train", "training data"), ("held out", "held-out data")):
-            outputs = case.of(OUTLYING, stage, split)
+            outputs = list(case.of(OUTLYING, stage, split).values())
             if not outputs:
                 continue
             means = [_resampled_means(case, o) for o in outputs]  # (1 + R, K, K) in units of targets
@@ -199,13 +199,13 @@ def gradients(case: Case) -> dict[str, Any]:
     """
     rows, said = [], []
     for stage, title in case.stages():
-        found: dict[str, list[FloatArray]] = {}
+        found: dict[str, dict[int, FloatArray]] = {}
         for loss in (CROSS_ENTROPY, ONE_HOT, OUTLYING):
-            outputs = case.of(loss, stage, "train")
-            if not outputs:
+            by_seed = case.of(loss, stage, "train")
+            if not by_seed:
                 continue
-            masses = [_resampled_mass(case, o) for o in outputs]
-            found[loss] = masses
+            found[loss] = {seed: _resampled_mass(case, o) for seed, o in by_seed.items()}
+            outputs, masses = list(by_seed.values()), list(found[loss].values())
             _, few = thirds(outputs[0].counts)
             total = np.mean([m[0] / m[0].sum() for m in masses], axis=0)
             counts = np.bincount(outputs[0].truth, minlength=len(outputs[0].counts))
@@ -223,22 +223,22 @@ def gradients(case: Case) -> dict[str, Any]:
                 }
             )
         for loss in (ONE_HOT, OUTLYING):
-            first, second = paired(found.get(loss, ()), found.get(CROSS_ENTROPY, ()))
+            first, second = paired(found.get(loss, {}), found.get(CROSS_ENTROPY, {}))
             if first:
                 text = f"{TITLES[loss]} puts more of its gradient on wrong outputs than cross entropy"
                 said.append(statement(text, title, [*map(_wrong, first)], [*map(_wrong, second)]))
         if CROSS_ENTROPY in found:
-            fractions = [_wrong(m) for m in found[CROSS_ENTROPY]]
+            fractions = [_wrong(m) for m in found[CROSS_ENTROPY].values()]
             zero = [np.zeros(len(f)) for f in fractions]
             text = "cross entropy puts no gradient on wrong outputs"
             said.append(statement(text, title, fractions, zero, "equal", _GRADIENT_MARGIN))
         for other in (ONE_HOT, CROSS_ENTROPY):
-            first, second = paired(found.get(OUTLYING, ()), found.get(other, ()))
+            first, second = paired(found.get(OUTLYING, {}), found.get(other, {}))
             if first:
-                few = thirds(case.of(OUTLYING, stage, "train")[0].counts)[1]
+                few = thirds(next(iter(case.of(OUTLYING, stage, "train").values())).counts)[1]
                 text = f"rare classes have more of the gradient with outlying MSE than with {TITLES[other]}"
-                sides = [[_of(m, few) for m in side] for side in (first, second)]
-                said.append(statement(text, title, *sides))
+                left, right = ([_of(m, few) for m in side] for side in (first, second))
+                said.append(statement(text, title, left, right))
     return {"rows": rows, "statements": said}
 
 

@@ -1,0 +1,240 @@
+"""What the outlying label does: outputs that follow the formula, and those that do not, get the verdicts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import balanced_accuracy_score
+
+from mmseol.analysis.figures import label_figures
+from mmseol.analysis.outlying_label.cases import CROSS_ENTROPY, LATE, ONE_HOT, OUTLYING, Case
+from mmseol.analysis.outlying_label.label_command import compact
+from mmseol.analysis.outlying_label.label_decisions import decisions, held_out, nearest_target
+from mmseol.analysis.outlying_label.label_markdown import label_markdown
+from mmseol.analysis.outlying_label.target_estimates import class_means_against_labels, estimates, gradients
+from mmseol.analysis.verdicts import resampled, statement, unit_sums, verdict
+from mmseol.classifiers.decisions import find_winners
+from mmseol.experiment.checkpoint_outputs import (
+    NEAREST,
+    PLAIN,
+    RANK,
+    CheckpointOutputs,
+    decision_rows,
+    prior,
+)
+
+COUNTS = np.array([600, 250, 100, 50])
+RANKS = np.array([1.0, 2.0, 3.0, 4.0])
+K = 4
+
+
+def drawn(number: int, seed: int, balanced: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return the probabilities of the training data at points, and the labels of these points."""
+    rng = np.random.default_rng(seed)
+    fractions = np.full(K, 1 / K) if balanced else COUNTS / COUNTS.sum()
+    truth = rng.choice(K, number, p=fractions)
+    x = rng.normal(size=(number, K)) + 1.5 * np.eye(K)[truth]
+    joint = np.exp(1.5 * x) * COUNTS  # the density of class k is proportional to exp(1.5 x_k)
+    return joint / joint.sum(1, keepdims=True), truth
+
+
+def outputs(a: np.ndarray, truth: np.ndarray, kind: Any, weights: np.ndarray) -> CheckpointOutputs:
+    names, families = decision_rows(kind, COUNTS, weights)
+    scores = torch.from_numpy(a.T)
+    labels = [scores.argmax(0, keepdim=True)]
+    labels += [find_winners(scores, torch.from_numpy(f.candidates()), kind).labels() for f in families]
+    if NEAREST in names:
+        distances = ((a[:, None] - np.diag(weights)) ** 2).sum(2)
+        labels.append(torch.from_numpy(distances.argmin(1))[None])
+    eye = np.eye(K, dtype=np.int64)
+    predicted = eye[torch.cat(labels).numpy()].transpose(1, 0, 2)
+    tallies = np.stack([predicted * eye[truth][:, None], predicted], -1)
+    classes, image = np.array(list("abcd")), np.arange(len(truth))
+    return CheckpointOutputs(
+        kind, False, classes, COUNTS, weights, np.array(names), tallies, eye[truth], a, truth, image
+    )
+
+
+def run(loss: str, seed: int) -> dict[str, CheckpointOutputs]:
+    """Return outputs that are exactly what the formula says."""
+    splits = {}
+    for number, (split, balanced) in enumerate((("train", False), ("val", True), ("held out", True))):
+        p, truth = drawn(1500, 10 * seed + number, balanced)
+        if loss == CROSS_ENTROPY:
+            splits[split] = outputs(np.log(p) + 3, truth, "additive", np.ones(K))
+        else:
+            weights = 0.3 * RANKS if loss == OUTLYING else np.ones(K)
+            splits[split] = outputs(weights * p, truth, "multiplicative", weights)
+    return splits
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    runs = {(loss, LATE): {s: run(loss, s) for s in (1, 2, 3)} for loss in (CROSS_ENTROPY, ONE_HOT, OUTLYING)}
+    return Case("made", runs, balanced=True)
+
+
+def verdicts(found: dict[str, Any]) -> dict[str, str]:
+    return {one.text: one.verdict for one in found["statements"]}
+
+
+def test_outputs_that_follow_the_formula_support_it(case: Case) -> None:
+    said = verdicts(estimates(case))
+    assert len(said) == 5
+    assert set(said.values()) == {"supported"}
+    said = verdicts(decisions(case))
+    assert len(said) == 7
+    assert {text: v for text, v in said.items() if " = " in text} == {
+        text: "supported" for text in said if " = " in text
+    }
+    assert said["trained outlying MSE > trained cross entropy"] == "supported"
+
+
+def test_outputs_that_do_not_follow_it_refute_it(case: Case) -> None:
+    """One-hot targets passed for outlying ones."""
+    runs = {**case.runs, (OUTLYING, LATE): {}}
+    for seed, splits in case.runs[ONE_HOT, LATE].items():
+        p, truth = splits["held out"].outputs, splits["held out"].truth
+        runs[OUTLYING, LATE][seed] = {"held out": outputs(p, truth, "multiplicative", 0.3 * RANKS)}
+    wrong = Case("made", runs, balanced=True)
+    said = verdicts(estimates(wrong))
+    assert said["best divisors of outlying MSE grow with rank^1"] == "refuted"
+    assert said["outlying outputs over their targets are better estimates than over one number"] == "refuted"
+    assert said["outlying outputs over targets estimate P(k | x) as well as cross entropy"] == "refuted"
+
+
+def test_scores_are_scikit_learns(case: Case) -> None:
+    found = decisions(case)
+    (row,) = [row for row in found["rows"] if row["loss"] == OUTLYING]
+    factors = {PLAIN: RANKS, prior(0): np.ones(K), RANK: RANKS, prior(1): 1 / COUNTS}
+    for name, values in factors.items():
+        scores = []
+        for seed in (1, 2, 3):
+            p, truth = drawn(1500, 10 * seed + 2, True)
+            scores.append(100 * balanced_accuracy_score(truth, (p * values).argmax(1)))
+        assert row[name] == pytest.approx((np.mean(scores), np.std(scores, ddof=1)), abs=1e-6)
+
+
+def test_nearest_targets_prefer_frequent_classes(case: Case) -> None:
+    found = nearest_target(case)
+    (row,) = found["rows"]
+    assert row["equals P there"][0] == 1
+    assert row["frequent third elsewhere"][0] > 0.5
+    assert verdicts(found)["the argmax is better than the nearest target"] == "supported"
+    p, truth = drawn(1500, 12, True)
+    values = 0.3 * RANKS
+    nearest = ((values * p)[:, None] - np.diag(values)) ** 2
+    score = 100 * balanced_accuracy_score(truth, nearest.sum(2).argmin(1))
+    assert case.score(case.of(OUTLYING, LATE)[1], NEAREST)[0] == pytest.approx(score)
+
+
+def test_gradients_and_class_means(case: Case) -> None:
+    found = gradients(case)
+    said = verdicts(found)
+    assert said["cross entropy puts no gradient on wrong outputs"] == "refuted"
+    (row,) = [row for row in found["rows"] if row["loss"] == CROSS_ENTROPY]
+    assert row["fraction on wrong outputs"][0] == pytest.approx(0.5)  # sum over k != y of p_k is 1 - p_y
+    p, truth = drawn(1500, 10, False)
+    (row,) = [row for row in found["rows"] if row["loss"] == OUTLYING]
+    size = np.abs(0.3 * RANKS * p - 0.3 * RANKS * np.eye(K)[truth])
+    assert row["fraction of rare classes"][0] == pytest.approx(size[truth == 3].sum() / size.sum(), abs=0.05)
+    means = class_means_against_labels(case)
+    (train,) = [row for row in means["rows"] if row["data"].endswith("training data")]
+    own = [
+        np.mean(
+            [drawn(1500, 10 * s, False)[0][drawn(1500, 10 * s, False)[1] == k, k].mean() for s in (1, 2, 3)]
+        )
+        for k in range(K)
+    ]
+    np.testing.assert_allclose(train["own output over target"], own, atol=1e-4)
+    text = "means of rare classes lie farther from their labels than of frequent ones, held-out data"
+    assert verdicts(means)[text] == "supported"
+
+
+def test_tuned_decisions_gain_on_held_out_data(case: Case) -> None:
+    found = held_out(case)
+    said = verdicts(found)
+    for row in found["rows"]:
+        if row["loss"] != OUTLYING:  # whose argmax is near the best decision
+            assert row["gain by cross-validation"][0] > 2
+            assert row["held out, tuned"][0] - row["held out, argmax"][0] > 2
+    for loss in ("cross entropy", "one-hot MSE"):
+        assert said[f"the tuned decision is better than the argmax on held-out data: {loss}"] == "supported"
+
+
+def test_records_become_tables_and_figures(case: Case) -> None:
+    from dataclasses import asdict
+    from json import loads
+
+    for name, measure in (
+        ("estimates", estimates),
+        ("decisions", decisions),
+        ("class_means", class_means_against_labels),
+        ("gradients", gradients),
+        ("nearest_target", nearest_target),
+        ("held_out", held_out),
+    ):
+        found = measure(case)
+        record = {**found, "statements": [asdict(one) for one in found["statements"]]}
+        record = loads(compact(record))
+        table = label_markdown(record, "statements").splitlines()
+        assert len(table) == 2 + len(record["statements"]) > 2
+        assert len(label_markdown(record, None).splitlines()) == 2 + len(record["rows"]) > 2
+        assert getattr(label_figures, f"draw_{name}")(record).axes
+
+
+def test_units_are_resampled_together() -> None:
+    sums = unit_sums(np.arange(6.0), [0, 0, 1, 1, 1, 2])
+    assert sums.tolist() == [1, 9, 5]
+    first, second = resampled([sums, 2 * sums], resamples=50)
+    assert first[0] == 15
+    np.testing.assert_array_equal(second, 2 * first)
+    assert set(np.diff(np.unique(first % 4)).tolist()) <= {0.0, 1.0, 2.0, 3.0}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "rule", "margin", "expected"),
+    [
+        (0.1, 2, "above", 0, "supported"),
+        (-2, -0.1, "above", 0, "refuted"),
+        (-1, 1, "above", 0, "undecided"),
+        (-1, 1, "equal", 2, "supported"),
+        (1, 3, "equal", 2, "undecided"),
+        (2.5, 3, "equal", 2, "refuted"),
+        (-1, 9, "at least", 2, "supported"),
+        (-9, -3, "at least", 2, "refuted"),
+    ],
+)
+def test_the_interval_decides(low: float, high: float, rule: str, margin: float, expected: str) -> None:
+    assert verdict(low, high, rule, margin) == expected
+
+
+def test_the_wider_interval_decides() -> None:
+    """The units leave no doubt, the seeds do."""
+    first = [np.full(100, value) for value in (1.0, 9.0, 2.0)]
+    found = statement("a", "b", first, [np.zeros(100)] * 3)
+    assert found.images == (4.0, 4.0)
+    assert found.by_seed is not None
+    assert found.by_seed[0] < 0
+    assert found.verdict == "undecided"
+    assert statement("a", "b", first[:1], [np.zeros(100)]).verdict == "supported"
+
+
+def test_outputs_come_back_from_their_file_and_source_only(tmp_path: Path) -> None:
+    made = run(OUTLYING, 1)["val"]
+    made.save(tmp_path / "a.npz", "checkpoint 1")
+    again = CheckpointOutputs.load(tmp_path / "a.npz", "checkpoint 1")
+    assert again is not None
+    np.testing.assert_array_equal(again.rows(RANK), made.rows(RANK))
+    assert again.kind == "multiplicative"
+    assert CheckpointOutputs.load(tmp_path / "a.npz", "checkpoint 2") is None
+    (tmp_path / "a.npz").write_bytes(b"PK")
+    assert CheckpointOutputs.load(tmp_path / "a.npz", "checkpoint 1") is None
+    first, second = made.halves()
+    assert first.rows(PLAIN).sum() + second.rows(PLAIN).sum() == made.rows(PLAIN).sum()
+    assert second.image[0] == 0
+    assert len(first.truth) == 750
