@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from mmseol.losses import OneHotMSELoss, OutlyingMSELoss
 from mmseol.losses.ops import inputs
+from mmseol.losses.ops.inputs import Labels
+from mmseol.losses.ops.squared_error import half_squared_error_sum
 
 
 def outlying(classes, **kwargs):
@@ -49,6 +51,15 @@ def test_equals_the_formula_in_any_piece(piece, shape, ignored, weight, seed):
             (expected_grad,) = torch.autograd.grad(expected, pred)
             torch.testing.assert_close(value, expected)
             torch.testing.assert_close(grad, expected_grad)
+
+
+def test_no_gradient_is_written_where_none_is_asked_for():
+    pred, target = batch((3, 5), 4)
+    labels = Labels.of(target, classes=4, ignore_index=IGNORE)
+    one, values = torch.tensor(1.0), torch.ones(4)
+    value, gradient = half_squared_error_sum(pred.detach(), labels, values, None, one, requires_grad=False)
+    assert gradient is None
+    torch.testing.assert_close(value, formula(OneHotMSELoss(ignore_index=IGNORE), pred, target).detach())
 
 
 def test_any_layout_and_no_gradient():
