@@ -235,6 +235,7 @@ def _sweep(parser: ArgumentParser) -> None:
         "--budget", type=float, metavar="HOURS", help="start nothing that would end later than this"
     )
     parser.add_argument("--epochs", type=int, help="of the final trainings; rungs in proportion")
+    parser.add_argument("--iterations", type=int, help="the same where the configs train by iterations")
     parser.add_argument("--seeds", type=int, nargs="+", help="of the final trainings")
     parser.add_argument("--dry-run", action="store_true", help="print every command and its estimated cost")
     parser.add_argument("--retry-failed", action="store_true", help="run failed trials again")

@@ -58,7 +58,7 @@ def test_fewer_gpus_than_processes(tmp_path, monkeypatch):
 
 
 def test_the_number_of_processes_is_part_of_a_trial():
-    trial = Trial("final", CONFIG, None, "ce", (), epochs=2, seed=1)
+    trial = Trial("final", CONFIG, None, "ce", (), length=2, seed=1)
     made = [
         Requests(Sweep("a", [CONFIG], ["ce"], epochs=2, metric="accuracy", processes_per_trial=number)).of(
             trial

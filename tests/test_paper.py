@@ -61,7 +61,7 @@ def test_cells_have_the_difference_and_cells_without_runs_say_so(tmp_path):
     assert len(set(accuracies)) == 2
     assert cell["mean"] == pytest.approx(sum(accuracies) / 2, abs=0.005)
     assert cell["difference"] == pytest.approx(cell["mean"] - 44.50, abs=0.01)
-    assert (own["network"], own["epochs"], own["seeds"]) == ("resnet34 (backbone.depth=18)", 20, "2")
+    assert (own["network"], own["length"], own["seeds"]) == ("resnet34 (backbone.depth=18)", "20 epochs", "2")
     table = paper_table(record, "1")
     printed, ours, peers = table.rows[:3]
     at = list(table.headings).index("long-tailed 100")

@@ -19,7 +19,7 @@ from mmseol.sweeps.request import Requests, code_version, data_digest
 from mmseol.sweeps.sweep_file import Sweep
 
 DIGITS = "quickstart/digits.py"
-TUNE = Trial("tune", DIGITS, "step:10", "ce", (("lr", 0.1),), epochs=5, seed=0, rung=0)
+TUNE = Trial("tune", DIGITS, "step:10", "ce", (("lr", 0.1),), length=5, seed=0, rung=0)
 FINAL = replace(TUNE, stage="final", rung=None)
 
 
@@ -90,10 +90,28 @@ def test_epochs_shorten_schedules_in_proportion(tmp_path):
         "param_scheduler = [dict(type='LinearLR', by_epoch=False, begin=0, end=9, start_factor=0.1),\n"
         "    dict(type='MultiStepLR', milestones=[30, 45]), dict(type='PolyLR', end=60)]\n"
     )
-    made = Requests(sweep(configs=[str(config)])).of(replace(TUNE, config=str(config), epochs=20))
+    made = Requests(sweep(configs=[str(config)])).of(replace(TUNE, config=str(config), length=20))
     warmup, steps, poly = resolved(made).param_scheduler
     assert (warmup.end, steps.milestones, poly.end) == (9, [10, 15], 20)
     assert resolved(made).train_cfg.max_epochs == 20
+
+
+def test_iterations_shorten_schedules_in_proportion(tmp_path):
+    """A stock schedule of MMSegmentation: 40,000 iterations, validated and saved every 4,000."""
+    config = tmp_path / "stock.py"
+    config.write_text(
+        f"_base_ = [{str(Path(mmseol.__file__).parents[1] / 'configs' / 'quickstart' / 'digits.py')!r}]\n"
+        "train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=40000, val_interval=4000)\n"
+        "param_scheduler = [dict(type='PolyLR', power=0.9, begin=0, end=40000, by_epoch=False)]\n"
+    )
+    one = replace(sweep(configs=[str(config)]), epochs=None, iterations=40000)
+    made = Requests(one).of(replace(TUNE, config=str(config), length=10000))
+    assert (made["epochs"], made["iterations"]) == (None, 10000)
+    cfg = resolved(made)
+    assert (cfg.train_cfg.max_iters, cfg.train_cfg.val_interval) == (10000, 4000)
+    assert cfg.param_scheduler[0].end == 10000
+    checkpoint, logger = cfg.default_hooks.checkpoint, cfg.default_hooks.logger
+    assert (checkpoint.by_epoch, checkpoint.interval, logger.log_metric_by_epoch) == (False, 4000, False)
 
 
 def test_an_option_of_the_file_comes_after_the_settings_of_the_sweep():
@@ -116,7 +134,7 @@ def test_what_identifies_a_trial():
     others = [
         requests.of(TUNE),
         requests.of(replace(FINAL, seed=1)),
-        requests.of(replace(FINAL, epochs=6)),
+        requests.of(replace(FINAL, length=6)),
         requests.of(replace(FINAL, point=(("lr", 0.2),))),
         requests.of(replace(FINAL, imbalance="step:5")),
         Requests(sweep(losses=["mse"])).of(replace(FINAL, loss="mse")),

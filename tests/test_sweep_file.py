@@ -105,11 +105,33 @@ def test_bad_files_are_refused(file, changes, message):
     assert str(file) in str(caught.value)
 
 
-def test_a_config_that_trains_by_iterations_is_refused(file, tmp_path):
+def test_a_sweep_has_configs_of_its_unit(file, tmp_path):
+    """MMSegmentation's stock configs train by iterations, MMPretrain's by epochs."""
     config = tmp_path / "by_iterations.py"
     config.write_text("train_cfg = dict(type='IterBasedTrainLoop', max_iters=10)")
-    with pytest.raises(ValueError, match="trains by iterations"):
+    tune = dict(tune='{"lr": [1, 2]}', rungs='[{"iterations": 2, "keep": 1}]')
+    with pytest.raises(ValueError, match=r"by_iterations.py' trains by iterations. Give `iterations = ...`"):
         read_sweep(write(file, configs=f"[{str(config)!r}]"))
+    with pytest.raises(
+        ValueError, match=r"trains by epochs. Give `epochs = ...`, .* in place of `iterations`"
+    ):
+        read_sweep(write(file, epochs="None", iterations="8", **tune))
+    with pytest.raises(ValueError, match=r"`rungs` must hold {\"epochs\": .., \"keep\": ..}"):
+        read_sweep(write(file, **tune))
+    with pytest.raises(
+        ValueError, match="must be given, whichever the configs train by, and not both, got 8 and 8"
+    ):
+        read_sweep(write(file, epochs="8", iterations="8"))
+    sweep = read_sweep(write(file, epochs="None", iterations="8", **tune), check=False)
+    assert (sweep.unit, sweep.length, sweep.tuning_rungs()) == (
+        "iterations",
+        8,
+        [{"iterations": 2, "keep": 1}],
+    )
+    short = shortened(sweep, None, None, 4)
+    assert (short.length, short.rungs) == (4, [{"iterations": 1, "keep": 1}])
+    with pytest.raises(ValueError, match="`--epochs`: the sweep trains by iterations; give `--iterations`"):
+        shortened(sweep, 4, None)
 
 
 def test_arguments_of_a_loss_replace_those_of_the_file():

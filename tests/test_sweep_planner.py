@@ -44,7 +44,7 @@ def by_loss(trials: list[Trial], loss: str, stage: str) -> list[Trial]:
 def test_every_loss_has_the_same_budget_whatever_its_grid():
     results, _ = run_all(sweep(), lambda trial: trial.values["lr"])
     spent = {
-        loss: sorted((trial.stage, trial.epochs) for trial in results if trial.loss == loss)
+        loss: sorted((trial.stage, trial.length) for trial in results if trial.loss == loss)
         for loss in ("ce", "outlying_mse")
     }
     assert spent["ce"] == spent["outlying_mse"]
@@ -63,7 +63,7 @@ def test_points_are_joint_draws_that_a_seed_repeats():
 
 def test_the_best_points_go_on_and_the_best_of_those_is_trained():
     def score(trial: Trial) -> float:  # the best after 10 epochs is the second best after 20
-        best = {10: 0.1, 20: 1.0}.get(trial.epochs, 0.0)
+        best = {10: 0.1, 20: 1.0}.get(trial.length, 0.0)
         return 50.0 if trial.values["lr"] == best else trial.values["lr"] - trial.values["wd"]
 
     one = sweep(losses=["ce"], tune_losses={})
@@ -82,7 +82,7 @@ def test_nothing_is_chosen_before_a_rung_is_complete():
     results = dict.fromkeys(first[:-1], 40.0)
     assert plan(one, results) == first[-1:]
     assert choose(one, CONFIG, None, "ce", results) is None
-    assert [(group.stage, group.epochs, group.number) for group in later(one, results)] == [
+    assert [(group.stage, group.length, group.number) for group in later(one, results)] == [
         ("tune", 20, 2),
         ("final", 40, 2),
     ]

@@ -17,7 +17,9 @@ from helpers.quick_trials import children_of, wait_for
 
 from mmseol.__main__ import main
 from mmseol.analysis.sweep_record import sweep_record
+from mmseol.analysis.sweep_tables import setting_tables, tuning_tables
 from mmseol.analysis.trial_records import read_trials
+from mmseol.experiment import stock_config
 from mmseol.sweeps.claims import live_holder
 from mmseol.sweeps.engines import LocalEngine
 from mmseol.sweeps.trial import read_json, state, write_json
@@ -143,6 +145,58 @@ def check_by_hand(folder: Path, tmp_path: Path) -> None:
     assert {name: array.tolist() for name, array in arrays[0].items()} == {
         name: array.tolist() for name, array in arrays[1].items()
     }
+
+
+STOCK = """
+_base_ = [{base!r}]
+crop_size = (32, 32)
+norm_cfg = dict(type="BN")
+load = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations")]
+crop, pack = dict(type="RandomCrop", crop_size=crop_size), dict(type="PackSegInputs")
+model = dict(
+    pretrained=None,
+    data_preprocessor=dict(size=crop_size),
+    backbone=dict(type="ResNet", depth=18, norm_cfg=norm_cfg),
+    decode_head=dict(in_channels=512, channels=8, num_classes=11, norm_cfg=norm_cfg),
+    auxiliary_head=dict(in_channels=256, channels=8, num_classes=11, norm_cfg=norm_cfg),
+)
+data = dict(type="mmseol.CamVidDataset", data_root={data!r})
+train = dict(data_prefix=dict(img_path="train", seg_map_path="trainannot"), pipeline=[*load, crop, pack])
+val = dict(data_prefix=dict(img_path="val", seg_map_path="valannot"), pipeline=[*load, pack])
+train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False,
+    dataset=dict(_delete_=True, **data, **train))
+val_dataloader = dict(num_workers=0, persistent_workers=False,
+    dataset=dict(_delete_=True, **data, **val))
+test_dataloader = val_dataloader
+custom_hooks = [dict(type="mmseol.ClassCountHook"), dict(type="mmseol.ExactResumeHook")]
+"""
+
+
+def test_a_stock_config_of_mmseg_by_iterations(tmp_path, toy):
+    config, file, work_dir = tmp_path / "stock.py", tmp_path / "small.py", tmp_path / "work"
+    base = stock_config("mmseg", "fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py")
+    config.write_text(STOCK.format(base=str(base), data=str(toy)))
+    file.write_text(
+        f"configs = [{str(config)!r}]\nlosses = ['outlying_mse']\niterations = 4\nmetric = 'mIoU'\n"
+        "split = 'val'\ntune = {'lr': [1e-2, 1e-1]}\nrungs = [{'iterations': 2, 'keep': 1}]\n"
+        "options = ['train_cfg.val_interval=2']\n"
+    )
+    assert status_of(start(drive, file, work_dir), 400) == 0, (tmp_path / "driver.log").read_text()[-2000:]
+    records = {
+        record["stage"]: record for record in (read_json(one / "record.json") for one in trials(work_dir))
+    }
+    assert records["tune"]["iterations"] == records["tune"]["scores"]["last"]["iteration"] == 2
+    final = records["final"]
+    assert (final["epochs"], final["iterations"]) == (None, 4)
+    assert [point["iteration"] for point in final["curves"]["validation"]] == [2, 4]
+    assert final["scores"]["last"]["iteration"] == 4
+    assert final["scores"]["last"]["scores"]["mIoU"] == pytest.approx(
+        final["curves"]["validation"][-1]["mIoU"], abs=0.01
+    )
+    assert set(final["scores"]["last"]["per_class"]) == set(final["classes"])
+    record = sweep_record(read_trials([work_dir]), resamples=20)
+    assert "4 iterations" in str(setting_tables(record)[0].rows)
+    assert tuning_tables(record)[0].headings[1:2] == ["iterations"]
 
 
 def test_the_local_engine_names_a_host_that_it_imports_before():

@@ -65,7 +65,7 @@ def test_several_cuts_are_columns_and_missing_runs_are_said(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "note"),
     [
-        ({"epochs": 40}, "Epochs differ: 20 (ce), 40 (mse)."),
+        ({"epochs": 40}, "Lengths differ: 20 epochs (ce), 40 epochs (mse)."),
         ({"version": "v2"}, "Code versions differ: v1 (ce), v2 (mse)."),
         (
             {"environment": {**ENVIRONMENT, "device": "H200"}},

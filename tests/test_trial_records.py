@@ -31,7 +31,7 @@ def test_records_are_read(tmp_path):
         ({"format": 2}, "`format` must be 1, got 2"),
         ({"stage": "best"}, "`stage` must be 'tune' or 'final', got 'best'"),
         ({"seed": True}, "`seed` must be a whole number, got True"),
-        ({"epochs": 0}, "`epochs` must be a whole number of at least 1, got 0"),
+        ({"epochs": 0}, "`epochs` or `iterations` must be a whole number of at least 1, got \\[0\\]"),
         ({"data": {}}, "`data` must be an object with `digest`"),
         ({"environment": {"versions": ["2.1"]}}, "`environment` must be an object with `versions`"),
         ({"memory": "much"}, "`memory` must be a finite number or null, got 'much'"),

@@ -35,7 +35,9 @@ def main() -> None:
     parser.add_argument("--lr", nargs="+", type=float, help="learning rates that each value tries")
     parser.add_argument("--imbalance", nargs="+", metavar="PROFILE:RATIO", help="a curve for each")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--epochs", type=int, required=True)
+    length = parser.add_mutually_exclusive_group(required=True)
+    length.add_argument("--epochs", type=int)
+    length.add_argument("--iterations", type=int, help="where the config trains by iterations")
     parser.add_argument("--metric", help="validation score (default: the one that saves best checkpoints)")
     parser.add_argument("--checkpoint", choices=["last", "best_on_validation"], default="last")
     parser.add_argument("--cfg-options", nargs="+", metavar="KEY=VALUE")
@@ -76,6 +78,7 @@ def sweep_arguments(args: Namespace) -> list[str]:
         imbalances=args.imbalance,
         tune={"lr": args.lr} if args.lr else None,
         epochs=args.epochs,
+        iterations=args.iterations,
         seeds=args.seeds,
         metric=args.metric,
         options=args.cfg_options,

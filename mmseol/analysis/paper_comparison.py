@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmseol.analysis.paper import Column, PrintedRow, PrintedTable, dataset_of, network_of, printed_tables
-from mmseol.analysis.run_text import Run, differences, network_text, setting_text, values_text
+from mmseol.analysis.run_text import Run, differences, length_text, network_text, setting_text, values_text
 from mmseol.analysis.text_table import TextTable, spread
 from mmseol.utils.checks import choice
 
@@ -30,7 +30,7 @@ def beside_printed(record: Mapping[str, Any], name: str) -> list[dict[str, Any]]
         name: ``'1'`` to ``'7'``, or ``'lt'`` for the literature's on long-tailed CIFAR.
 
     Returns:
-        By row: ``loss``, ``printed`` by column, and ``ours``: network, epochs, weight decay, chosen values,
+        By row: ``loss``, ``printed`` by column, and ``ours``: network, length, weight decay, chosen values,
         and by column seeds, mean, standard deviation, difference to the printed mean and, if known, the mean
         at the epoch that is best on the test split.
     """
@@ -56,7 +56,7 @@ def _runs_by_row(
         if not _is_row(run, row, table):
             continue
         network = network_text(run) + (f", {further}" if further else "")
-        key: tuple[Any, ...] = (network, run["loss"], run["epochs"], run["split"])
+        key: tuple[Any, ...] = (network, run["loss"], length_text(run), run["split"])
         for column in table.columns:
             if column.dataset == dataset and column.imbalance in (None, profile):
                 while column in found[key]:  # rows of other options
@@ -118,7 +118,7 @@ def _our_row(
         "loss": runs[0]["loss"],
         "network": network_text(runs[0]) + "".join(f", {text}" for text in _further(runs)),
         "split": runs[0]["split"],
-        "epochs": runs[0]["epochs"],
+        "length": length_text(runs[0]),
         "weight_decay": " / ".join(dict.fromkeys(setting_text(run, "wd") for run in runs)),
         "chosen": " / ".join(
             dict.fromkeys(values_text((run["chosen"] or {"values": {}})["values"]) or "-" for run in runs)
@@ -152,7 +152,7 @@ def paper_table(record: Mapping[str, Any], name: str) -> TextTable:
         lines.append([row["loss"], "printed", "", "", "", "", "", *cells])
         for own in row["ours"] or [None]:
             lines += _our_lines(own, columns)
-    headings = ["loss", "", "network", "epochs", "weight decay", "chosen", "seeds", *columns]
+    headings = ["loss", "", "network", "length", "weight decay", "chosen", "seeds", *columns]
     used = [
         run
         for run in record["runs"]
@@ -184,7 +184,7 @@ def _our_lines(own: Mapping[str, Any] | None, columns: Sequence[str]) -> list[li
     if own is None:
         return [["", "ours", "", "", "", "", "", *("no runs" for _ in columns)]]
     what = "ours" + ("" if own["split"] == "test" else f" ({own['split']})")
-    how = [own["network"], str(own["epochs"]), own["weight_decay"], own["chosen"], own["seeds"]]
+    how = [own["network"], own["length"], own["weight_decay"], own["chosen"], own["seeds"]]
     cells = []
     for column in columns:
         cell = own["cells"].get(column)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mmseol.analysis.run_text import length_text
 from mmseol.analysis.text_table import spread
 from mmseol.utils.files import replacing
 
@@ -78,10 +79,10 @@ def parameter_curve(record: Mapping[str, Any], parameter: str, metric: str | Non
         scores = run["scores"][record["checkpoint"]].get(score)
         if not scores:
             raise ValueError(f"`metric` must be a score of the runs, got {score!r}.")
-        key = name, run["config"], run["imbalance"], run["epochs"]
+        key = name, run["config"], run["imbalance"], length_text(run)
         curve = curves.setdefault(
             key,
-            dict(zip(("loss", "config", "imbalance", "epochs"), key, strict=True))
+            dict(zip(("loss", "config", "imbalance", "length"), key, strict=True))
             | {"metric": score, "points": []},
         )
         curve["points"].append(

@@ -10,7 +10,7 @@ from typing import Any
 from mmseol.analysis.paper import network_of
 from mmseol.utils.text import first_few
 
-__all__ = ["Run", "differences", "network_text", "setting_text", "short_name", "values_text"]
+__all__ = ["Run", "differences", "length_text", "network_text", "setting_text", "short_name", "values_text"]
 
 _SHORT = {"optim_wrapper.optimizer.lr": "lr", "optim_wrapper.optimizer.weight_decay": "wd"}
 Run = Mapping[str, Any]
@@ -77,16 +77,25 @@ def _is_model(option: Any) -> bool:
     )
 
 
+def length_text(run: Run) -> str:
+    """Return the length of the trainings.
+
+    >>> length_text({"epochs": None, "iterations": 80000}), length_text({"epochs": 20})
+    ('80000 iterations', '20 epochs')
+    """
+    return f"{run['epochs']} epochs" if run["epochs"] else f"{run['iterations']} iterations"
+
+
 def differences(runs: Sequence[Run], environments: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a sentence for everything that should be equal in a table and is not.
 
     >>> run = {"loss": "ce", "imbalance": None, "epochs": 20, "split": "val", "seeds": [1], "versions": ["a"],
     ...        "environments": [0], "options": [], "data": ["d"], "subset": [], "config": "a.py"}
     >>> differences([run, {**run, "loss": "mse", "epochs": 40}], [{"device": "2 CPU cores"}])
-    ['Epochs differ: 20 (ce), 40 (mse).']
+    ['Lengths differ: 20 epochs (ce), 40 epochs (mse).']
     """
     kinds: dict[str, Callable[[Run], list[Any]]] = {
-        "Epochs": lambda run: [run["epochs"]],
+        "Lengths": lambda run: [length_text(run)],
         "Splits": lambda run: [run["split"]],
         "Seeds": lambda run: [", ".join(map(str, run["seeds"]))],
         "Options": lambda run: [" ".join(map(str, run["options"])) or "none"],

@@ -28,7 +28,7 @@ from mmseol.utils.checks import choice
 
 __all__ = ["check_digest", "record_digest", "sweep_record"]
 
-_REQUESTED = ("stage", "config", "imbalance", "loss", "seed", "rung", "epochs", "values")
+_REQUESTED = ("stage", "config", "imbalance", "loss", "seed", "rung", "epochs", "iterations", "values")
 _TOLERANCE = 0.011  # per cent; records round scores
 
 
@@ -69,7 +69,7 @@ def sweep_record(
         rows[trial.row].append(trial)
     groups: dict[Any, list[list[Trial]]] = defaultdict(list)
     for row in rows.values():
-        groups[(*row[0].group, row[0]["epochs"])].append(row)
+        groups[(*row[0].group, *row[0].length.values())].append(row)
     if reference is not None and not any(_is_loss(trial["loss"], reference) for trial in final):
         losses = ", ".join(dict.fromkeys(trial["loss"] for trial in final)) or "none"
         raise ValueError(f"`reference` must be a loss of the sweep ({losses}), got {reference!r}.")
@@ -102,7 +102,13 @@ def _in_order(trial: Trial) -> list[Any]:
     texts = [trial["config"], trial.record.get("imbalance") or "", trial.split, trial["loss"]]
     parts = [re.split(r"(\d+)", text) for text in texts]
     numbers = [[int(part) if part.isdigit() else part for part in text] for text in parts]
-    return [numbers, trial["epochs"], json.dumps(trial.values, sort_keys=True), trial["seed"]]
+    lengths = [number or 0 for number in trial.length.values()]
+    return [numbers, lengths, json.dumps(trial.values, sort_keys=True), trial["seed"]]
+
+
+def _step(scored: Mapping[str, Any]) -> int | None:
+    """Return the epoch or the iteration that was scored."""
+    return scored.get("epoch", scored.get("iteration"))
 
 
 def record_digest(record: Mapping[str, Any]) -> str:
@@ -136,8 +142,9 @@ def _is_loss(loss: str, name: str) -> bool:
 def _run(row: Sequence[Trial], environments: list[dict[str, Any]], checkpoint: str) -> dict[str, Any]:
     first = row[0]
     data = [trial["data"] for trial in row]
-    run = {name: first[name] for name in ("config", "loss", "epochs", "classes")}
+    run = {name: first[name] for name in ("config", "loss", "classes")}
     run |= {
+        **first.length,
         "imbalance": first.record.get("imbalance"),
         "split": first.split,
         "task": "segmentation" if _segments(first) else "classification",
@@ -152,7 +159,7 @@ def _run(row: Sequence[Trial], environments: list[dict[str, Any]], checkpoint: s
         "environments": [_index(environments, trial["environment"]) for trial in row],
         "scores": {kind: _scores(row, kind) for kind in KINDS},
         "epoch": {
-            kind: [trial["scores"][kind].get("epoch") for trial in row]
+            kind: [_step(trial["scores"][kind]) for trial in row]
             for kind in KINDS
             if all(trial["scores"].get(kind) for trial in row)
         },
@@ -252,7 +259,7 @@ def _comparisons(
                     "config": row[0]["config"],
                     "imbalance": row[0].record.get("imbalance"),
                     "split": row[0].split,
-                    "epochs": row[0]["epochs"],
+                    **row[0].length,
                     "loss": row[0]["loss"],
                     "values": row[0].values,
                     "reference": base[0]["loss"],
@@ -331,7 +338,7 @@ def _tuning(trials: Iterable[Trial]) -> list[dict[str, Any]]:
                 "imbalance": trial.record.get("imbalance"),
                 "loss": trial["loss"],
                 "rung": trial.record.get("rung") or 0,
-                "epochs": trial["epochs"],
+                **trial.length,
                 "metric": metric,
                 "by": by,
                 "values": trial.values,

@@ -15,7 +15,15 @@ import numpy as np
 
 from mmseol.analysis.paper import network_of
 from mmseol.analysis.records import SCORES, SEG_SCORES
-from mmseol.analysis.run_text import Run, differences, network_text, setting_text, short_name, values_text
+from mmseol.analysis.run_text import (
+    Run,
+    differences,
+    length_text,
+    network_text,
+    setting_text,
+    short_name,
+    values_text,
+)
 from mmseol.analysis.text_table import TextTable, spread
 from mmseol.utils.text import first_few
 
@@ -57,8 +65,8 @@ def _cut(run: Run) -> str:
 def _label(run: Run, runs: Sequence[Run]) -> str:
     """Return the loss, with the epochs or options that tell rows of the same loss apart."""
     same = [one for one in runs if one["loss"] == run["loss"] and one["imbalance"] == run["imbalance"]]
-    if len({one["epochs"] for one in same}) > 1:
-        return f"{run['loss']}, {run['epochs']} epochs"
+    if len(set(map(length_text, same))) > 1:
+        return f"{run['loss']}, {length_text(run)}"
     if len(same) > 1:
         return (
             f"{run['loss']} ({values_text((run['chosen'] or {'values': {}})['values']) or 'options differ'})"
@@ -96,7 +104,7 @@ class _ScoreTable:
         self.names = names if len(self.cuts) == 1 and not short else names[:2]
         self.peers = not short and any(run["scores"]["best_on_test"] for run in runs)
         self.compared = {
-            (c["loss"], c["epochs"], str(c["imbalance"]), str(c["values"])): c
+            (c["loss"], length_text(c), str(c["imbalance"]), str(c["values"])): c
             for c in (record["comparisons"] if len(self.cuts) == 1 else [])
             if (c["config"], c["split"], c["score"]) == (config, self.split, self.names[0])
         }
@@ -144,7 +152,7 @@ class _ScoreTable:
 
     def _difference(self, run: Run) -> str:
         values = (run["chosen"] or {"values": {}})["values"]
-        found = self.compared.get((run["loss"], run["epochs"], str(run["imbalance"]), str(values)))
+        found = self.compared.get((run["loss"], length_text(run), str(run["imbalance"]), str(values)))
         if found is None:
             references = {comparison["reference"] for comparison in self.compared.values()}
             return "reference" if run["loss"] in references else "-"
@@ -152,8 +160,8 @@ class _ScoreTable:
         return f"{found['difference']:+.1f}{interval}"
 
     def _notes(self) -> list[str]:
-        epochs = {run["epochs"] for run in self.runs}
-        what = [f"{self.runs[0]['epochs']} epochs"] if len(epochs) == 1 else []
+        lengths = set(map(length_text, self.runs))
+        what = [*lengths] if len(lengths) == 1 else []
         what += dict.fromkeys(network_text(run) for run in self.runs)
         notes = [
             f"{self.split.capitalize()} split, {_kind_text(self.record['checkpoint'])}, per cent, mean and "
@@ -210,10 +218,10 @@ def comparison_tables(record: Mapping[str, Any]) -> list[TextTable]:
     rows = record["comparisons"]
     if not rows:
         return []
-    several = len({(row["config"], row["imbalance"], row["split"], row["epochs"]) for row in rows}) > 1
+    several = len({(row["config"], row["imbalance"], row["split"], length_text(row)) for row in rows}) > 1
     lines = []
     for row in rows:
-        where = [f"{network_of(row['config'])}, {row['imbalance'] or row['split']}, {row['epochs']} epochs"]
+        where = [f"{network_of(row['config'])}, {row['imbalance'] or row['split']}, {length_text(row)}"]
         lines.append(
             [
                 *(where if several else []),
@@ -239,7 +247,7 @@ def comparison_tables(record: Mapping[str, Any]) -> list[TextTable]:
 
 
 def setting_tables(record: Mapping[str, Any]) -> list[TextTable]:
-    """Return a table of what was run: network, cut, epochs, settings, seeds, time and memory of each row.
+    """Return a table of what was run: network, cut, length, settings, seeds, time and memory of each row.
 
     >>> setting_tables({"runs": [], "environments": []})
     []
@@ -255,7 +263,7 @@ def setting_tables(record: Mapping[str, Any]) -> list[TextTable]:
         hours = run.get("seconds")
         lines.append(
             [
-                *(run["loss"], network_text(run), _cut(run), run["split"], str(run["epochs"])),
+                *(run["loss"], network_text(run), _cut(run), run["split"], length_text(run)),
                 setting_text(run, "lr"),
                 setting_text(run, "wd"),
                 values_text(others) or "-",
@@ -265,7 +273,7 @@ def setting_tables(record: Mapping[str, Any]) -> list[TextTable]:
                 f"{run['memory']:.1f}" if run.get("memory") else "-",
             ]
         )
-    headings = ["loss", "network", "cut", "split", "epochs", "learning rate", "weight decay", "other"]
+    headings = ["loss", "network", "cut", "split", "length", "learning rate", "weight decay", "other"]
     headings += ["at the grid's border", "seeds", "minutes a run", "memory, GB"]
     return [TextTable("", headings, lines, differences(runs, record["environments"]), left=4)]
 
@@ -299,6 +307,10 @@ def class_tables(record: Mapping[str, Any]) -> list[TextTable]:
     return tables
 
 
+def _length(point: Mapping[str, Any]) -> int:
+    return point["epochs"] or point["iterations"]
+
+
 def tuning_tables(record: Mapping[str, Any]) -> list[TextTable]:
     """Return the validation scores of the tuning stage: losses in rows, learning rates in columns.
 
@@ -324,23 +336,24 @@ def tuning_tables(record: Mapping[str, Any]) -> list[TextTable]:
     for (config, imbalance), points in groups.items():
         rates = sorted({rate for rate in map(_rate, points) if rate is not None})
         last = {
-            point["loss"]: max(p["epochs"] for p in points if p["loss"] == point["loss"]) for point in points
+            point["loss"]: max(_length(p) for p in points if p["loss"] == point["loss"]) for point in points
         }
         rows: dict[tuple[str, int, str], dict[float | None, str]] = defaultdict(dict)
         for point in points:
             others = {k: v for k, v in point["values"].items() if short_name(k) != "lr"}
             text = _tuned_text(point)
             if chosen.get((config, imbalance, point["loss"])) == point["values"]:
-                text += " *" if point["epochs"] == last[point["loss"]] else ""
-            rows[point["loss"], point["epochs"], values_text(others)][_rate(point)] = text
+                text += " *" if _length(point) == last[point["loss"]] else ""
+            rows[point["loss"], _length(point), values_text(others)][_rate(point)] = text
         further = any(others for _, _, others in rows)
         columns: list[float | None] = [*rates] or [None]
         lines = [
-            [loss, *([others or "-"] if further else []), str(epochs)]
+            [loss, *([others or "-"] if further else []), str(length)]
             + [cells.get(rate, "") for rate in columns]
-            for (loss, epochs, others), cells in sorted(rows.items())
+            for (loss, length, others), cells in sorted(rows.items())
         ]
-        headings = ["loss", *(["with"] if further else []), "epochs"]
+        unit = length_text(points[0]).split()[1]
+        headings = ["loss", *(["with"] if further else []), unit]
         metric, by = (points[0].get(name) for name in ("metric", "by"))
         headings += [f"lr {rate:g}" for rate in rates] or [f"validation {metric}"]
         note = f"Validation {metric} in per cent, {_kind_text(by or 'last')}; * is the chosen point."

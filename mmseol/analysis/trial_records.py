@@ -43,11 +43,17 @@ class Trial:
         return last["split"] if last else "val"  # a training that diverged has no score
 
     @property
+    def length(self) -> dict[str, int | None]:
+        """``epochs`` of the training, or ``iterations``, which records of trainings by epochs may lack."""
+        iterations = self.record.get("iterations")
+        return {"epochs": self["epochs"]} | ({"iterations": iterations} if iterations else {})
+
+    @property
     def row(self) -> tuple[Any, ...]:
         """What the runs of one row have in common: all but the seed."""
         values = json.dumps(self.values, sort_keys=True)
         options = json.dumps(self.record.get("options") or [], sort_keys=True)
-        return (*self.group, self["loss"], self["epochs"], options, values)
+        return (*self.group, self["loss"], *self.length.values(), options, values)
 
     @property
     def group(self) -> tuple[Any, ...]:
@@ -193,7 +199,6 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "config": ("text", _text),
     "loss": ("text", _text),
     "seed": ("a whole number", _whole),
-    "epochs": ("a whole number of at least 1", lambda value: _whole(value) and value >= 1),
     "classes": ("a list of names", lambda value: isinstance(value, list) and all(map(_text, value))),
     "data": ("an object with `digest`", lambda value: isinstance(value, dict) and _text(value.get("digest"))),
     "environment": (
@@ -209,6 +214,10 @@ def _fault(record: Mapping[str, Any], folder: str) -> str:
     for name, (wanted, fits) in _FIELDS.items():
         if not fits(record.get(name)):
             return f"`{name}` must be {wanted}, got {record.get(name)!r:.60}"
+    units = ("epochs", "iterations")
+    lengths = [record[unit] for unit in units if record.get(unit) is not None]
+    if len(lengths) != 1 or not _whole(lengths[0]) or lengths[0] < 1:
+        return f"`epochs` or `iterations` must be a whole number of at least 1, got {lengths!r:.60}"
     for name in ("seconds", "seconds_per_iteration", "memory"):
         if record.get(name) is not None and not _number(record[name]):
             return f"`{name}` must be a finite number or null, got {record[name]!r:.60}"
@@ -222,7 +231,9 @@ def _fault(record: Mapping[str, Any], folder: str) -> str:
     if chosen and chosen.get("on") != "val":
         return f"its settings must be chosen on 'val', got {chosen.get('on')!r}"
     if not (record["stage"] == "tune" and record.get("diverged")):
-        missing = [name for name in ("classes", "scores.last") if not _at(record, name)]
+        # The validations of a tuning trial name no classes where the metric is the host's.
+        needed = ("scores.last",) if record["stage"] == "tune" else ("classes", "scores.last")
+        missing = [name for name in needed if not _at(record, name)]
         if missing:
             return f"it has no `{missing[0]}`"
     for kind in KINDS:

@@ -46,7 +46,7 @@ def prepare_sweep(args: Namespace) -> Driver | None:
     if args.folder is not None:
         raise ValueError(f"`{args.folder}` is one argument too many; a folder goes to --work-dir.")
     path = find_sweep(args.file)
-    sweep = shortened(read_sweep(path), args.epochs, args.seeds)
+    sweep = shortened(read_sweep(path), args.epochs, args.seeds, args.iterations)
     if args.budget is not None:
         number("--budget", args.budget, above=0)
     known = [*sweep.losses, *sweep.configs, *filter(None, sweep.imbalances)]
@@ -68,8 +68,10 @@ def prepare_sweep(args: Namespace) -> Driver | None:
     return Driver(sweep, folder, Requests(sweep, args.data_root), args.only or (), args.any_version)
 
 
-def shortened(sweep: Sweep, epochs: int | None, seeds: Sequence[int] | None) -> Sweep:
-    """Return the sweep with other epochs, its rungs in proportion, and other seeds.
+def shortened(
+    sweep: Sweep, epochs: int | None, seeds: Sequence[int] | None, iterations: int | None = None
+) -> Sweep:
+    """Return the sweep with other epochs or iterations, its rungs in proportion, and other seeds.
 
     >>> tune = {"lr": [0.1, 1.0]}
     >>> sweep = Sweep("a", ["a.py"], ["ce"], 40, "mIoU", tune=tune, rungs=[{"epochs": 10, "keep": 1}])
@@ -77,11 +79,14 @@ def shortened(sweep: Sweep, epochs: int | None, seeds: Sequence[int] | None) -> 
     >>> short.rungs, short.seeds
     ([{'epochs': 2, 'keep': 1}], [1, 2])
     """
-    if epochs is not None:
-        rungs = [
-            {**rung, "epochs": max(1, round(rung["epochs"] * epochs / sweep.epochs))} for rung in sweep.rungs
-        ]
-        sweep = replace(sweep, epochs=epochs, rungs=rungs)
+    for unit, length in (("epochs", epochs), ("iterations", iterations)):
+        if length is None:
+            continue
+        if unit != sweep.unit:
+            raise ValueError(f"`--{unit}`: the sweep trains by {sweep.unit}; give `--{sweep.unit}`.")
+        rungs = [{**rung, unit: max(1, round(rung[unit] * length / sweep.length))} for rung in sweep.rungs]
+        lengths: dict[str, Any] = {unit: length}
+        sweep = replace(sweep, rungs=rungs, **lengths)
     return sweep if seeds is None else replace(sweep, seeds=list(seeds))
 
 
@@ -141,7 +146,7 @@ def _print_plan(driver: Driver, states: dict[Any, str]) -> None:
         seconds = driver.estimate(group)
         print(
             f"# later: {group.number} x {group.stage} {group.loss} {group.imbalance or ''} "
-            f"{group.epochs} epochs, about "
+            f"{group.length} {driver.sweep.unit}, about "
             f"{duration(None if seconds is None else seconds * group.number)}"
         )
     left, seconds = driver.remaining(states)

@@ -11,38 +11,38 @@ __all__ = ["Costs", "duration"]
 
 
 class Costs:
-    """Seconds per epoch of finished trials, by config, imbalance and loss.
+    """Seconds per epoch, or per iteration, of finished trials, by config, imbalance and loss.
 
-    >>> costs = Costs(seconds_per_epoch=10.0)
-    >>> costs.seconds("a.py", None, "ce", epochs=3)
+    >>> costs = Costs(seconds=10.0)
+    >>> costs.seconds("a.py", None, "ce", length=3)
     30.0
     >>> costs.add({"config": "a.py", "imbalance": None, "loss": "ce", "epochs": 2, "seconds": 8.0})
-    >>> costs.seconds("a.py", None, "ce", epochs=3), costs.seconds("a.py", None, "mse", epochs=3)
+    >>> costs.seconds("a.py", None, "ce", length=3), costs.seconds("a.py", None, "mse", length=3)
     (12.0, 12.0)
 
     Args:
-        seconds_per_epoch: Guess where no trial of a config has finished.
+        seconds: Guess where no trial of a config has finished.
     """
 
-    def __init__(self, seconds_per_epoch: float | None = None) -> None:
-        self.guess = seconds_per_epoch
+    def __init__(self, seconds: float | None = None) -> None:
+        self.guess = seconds
         self._known: dict[tuple[Any, ...], list[float]] = defaultdict(list)
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Take a record into account."""
         if record.get("diverged"):
             return
-        per_epoch = record["seconds"] / record["epochs"]
+        per_unit = record["seconds"] / (record["epochs"] or record["iterations"])
         config, imbalance, loss = record["config"], record["imbalance"], record["loss"]
         for key in ((config, imbalance, loss), (config, imbalance), (config,)):
-            self._known[key].append(per_epoch)
+            self._known[key].append(per_unit)
 
-    def seconds(self, config: str, imbalance: str | None, loss: str, epochs: int) -> float | None:
+    def seconds(self, config: str, imbalance: str | None, loss: str, length: int) -> float | None:
         """Return the estimate of a trial, or ``None`` without any."""
         for key in ((config, imbalance, loss), (config, imbalance), (config,)):
             if self._known.get(key):
-                return median(self._known[key]) * epochs
-        return None if self.guess is None else self.guess * epochs
+                return median(self._known[key]) * length
+        return None if self.guess is None else self.guess * length
 
 
 def duration(seconds: float | None) -> str:

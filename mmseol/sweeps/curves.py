@@ -14,8 +14,10 @@ __all__ = ["class_scores", "loss_curve", "rounded", "seconds_per_iteration", "va
 _NOT_SCORES = ("step", "time", "data_time")
 
 
-def validation_curve(work_dir: str | Path) -> list[dict[str, Any]]:
-    """Return ``epoch`` and scores of every validation; those of a continued run replace earlier ones.
+def validation_curve(work_dir: str | Path, unit: str = "epoch") -> list[dict[str, Any]]:
+    """Return ``epoch``, or ``iteration``, and scores of every validation.
+
+    Those of a continued run replace earlier ones.
 
     >>> import tempfile
     >>> log = Path(tempfile.mkdtemp()) / "20260101_000000" / "vis_data" / "scalars.json"
@@ -28,17 +30,18 @@ def validation_curve(work_dir: str | Path) -> list[dict[str, Any]]:
     for line in _lines(work_dir):
         scores = {key: value for key, value in line.items() if key not in _NOT_SCORES}
         if "loss" not in line and scores:
-            points[line["step"]] = {"epoch": line["step"], **scores}
-    return [points[epoch] for epoch in sorted(points)]
+            points[line["step"]] = {unit: line["step"], **scores}
+    return [points[step] for step in sorted(points)]
 
 
 def loss_curve(work_dir: str | Path) -> list[list[float]]:
-    """Return ``[epoch, mean of the logged losses]`` of every epoch.
+    """Return ``[epoch, mean of the logged losses]`` of every epoch, or the same of iterations.
 
     >>> loss_curve("new_folder")
     []
     """
-    by_step = {line["step"]: (line["epoch"], line["loss"]) for line in _lines(work_dir) if "loss" in line}
+    lines = [line for line in _lines(work_dir) if "loss" in line]
+    by_step = {line["step"]: (line.get("epoch", line["step"]), line["loss"]) for line in lines}
     losses = defaultdict(list)
     for _, (epoch, loss) in sorted(by_step.items()):
         losses[epoch].append(loss)
@@ -55,13 +58,14 @@ def seconds_per_iteration(work_dir: str | Path) -> float | None:
     return round(median(times), 4) if times else None
 
 
-def class_scores(work_dir: str | Path, epoch: int) -> dict[str, dict[str, float | None]]:
-    """Return the scores of each class in the validation after an epoch, if mmseol's metric wrote them.
+def class_scores(work_dir: str | Path, step: int, unit: str = "epoch") -> dict[str, dict[str, float | None]]:
+    """Return the scores of each class in a validation, if mmseol's metric wrote them.
 
-    >>> class_scores("new_folder", epoch=3)
+    >>> class_scores("new_folder", step=3)
     {}
     """
-    found = sorted(Path(work_dir).glob(f"*/class_scores_val_epoch_{epoch}.json"))
+    short = "iter" if unit == "iteration" else unit
+    found = sorted(Path(work_dir).glob(f"*/class_scores_val_{short}_{step}.json"))
     found = found or sorted(Path(work_dir).glob("*/class_scores_val_iter_*.json"))  # of a single epoch
     rows = json.loads(found[-1].read_text())["classes"] if found else []
     names = ("IoU", "F1", "precision", "recall")

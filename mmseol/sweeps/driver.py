@@ -51,7 +51,7 @@ class Driver:
     ) -> None:
         self.sweep, self.folder, self.requests = sweep, folder, requests
         self.only, self.any_version, self.say = only, any_version, say
-        self.costs = Costs(sweep.seconds_per_epoch)
+        self.costs = Costs(sweep.seconds_per_unit)
         self.results: dict[Trial, float] = {}
         self.failed: dict[Trial, str] = {}
         self.by_key: dict[str, list[str]] = {}
@@ -104,7 +104,7 @@ class Driver:
 
     def estimate(self, trial: Trial | Later) -> float | None:
         """Return the seconds that a trial will take."""
-        return self.costs.seconds(trial.config, trial.imbalance, trial.loss, trial.epochs)
+        return self.costs.seconds(trial.config, trial.imbalance, trial.loss, trial.length)
 
     def remaining(self, states: Mapping[Trial, str]) -> tuple[int, float | None]:
         """Return number and seconds of the trials that are left, now and later."""
@@ -186,7 +186,7 @@ class Driver:
                     starts[folder] += 1
                     engine.start(folder)
                     running[folder] = (trial, time.monotonic())
-                    self.say(f"started   {_text(trial)}  {folder.name}")
+                    self.say(f"started   {self._text(trial)}  {folder.name}")
                 ended = engine.finished()
                 for folder in ended:
                     if folder in running:
@@ -226,7 +226,7 @@ class Driver:
 
     def _say_end(self, trial: Trial, folder: Path, seconds: float) -> None:
         outcome = state(folder)
-        text = f"{outcome:<9} {_text(trial)}  {duration(seconds)}"
+        text = f"{outcome:<9} {self._text(trial)}  {duration(seconds)}"
         record = read_json(folder / "record.json")
         if record is not None and trial.stage == "tune":
             score = score_of(record, self.sweep.choose_by)
@@ -236,13 +236,12 @@ class Driver:
         self.say(text)
         sys.stdout.flush()
 
-
-def _text(trial: Trial) -> str:
-    values = " ".join(f"{name}={value}" for name, value in trial.point)
-    parts = [
-        trial.stage if trial.rung is None else f"{trial.stage} {trial.rung}",
-        trial.loss,
-        trial.imbalance,
-    ]
-    parts += [values, f"{trial.epochs} epochs", f"seed {trial.seed}"]
-    return "  ".join(part for part in parts if part)
+    def _text(self, trial: Trial) -> str:
+        values = " ".join(f"{name}={value}" for name, value in trial.point)
+        parts = [
+            trial.stage if trial.rung is None else f"{trial.stage} {trial.rung}",
+            trial.loss,
+            trial.imbalance,
+        ]
+        parts += [values, f"{trial.length} {self.sweep.unit}", f"seed {trial.seed}"]
+        return "  ".join(part for part in parts if part)

@@ -22,14 +22,14 @@ Point = tuple[tuple[str, Any], ...]
 class Trial:
     """One training and its scores, as the sweep asks for it.
 
-    >>> Trial("tune", "a.py", None, "ce", (("lr", 0.1),), epochs=10, seed=0, rung=0).values
+    >>> Trial("tune", "a.py", None, "ce", (("lr", 0.1),), length=10, seed=0, rung=0).values
     {'lr': 0.1}
 
     Attributes:
         stage: ``'tune'`` or ``'final'``.
         config: As in the sweep; so are ``imbalance`` and ``loss``.
         point: Tuned settings and their values.
-        epochs: Epochs of the training.
+        length: Epochs or iterations of the training, in the sweep's unit.
         seed: Seed of the training.
         rung: Number of the rung, ``None`` in the final stage.
     """
@@ -39,7 +39,7 @@ class Trial:
     imbalance: str | None
     loss: str
     point: Point
-    epochs: int
+    length: int
     seed: int
     rung: int | None = None
 
@@ -77,7 +77,7 @@ class Choice:
 class Later:
     """Trials that depend on results which are not there yet.
 
-    >>> Later("a.py", None, "ce", "final", epochs=60, number=3).number
+    >>> Later("a.py", None, "ce", "final", length=60, number=3).number
     3
     """
 
@@ -85,7 +85,7 @@ class Later:
     imbalance: str | None
     loss: str
     stage: str
-    epochs: int
+    length: int
     number: int
 
 
@@ -142,8 +142,8 @@ def later(sweep: Sweep, results: Results) -> list[Later]:
         rungs = sweep.tuning_rungs()
         for number in range(complete + 1, len(rungs)):
             trials = rungs[number - 1]["keep"] * len(sweep.tuning_seeds)
-            found.append(Later(config, imbalance, loss, "tune", rungs[number]["epochs"], trials))
-        found.append(Later(config, imbalance, loss, "final", sweep.epochs, len(sweep.seeds)))
+            found.append(Later(config, imbalance, loss, "tune", rungs[number][sweep.unit], trials))
+        found.append(Later(config, imbalance, loss, "final", sweep.length, len(sweep.seeds)))
     return found
 
 
@@ -178,7 +178,7 @@ def _progress(
     for number, rung in enumerate(rungs):
         of_point = {
             point: [
-                Trial("tune", config, imbalance, loss, point, rung["epochs"], seed, number)
+                Trial("tune", config, imbalance, loss, point, rung[sweep.unit], seed, number)
                 for seed in sweep.tuning_seeds
             ]
             for point in kept
@@ -194,7 +194,7 @@ def _progress(
         kept, score = best[: rung["keep"]], scores[best[0]]
     (point,) = kept[:1]
     choice = Choice(point, score, tuple(trials), _at_border(sweep.values(loss), point))
-    final = [Trial("final", config, imbalance, loss, point, sweep.epochs, seed) for seed in sweep.seeds]
+    final = [Trial("final", config, imbalance, loss, point, sweep.length, seed) for seed in sweep.seeds]
     return [*trials, *final], len(rungs), choice
 
 

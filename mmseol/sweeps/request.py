@@ -31,6 +31,11 @@ __all__ = ["Requests", "check_held_out", "code_version", "data_digest"]
 FORMAT = 1
 _NOT_ARITHMETIC = ("sweeps", "analysis", "camvid", "testing.py", "__main__.py")
 _NO_TEST = ("test_dataloader=None", "test_evaluator=None", "test_cfg=None")
+_BY_ITERATION = (
+    "default_hooks.checkpoint.by_epoch=False",
+    "default_hooks.logger.type=LoggerHook",
+    "default_hooks.logger.log_metric_by_epoch=False",
+)
 _OF_ITEM = ("sample_idx", "img_path", "seg_map_path")  # paths are digested below their data root
 
 
@@ -39,7 +44,7 @@ class Requests:
 
     >>> sweep = Sweep("a", ["quickstart/digits.py"], ["ce"], epochs=3, metric="accuracy")
     >>> requests = Requests(sweep)
-    >>> trial = Trial("final", "quickstart/digits.py", None, "ce", (), epochs=3, seed=1)
+    >>> trial = Trial("final", "quickstart/digits.py", None, "ce", (), length=3, seed=1)
     >>> requests.settings(trial)[:2]
     ['train_cfg.max_epochs=3', 'train_cfg.val_interval=3']
 
@@ -121,7 +126,8 @@ class Requests:
             "seed": trial.seed,
             "values": trial.values,
             "options": given,
-            "epochs": trial.epochs,
+            "epochs": trial.length if sweep.unit == "epochs" else None,
+            "iterations": trial.length if sweep.unit == "iterations" else None,
             "metric": sweep.metric,
             "split": split,
             "best_on_test": sweep.best_on_test and not tuning,
@@ -135,17 +141,19 @@ class Requests:
         }
 
     def settings(self, trial: Trial) -> list[str]:
-        """Return the ``--cfg-options`` that the sweep itself needs: epochs, validations, checkpoints."""
-        cfg = self._base(trial.config)
-        epochs, planned = trial.epochs, cfg.train_cfg.max_epochs
-        interval = min(cfg.train_cfg.get("val_interval", 1), epochs)
+        """Return the ``--cfg-options`` that the sweep itself needs: length, validations, checkpoints."""
+        cfg, length = self._base(trial.config), trial.length
+        by_epoch = self.sweep.unit == "epochs"
+        name, default = ("max_epochs", 1) if by_epoch else ("max_iters", 1000)
+        interval = min(cfg.train_cfg.get("val_interval", default), length)
         every = self.sweep.best_on_test and trial.stage == "final"
         return [
-            f"train_cfg.max_epochs={epochs}",
+            f"train_cfg.{name}={length}",
             f"train_cfg.val_interval={interval}",
-            *_scaled_schedules(cfg.get("param_scheduler") or [], epochs / planned),
+            *_scaled_schedules(cfg.get("param_scheduler") or [], length / cfg.train_cfg[name], by_epoch),
             "default_hooks.checkpoint.type=mmseol.WholeCheckpointHook",
-            f"default_hooks.checkpoint.interval={interval if every else 1}",
+            *(() if by_epoch else _BY_ITERATION),
+            f"default_hooks.checkpoint.interval={1 if by_epoch and not every else interval}",
             f"default_hooks.checkpoint.max_keep_ckpts={-1 if every else 1}",
             f"default_hooks.checkpoint.save_best={self.sweep.metric}",
             "default_hooks.checkpoint.rule=greater",
@@ -184,15 +192,15 @@ def _optimizer(cfg: Config) -> dict[str, Any]:
     return found
 
 
-def _scaled_schedules(schedules: Any, factor: float) -> list[str]:
-    """Return the options that shorten schedules by epochs with fixed ends, steps or milestones."""
+def _scaled_schedules(schedules: Any, factor: float, by_epoch: bool) -> list[str]:
+    """Return the options that shorten the schedules of the training's unit with fixed ends or milestones."""
     if factor == 1:
         return []
     found = []
     alone = isinstance(schedules, Mapping)
     for number, schedule in enumerate([schedules] if alone else schedules):
-        if not schedule.get("by_epoch", True):
-            continue  # a warmup by iterations
+        if schedule.get("by_epoch", True) != by_epoch:
+            continue  # such as a warmup by iterations in a training by epochs
         name = "param_scheduler" if alone else f"param_scheduler.{number}"
         for key in ("begin", "end", "T_max", "step_size"):
             if schedule.get(key):

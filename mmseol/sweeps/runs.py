@@ -30,7 +30,7 @@ from mmseol.sweeps.trial import write_json
 from mmseol.utils.processes import peak_memory
 from mmseol.utils.unpickling import plain_data_only
 
-__all__ = ["arguments", "best_epoch", "checkpoints", "formatting_once", "score", "train"]
+__all__ = ["arguments", "best_step", "checkpoints", "formatting_once", "score", "train", "unit_of"]
 
 _LAUNCHERS_SIGNALS = [
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT") if hasattr(signal, name)
@@ -162,14 +162,14 @@ def score(folder: Path, trial: Mapping[str, Any]) -> None:
     cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     cfg.resume = False
-    results = _scores_of(cfg, paths)
+    results = _scores_of(cfg, paths, unit_of(trial))
     if trial["best_on_test"]:
         metric = trial["metric"]
-        epochs = [name for name in results if name.startswith("epoch_")]
+        validated = [name for name in results if name.startswith(("epoch_", "iter_"))]
         results["best_on_test"] = max(
-            (results[name] for name in epochs), key=lambda one: one["scores"][metric]
+            (results[name] for name in validated), key=lambda one: one["scores"][metric]
         )
-        for name in epochs:
+        for name in validated:
             del results[name]
     last = results["last"]["predictions"]
     last.save(folder / "predictions.npz")
@@ -179,16 +179,16 @@ def score(folder: Path, trial: Mapping[str, Any]) -> None:
     write_json(folder / "score.json", {"classes": last.names, "scores": results})
 
 
-def _scores_of(cfg: Config, paths: Mapping[str, tuple[Path, int]]) -> dict[str, dict[str, Any]]:
-    """Return epoch, scores and predictions of every checkpoint; an epoch is scored once."""
+def _scores_of(cfg: Config, paths: Mapping[str, tuple[Path, int]], unit: str) -> dict[str, dict[str, Any]]:
+    """Return epoch or iteration, scores and predictions of every checkpoint; each is scored once."""
     from mmengine.runner import Runner  # imports OpenCV
 
     done: dict[int, dict[str, Any]] = {}
     with plain_data_only(False):
         runner = Runner.from_cfg(cfg)
         kept = keep_predictions(runner.test_loop.evaluator)
-        for path, epoch in paths.values():
-            if epoch in done:
+        for path, step in paths.values():
+            if step in done:
                 continue
             if not done:
                 runner._load_from = str(path)
@@ -196,12 +196,12 @@ def _scores_of(cfg: Config, paths: Mapping[str, tuple[Path, int]]) -> dict[str, 
             else:
                 runner.load_checkpoint(str(path))
                 scores = runner.test_loop.run()
-            done[epoch] = {
-                "epoch": epoch,
+            done[step] = {
+                unit: step,
                 "scores": {name: float(value) for name, value in scores.items()},
                 "predictions": kept.taken(),
             }
-    return {name: dict(done[epoch]) for name, (_, epoch) in paths.items()}
+    return {name: dict(done[step]) for name, (_, step) in paths.items()}
 
 
 @contextmanager
@@ -231,10 +231,20 @@ def formatting_once() -> Iterator[None]:
         yapf_api.FormatCode = original
 
 
-def checkpoints(work_dir: Path, trial: Mapping[str, Any]) -> dict[str, tuple[Path, int]]:
-    """Return file and epoch of the checkpoints to score: the last one, and the best on validation data.
+def unit_of(trial: Mapping[str, Any]) -> str:
+    """Return ``'epoch'`` or ``'iteration'``, by which a request or record gives the length of its training.
 
-    With ``best_on_test`` in the request also one of each validation, as ``epoch_N``.
+    >>> unit_of({"epochs": None, "iterations": 80000})
+    'iteration'
+    """
+    return "iteration" if trial["epochs"] is None else "epoch"
+
+
+def checkpoints(work_dir: Path, trial: Mapping[str, Any]) -> dict[str, tuple[Path, int]]:
+    """Return file and epoch, or iteration, of the checkpoints to score.
+
+    They are the last one, and the best on validation data.
+    With ``best_on_test`` in the request also one of each validation, as ``epoch_N`` or ``iter_N``.
 
     >>> import tempfile
     >>> work_dir = Path(tempfile.mkdtemp())
@@ -247,30 +257,31 @@ def checkpoints(work_dir: Path, trial: Mapping[str, Any]) -> dict[str, tuple[Pat
     Raises:
         FileNotFoundError: If one is missing.
     """
-    last = work_dir / f"epoch_{trial['epochs']}.pth"
-    found = {"last": (last, trial["epochs"])}
-    best = list(work_dir.glob("best_*_epoch_*.pth"))
-    chosen = best_epoch(validation_curve(work_dir), trial["metric"])
+    unit = unit_of(trial)
+    short, length = ("iter" if unit == "iteration" else unit), trial[f"{unit}s"]
+    found = {"last": (work_dir / f"{short}_{length}.pth", length)}
+    best = list(work_dir.glob(f"best_*_{short}_*.pth"))
+    chosen = best_step(validation_curve(work_dir, unit), trial["metric"], unit)
     for path in sorted(best, key=lambda path: path.stat().st_mtime):
         found["best_on_validation"] = (path, int(re.findall(r"\d+", path.stem)[-1]))
     for path in best:
-        if chosen is not None and path.stem.endswith(f"_epoch_{chosen}"):
+        if chosen is not None and path.stem.endswith(f"_{short}_{chosen}"):
             found["best_on_validation"] = (path, chosen)
-    found.setdefault("best_on_validation", (work_dir / f"best_{trial['metric']}_epoch_N.pth", 0))
+    found.setdefault("best_on_validation", (work_dir / f"best_{trial['metric']}_{short}_N.pth", 0))
     if trial["best_on_test"]:
-        for path in work_dir.glob("epoch_*.pth"):
-            found[path.stem] = (path, int(path.stem.removeprefix("epoch_")))
+        for path in work_dir.glob(f"{short}_*.pth"):
+            found[path.stem] = (path, int(path.stem.removeprefix(f"{short}_")))
     for path, _ in found.values():
         if not path.is_file():
             raise FileNotFoundError(f"The training has left no checkpoint {str(path)!r}.")
     return found
 
 
-def best_epoch(curve: list[dict[str, Any]], metric: str) -> int | None:
-    """Return the epoch with the highest score, the first of equal ones; ``None`` without validations.
+def best_step(curve: list[dict[str, Any]], metric: str, unit: str = "epoch") -> int | None:
+    """Return the validation with the highest score, the first of equal ones; ``None`` without validations.
 
-    >>> best_epoch([{"epoch": 1, "mIoU": 3.0}, {"epoch": 2, "mIoU": 4.0}, {"epoch": 3, "mIoU": 4.0}], "mIoU")
+    >>> best_step([{"epoch": 1, "mIoU": 3.0}, {"epoch": 2, "mIoU": 4.0}, {"epoch": 3, "mIoU": 4.0}], "mIoU")
     2
     """
     scored = [point for point in curve if metric in point]
-    return max(scored, key=lambda point: point[metric])["epoch"] if scored else None
+    return max(scored, key=lambda point: point[metric])[unit] if scored else None

@@ -25,6 +25,7 @@ SHORT_NAMES = {"lr": "optim_wrapper.optimizer.lr", "wd": "optim_wrapper.optimize
 
 _OWN = {  # settings that a field of the sweep sets
     "train_cfg.max_epochs": "epochs",
+    "train_cfg.max_iters": "iterations",
     "randomness.seed": "seeds",
     "default_hooks.checkpoint.save_best": "metric",
 }
@@ -45,8 +46,9 @@ class Sweep:
         name: Name of the file without its ending.
         configs: Config files, or configs of mmseol by name.
         losses: What ``--loss`` takes, one entry per row of the final table.
-        epochs: Epochs of the final trainings.
+        epochs: Epochs of the final trainings; ``None`` where the configs train by iterations.
         metric: Validation score that chooses points and checkpoints; higher is better.
+        iterations: Iterations of the final trainings, in place of ``epochs``.
         seeds: Seeds of the final trainings.
         imbalances: What ``--imbalance`` takes; ``None`` leaves the config's data as they are.
         tune: Values of each tuned setting, by its key in the config; ``lr`` and ``wd`` are short names.
@@ -54,8 +56,8 @@ class Sweep:
         points: Points of the grid that each loss tries, the same number for all; ``None``: as many as the
             loss with the smallest grid has. Of a larger grid, they are drawn.
         draw_seed: Seed of that draw.
-        rungs: Successive halving, ``[{"epochs": 10, "keep": 2}, {"epochs": 40, "keep": 1}]``; the same for
-            every loss. Empty: one rung of ``epochs``.
+        rungs: Successive halving, ``[{"epochs": 10, "keep": 2}, {"epochs": 40, "keep": 1}]``, or with
+            ``iterations``; the same for every loss. Empty: one rung as long as the final trainings.
         tuning_seeds: Seeds of every point; its score is their mean.
         choose_by: Validation score of a point: after the ``'last'`` epoch, or ``'best_on_validation'``.
         split: Split of the final scores, ``'test'`` or ``'val'``.
@@ -66,6 +68,7 @@ class Sweep:
         processes_per_trial: Processes that train together, started by PyTorch's launcher; each has the
             batch size of the config, and a GPU where there are any.
         seconds_per_epoch: Guess for the estimates before any trial has finished.
+        seconds_per_iteration: The same for trainings by iterations.
         keep_checkpoints: Whether the last and the best checkpoint of final trainings stay on disk.
         note: Docstring of the file.
     """
@@ -73,8 +76,9 @@ class Sweep:
     name: str
     configs: Sequence[str]
     losses: Sequence[str]
-    epochs: int
+    epochs: int | None
     metric: str
+    iterations: int | None = None
     seeds: Sequence[int] = (1,)
     imbalances: Sequence[str | None] = (None,)
     tune: Mapping[str, Sequence[Any]] = field(default_factory=dict)
@@ -90,21 +94,28 @@ class Sweep:
     options_of: Mapping[str, Sequence[str]] = field(default_factory=dict)
     processes_per_trial: int = 1
     seconds_per_epoch: float | None = None
+    seconds_per_iteration: float | None = None
     keep_checkpoints: bool = False
     note: str = ""
 
     def __post_init__(self) -> None:
         for name in ("configs", "losses", "seeds", "imbalances", "tuning_seeds", "options", "rungs"):
             _check_list(name, getattr(self, name), empty=name in ("options", "rungs"))
-        whole_number("epochs", self.epochs, at_least=1)
+        if (self.epochs is None) == (self.iterations is None):
+            raise ValueError(
+                "`epochs` or `iterations` must be given, whichever the configs train by, and not both, got "
+                f"{self.epochs!r} and {self.iterations!r}."
+            )
+        whole_number(self.unit, self.length, at_least=1)
         whole_number("processes_per_trial", self.processes_per_trial, at_least=1)
         for name in ("seeds", "tuning_seeds"):
             for seed in getattr(self, name):
                 whole_number(name, seed, at_least=0)
         if self.points is not None:
             whole_number("points", self.points, at_least=1)
-        if self.seconds_per_epoch is not None:
-            number("seconds_per_epoch", self.seconds_per_epoch, above=0)
+        for name in ("seconds_per_epoch", "seconds_per_iteration"):
+            if getattr(self, name) is not None:
+                number(name, getattr(self, name), above=0)
         choice("choose_by", self.choose_by, ("last", "best_on_validation"))
         choice("split", self.split, ("test", "val"))
         for name in ("best_on_test", "keep_checkpoints"):
@@ -146,14 +157,29 @@ class Sweep:
             )
         self._check_rungs(sizes[smallest] if self.points is None else self.points)
 
+    @property
+    def unit(self) -> str:
+        """``'epochs'`` or ``'iterations'``, in which the length of a training is given."""
+        return "iterations" if self.epochs is None else "epochs"
+
+    @property
+    def length(self) -> int:
+        """Epochs or iterations of the final trainings."""
+        return (self.iterations if self.epochs is None else self.epochs) or 0
+
+    @property
+    def seconds_per_unit(self) -> float | None:
+        """Guess of the seconds that an epoch or an iteration takes."""
+        return self.seconds_per_iteration if self.epochs is None else self.seconds_per_epoch
+
     def _check_rungs(self, points: int) -> None:
-        before, epochs = points, 0
+        before, length = points, 0
         for rung in self.rungs:
-            if not isinstance(rung, Mapping) or set(rung) != {"epochs", "keep"}:
-                raise ValueError(f'`rungs` must hold {{"epochs": .., "keep": ..}}, got {rung!r}.')
-            whole_number("rungs: epochs", rung["epochs"], at_least=max(epochs, 1))
+            if not isinstance(rung, Mapping) or set(rung) != {self.unit, "keep"}:
+                raise ValueError(f'`rungs` must hold {{"{self.unit}": .., "keep": ..}}, got {rung!r}.')
+            whole_number(f"rungs: {self.unit}", rung[self.unit], at_least=max(length, 1))
             whole_number("rungs: keep", rung["keep"], at_least=1, at_most=before)
-            before, epochs = rung["keep"], rung["epochs"]
+            before, length = rung["keep"], rung[self.unit]
         if self.rungs and before != 1:
             raise ValueError(f"`rungs` must keep 1 point in the end, got {before}.")
 
@@ -218,14 +244,14 @@ class Sweep:
         return min(sizes) if self.points is None else self.points
 
     def tuning_rungs(self) -> list[Mapping[str, int]]:
-        """Return the rungs; one of all epochs if the file has none; none without anything to tune.
+        """Return the rungs; one of the whole length if the file has none; none without anything to tune.
 
         >>> Sweep("a", ["a.py"], ["ce"], 7, "mIoU", tune={"lr": [0.1, 1.0]}).tuning_rungs()
         [{'epochs': 7, 'keep': 1}]
         """
         if not self.tune and not self.tune_losses:
             return []
-        return list(self.rungs) or [{"epochs": self.epochs, "keep": 1}]
+        return list(self.rungs) or [{self.unit: self.length, "keep": 1}]
 
 
 def find_sweep(name: str) -> Path:
@@ -266,6 +292,8 @@ def read_sweep(path: str | Path, check: bool = True) -> Sweep:
     """
     path = Path(path)
     assigned = _assignments(path)
+    if "iterations" in assigned:
+        assigned.setdefault("epochs", None)
     known = {one.name: one for one in fields(Sweep) if one.name not in ("name", "note")}
     for name in assigned:
         if name not in known:
@@ -323,8 +351,12 @@ def _check_names(sweep: Sweep) -> None:
             parse_imbalance(imbalance)
     for config in sweep.configs:
         cfg = Config.fromfile(find_config(config))
-        if not cfg.train_cfg.get("by_epoch") and "max_epochs" not in cfg.train_cfg:
-            raise ValueError(f"`configs` must train by epochs, got {config!r}, which trains by iterations.")
+        unit = "epochs" if cfg.train_cfg.get("by_epoch") or "max_epochs" in cfg.train_cfg else "iterations"
+        if unit != sweep.unit:
+            raise ValueError(
+                f"`configs`: {config!r} trains by {unit}. Give `{unit} = ...`, here and in `rungs`, in place "
+                f"of `{sweep.unit}`; a sweep has configs of one kind."
+            )
         losses = known_losses(cfg)
         for loss in sweep.losses:
             own = [key for key in sweep.values(loss) if "." not in key and key not in SHORT_NAMES]

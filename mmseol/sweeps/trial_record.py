@@ -8,7 +8,7 @@ from typing import Any
 
 from mmseol.analysis.records import environment
 from mmseol.sweeps.curves import class_scores, loss_curve, seconds_per_iteration, validation_curve
-from mmseol.sweeps.runs import best_epoch
+from mmseol.sweeps.runs import best_step, unit_of
 from mmseol.sweeps.trial import read_json
 
 __all__ = ["FORMAT", "trial_record"]
@@ -18,7 +18,7 @@ FORMAT = 1
 
 _REQUEST = (
     *("format", "id", "key", "version", "sweep", "stage", "rung", "config", "loss", "imbalance", "seed"),
-    *("values", "options", "settings", "epochs", "metric", "processes", "command", "chosen"),
+    *("values", "options", "settings", "epochs", "iterations", "metric", "processes", "command", "chosen"),
 )
 
 
@@ -37,7 +37,7 @@ def trial_record(folder: Path, attempts: Sequence[Mapping[str, Any]]) -> dict[st
     trained = read_json(folder / "train.json")
     scored = read_json(folder / "score.json")
     work_dir = folder / "train"
-    validation = validation_curve(work_dir)
+    validation = validation_curve(work_dir, unit_of(trial))
     counts = read_json(work_dir / "class_counts.json")
     if trial["stage"] == "tune":
         scored = {"scores": _validation_scores(work_dir, validation, trial, trained["diverged"])}
@@ -61,16 +61,17 @@ def trial_record(folder: Path, attempts: Sequence[Mapping[str, Any]]) -> dict[st
 def _validation_scores(
     work_dir: Path, curve: list[dict[str, Any]], trial: Mapping[str, Any], diverged: str | None
 ) -> dict[str, Any]:
-    """Return the scores of the training's own validations after the last and after the best epoch."""
-    by_epoch = {point["epoch"]: point for point in curve}
-    epochs = {"last": trial["epochs"], "best_on_validation": best_epoch(curve, trial["metric"])}
+    """Return the scores of the training's own last and best validation."""
+    unit = unit_of(trial)
+    by_step = {point[unit]: point for point in curve}
+    steps = {"last": trial[f"{unit}s"], "best_on_validation": best_step(curve, trial["metric"], unit)}
     return {
         name: {
             "split": "val",
-            "epoch": epoch,
-            "scores": {key: value for key, value in by_epoch[epoch].items() if key != "epoch"},
-            "per_class": class_scores(work_dir, epoch),
+            unit: step,
+            "scores": {key: value for key, value in by_step[step].items() if key != unit},
+            "per_class": class_scores(work_dir, step, unit),
         }
-        for name, epoch in epochs.items()
-        if epoch in by_epoch and diverged is None
+        for name, step in steps.items()
+        if step in by_step and diverged is None
     }

@@ -19,8 +19,8 @@ class PlainRequests:
 
     def of(self, trial: Trial) -> dict:
         key = sha256(repr(trial).encode()).hexdigest()[:16]
-        names = ("stage", "config", "imbalance", "loss", "epochs", "seed", "values")
-        facts = {name: getattr(trial, name) for name in names}
+        names = ("stage", "config", "imbalance", "loss", "seed", "values")
+        facts = {"epochs": trial.length, **{name: getattr(trial, name) for name in names}}
         return {"id": f"{key}-{self.version}", "key": key, "version": self.version, **facts}
 
 

@@ -34,7 +34,7 @@ from mmseol.sweeps.trial import read_json
 from mmseol.sweeps.work_folder import WorkFolder, preload_of
 from mmseol.utils.files import replacing
 
-EPOCHS = "train_cfg.max_epochs"
+LENGTHS = {"epochs": "train_cfg.max_epochs", "iterations": "train_cfg.max_iters"}
 
 
 def row(folder: Path) -> dict[str, Any]:
@@ -76,17 +76,20 @@ def main() -> None:
         losses = args.losses or sorted(known_losses(cfg))
         if unknown := further.keys() - set(losses):
             raise ValueError(f"`--options-of` must name losses that are compared, got {min(unknown)!r}.")
-        epochs = parse_options(args.cfg_options).get(EPOCHS, cfg.train_cfg.get("max_epochs"))
+        given = parse_options(args.cfg_options)
+        lengths = {
+            unit: given.get(key, cfg.train_cfg.get(key.rpartition(".")[2])) for unit, key in LENGTHS.items()
+        }
         sweep = Sweep(
             name="compare_losses",
             configs=[args.config],
             losses=losses,
-            epochs=epochs,
+            **lengths,
             metric=cfg.default_hooks.checkpoint.save_best,
             seeds=args.seeds,
             imbalances=[args.imbalance],
             split=args.split,
-            options=[item for item in args.cfg_options if item.partition("=")[0] != EPOCHS],
+            options=[item for item in args.cfg_options if item.partition("=")[0] not in LENGTHS.values()],
             options_of=further,
         )
         folder = WorkFolder(args.work_dir)
@@ -111,7 +114,7 @@ def main() -> None:
 def commands(driver: Driver, loss: str, seed: int) -> list[str]:
     """Return the command lines of a run with the loss and the seed left open, and what single losses add."""
     sweep = driver.sweep
-    trial = Trial("final", sweep.configs[0], sweep.imbalances[0], loss, (), sweep.epochs, seed)
+    trial = Trial("final", sweep.configs[0], sweep.imbalances[0], loss, (), sweep.length, seed)
     requests = Requests(replace(sweep, options_of={}), driver.requests.data_root)
     shown = requests.of(trial)["command"]
     given = {"loss": loss, "seed": str(seed), "data-root": requests.data_root}
