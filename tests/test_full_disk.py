@@ -29,7 +29,7 @@ from mmseol.experiment.class_predictions import ClassPredictions
 from mmseol.experiment.prediction import _write_class, _write_label_map
 from mmseol.experiment.work_dir import lock_work_dir
 from mmseol.metrics import SegClassBalanceMetric
-from mmseol.metrics.report import write_scores
+from mmseol.metrics.class_scores import write_scores
 from mmseol.utils.files import disk_is_full
 
 RNG = np.random.default_rng(0)

@@ -11,7 +11,7 @@ from helpers.metric_samples import NAMES, map_sample, random_maps
 from mmengine.evaluator import Evaluator
 
 from mmseol.metrics import ClassBalanceMetric, SegClassBalanceMetric
-from mmseol.metrics.report import class_rows
+from mmseol.metrics.class_scores import class_rows
 from mmseol.metrics.scores import score_classes
 from mmseol.sweeps.scoring import keep_predictions
 

@@ -12,7 +12,7 @@ from mmengine.logging import print_log
 from numpy.typing import NDArray
 
 from mmseol.counting.counts import check_counts, load_counts
-from mmseol.metrics.report import class_rows, evaluation, score_table, write_scores
+from mmseol.metrics.class_scores import class_rows, evaluation, score_table, write_scores
 from mmseol.metrics.scores import groups_by_limits, groups_by_terciles, score_classes, summarize
 from mmseol.utils.checks import KnownArguments, whole_number
 from mmseol.utils.text import first_few

@@ -11,7 +11,7 @@ import torch
 from mmengine.evaluator import BaseMetric
 from numpy.typing import NDArray
 
-from mmseol.metrics.report import class_rows
+from mmseol.metrics.class_scores import class_rows
 from mmseol.metrics.scores import ClassScores, confusion_matrix, score_classes
 from mmseol.sweeps.curves import rounded
 from mmseol.utils.files import replacing
