@@ -24,6 +24,7 @@ __all__ = [
     "find_config",
     "read_config",
     "set_options",
+    "shipped_configs",
     "stock_config",
     "types_in",
 ]
@@ -48,15 +49,22 @@ def find_config(name: str) -> str:
     found = shipped / name.removeprefix("configs/")
     if found.is_file():
         return str(found)
-    leaves = sorted(
-        path.relative_to(shipped).as_posix()
-        for path in shipped.glob("[!_]*/*.py")
-        if path.parent.name != "sweeps"
-    )
+    leaves = list(shipped_configs())
     raise FileNotFoundError(
         f"`config` must be a config file or a config of mmseol ({', '.join(leaves)}; in {str(shipped)!r}), "
         f"got {name!r}.{_nearest(name, leaves)}"
     )
+
+
+def shipped_configs() -> dict[str, str]:
+    """Return the file of each config of mmseol that trains, by its name.
+
+    >>> Path(shipped_configs()["quickstart/digits.py"]).name
+    'digits.py'
+    """
+    folder = next(folder for folder in _CONFIGS if folder.is_dir())
+    paths = [path for path in sorted(folder.glob("[!_]*/*.py")) if path.parent.name != "sweeps"]
+    return {path.relative_to(folder).as_posix(): str(path) for path in paths}
 
 
 def read_config(path: str) -> Config:

@@ -8,7 +8,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -121,10 +121,10 @@ def check_work_dir(cfg: Config, resume: bool, force: bool = False) -> str:
     return table
 
 
-def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return the training settings that differ, as (old, new) by their dotted key.
 
-    >>> differences(Config(dict(model=dict(type="A"))), Config(dict(model=dict(type="B"))))
+    >>> differences(dict(model=dict(type="A")), Config(dict(model=dict(type="B"))))
     {'model.type': ('A', 'B')}
     """
     first, second = dict(_flat(old, _SETTINGS)), dict(_flat(new, _SETTINGS))

@@ -70,6 +70,8 @@ class BalanceMetric(KnownArguments, BaseMetric):
 
         ``None`` in all processes but the main one, which alone has the results of all samples.
         """
+        self.class_rows: list[dict[str, Any]] | None = None
+        """Scores of each class in the last evaluation, as :func:`class_rows` returns them; else ``None``."""
         self._warned = False
         self._check_lengths()
 
@@ -118,11 +120,12 @@ class BalanceMetric(KnownArguments, BaseMetric):
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
         """Return the scores in per cent; log them per class, and write them to JSON and CSV."""
         names = self.names()
-        scores = score_classes(self.confusion(results, len(names)))
+        confusion = self.confusion(results, len(names))
+        scores = score_classes(confusion)
         self.class_recall = scores.recall
         groups, rule = self._groups()
         summary = summarize(scores, groups)
-        rows = class_rows(names, scores, self._counts, groups)
+        self.class_rows = rows = class_rows(names, scores, self._counts, groups)
         text = score_table("Scores per class in per cent" + (f" (groups: {rule})" if rule else ""), rows)
         absent = [name for name, seen in zip(names, scores.seen, strict=True) if not seen]
         if absent:
@@ -132,7 +135,7 @@ class BalanceMetric(KnownArguments, BaseMetric):
         folder = self.table_dir or folder
         if folder is not None:
             record = {"scores": summary, "groups": rule, "absent": absent, "classes": rows}
-            path = write_scores(folder, progress, self.prefix, record)
+            path = write_scores(folder, progress, self.prefix, record, confusion)
             self.log(f"Scores per class are written to {path} and .csv.")
         return summary
 

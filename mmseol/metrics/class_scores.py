@@ -9,6 +9,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmengine.logging import MessageHub, MMLogger
 from numpy.typing import NDArray
 from rich.table import Table
@@ -119,8 +120,16 @@ def evaluation() -> tuple[Path | None, dict[str, Any]]:
     return (Path(log_file).parent if log_file else None), progress
 
 
-def write_scores(folder: Path, progress: dict[str, Any], prefix: str | None, record: dict[str, Any]) -> Path:
+def write_scores(
+    folder: Path,
+    progress: dict[str, Any],
+    prefix: str | None,
+    record: dict[str, Any],
+    confusion: NDArray[Any] | None = None,
+) -> Path:
     """Write ``record`` as JSON and its ``classes`` as CSV under a new name; return the JSON's path.
+
+    A confusion matrix (K, K) is written beside them as ``.npz``, under the name ``confusion``.
 
     The name holds the metric's prefix, the stage, and, in validation, the epoch or, without epochs, the
     iteration: ``class_scores_val_epoch_3.json``.
@@ -138,7 +147,9 @@ def write_scores(folder: Path, progress: dict[str, Any], prefix: str | None, rec
     stem = "_".join(filter(None, parts))
     names = [stem, *(f"{stem}_{number}" for number in range(2, 10_000))]
     free = next(
-        name for name in names if not any((folder / f"{name}{end}").exists() for end in (".json", ".csv"))
+        name
+        for name in names
+        if not any((folder / f"{name}{end}").exists() for end in (".json", ".csv", ".npz"))
     )
     paths = folder / f"{free}.json", folder / f"{free}.csv"
     with replacing(paths[0], "w") as file, replacing(paths[1], "w") as table:  # both or none
@@ -147,4 +158,7 @@ def write_scores(folder: Path, progress: dict[str, Any], prefix: str | None, rec
         writer = csv.DictWriter(table, list(record["classes"][0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(record["classes"])
+    if confusion is not None:
+        with replacing(folder / f"{free}.npz") as file:
+            np.savez_compressed(file, confusion=confusion)
     return paths[0]
