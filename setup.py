@@ -22,7 +22,7 @@ MMINSTALL = [
     "onedl-mmsegmentation>=1.4.2",
     "onedl-mmpretrain>=1.3.6",
 ]
-ANALYSIS = ["matplotlib>=3.7", "scikit-learn>=1.3"]
+ANALYSIS = ["jinja2>=3.1", "matplotlib>=3.7", "scikit-learn>=1.3"]
 RAY = ["ray>=2.60"]
 SLURM = ["submitit>=1.5"]
 TEST = [*ANALYSIS, *RAY, *SLURM, "hypothesis>=6.90", "pytest>=7.4"]
@@ -50,7 +50,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["mmseol", "mmseol.*"]),
-    package_data={"mmseol": ["py.typed", "analysis/*.json"]},
+    package_data={"mmseol": ["py.typed", "analysis/*.json", "analysis/reporting/*.jinja"]},
     python_requires=">=3.10",
     install_requires=["numpy>=1.24", "scipy>=1.10", "rich>=13", "pillow>=9.3"],
     extras_require={

@@ -6,6 +6,7 @@ arguments answer at once.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
@@ -74,6 +75,7 @@ def _run(verb: str, command: Command, program: str, arguments: Sequence[str]) ->
     command.add_arguments(parser)
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
     args = parser.parse_args(arguments)
+    args.command_line = f"{program} {shlex.join(arguments)}"
     module = import_module(command.module)
     try:
         cfg = getattr(module, f"prepare_{verb.replace('-', '_')}")(args)
@@ -317,6 +319,20 @@ def _tables(parser: ArgumentParser) -> None:
     parser.add_argument("--note", help="further facts for the record")
 
 
+def _report(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        metavar="[NAME=]WORK_DIR",
+        help="of a training or test, of several to compare, or of sweeps; or one record of results/",
+    )
+    parser.add_argument(
+        "--out", nargs="+", required=True, metavar="FILE", help="new page: .html (one file), .md, or both"
+    )
+    parser.add_argument("--title", default="", help="heading (default: the names)")
+    parser.add_argument("--force", action="store_true", help="replace an existing page")
+
+
 COMMANDS: dict[str, Command | CommandGroup] = {
     "train": Command(
         "Train a config of mmseol, MMSegmentation or MMPretrain.", _train, "mmseol.experiment.commands"
@@ -347,6 +363,11 @@ COMMANDS: dict[str, Command | CommandGroup] = {
         "Choose the decision of a checkpoint on validation data, after training.",
         _tune_decision,
         "mmseol.experiment.decision_tuning",
+    ),
+    "report": Command(
+        "Write a page about runs: settings, counts, scores, curves, pictures.",
+        _report,
+        "mmseol.analysis.reporting.report_command",
     ),
     "analyze": CommandGroup("Draw features, predictions and scores.", ANALYSES),
 }

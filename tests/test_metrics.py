@@ -138,9 +138,14 @@ def test_files_hold_every_class_and_never_replace_others(tmp_path: Path, logged:
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "class_scores_x_y.csv",
         "class_scores_x_y.json",
+        "class_scores_x_y.npz",
         "class_scores_x_y_2.csv",
         "class_scores_x_y_2.json",
+        "class_scores_x_y_2.npz",
     ]
+    with np.load(tmp_path / "class_scores_x_y.npz", allow_pickle=False) as file:
+        truth, predicted = np.nonzero(file["confusion"])
+    assert (truth.tolist(), predicted.tolist()) == ([0, 2, 2], [0, 0, 2])
     second = json.loads((tmp_path / "class_scores_x_y_2.json").read_text())
     assert {f"x/y/{name}": value for name, value in second["scores"].items()} == scores
     record = json.loads((tmp_path / "class_scores_x_y.json").read_text())

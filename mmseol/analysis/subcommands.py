@@ -7,9 +7,65 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 
-from mmseol.utils.arguments import Command, add_config, add_loss, add_settings
+from mmseol.utils.arguments import Command, add_config, add_data, add_loss, add_settings
 
 __all__ = ["ANALYSES"]
+
+_SCORES = ("IoU", "F1", "precision", "recall")
+_FIGURES = "mmseol.analysis.figure_commands"
+
+
+def _distribution(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        metavar="[NAME=]SOURCE",
+        help="class_counts.json, a work directory, or a config, whose data is counted",
+    )
+    parser.add_argument(
+        "--split",
+        nargs="+",
+        choices=["train", "val", "test"],
+        default=["train"],
+        help="data of a config (default: train)",
+    )
+    parser.add_argument("--classes", nargs="+", metavar="CLASS", help="names, where no source tells them")
+    parser.add_argument("--unit", help="pixels, images, ... (default: as counted)")
+    _picture(parser)
+    add_data(parser)
+
+
+def _score_lines(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        metavar="[NAME=]SOURCE",
+        help="work directories of runs, those of sweeps, or one record of results/",
+    )
+    parser.add_argument("--score", choices=_SCORES, help="(default: IoU of segmentation, else recall)")
+    parser.add_argument(
+        "--only", metavar="TEXT", help="part of config, imbalance or split, of a sweep of several"
+    )
+    parser.add_argument("--counts", metavar="FILE", help="class_counts.json of the training data")
+    _picture(parser)
+
+
+def _confusion(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "source", help="work directory of a test or training, trial of a sweep, or class_scores_*.json"
+    )
+    _picture(parser)
+
+
+def _curves(parser: ArgumentParser) -> None:
+    parser.add_argument("work_dir", help="work directory of a training")
+    parser.add_argument("--score", choices=_SCORES, help="(default: IoU of segmentation, else recall)")
+    _picture(parser)
+
+
+def _picture(parser: ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, metavar="FILE", help="new picture: .png, .pdf or .svg")
+    parser.add_argument("--title", default="", help="text above the figure")
 
 
 def _features(parser: ArgumentParser) -> None:
@@ -87,5 +143,11 @@ ANALYSES: dict[str, Command] = {
         _tsne,
         "mmseol.analysis.embedding",
     ),
+    "distribution": Command(
+        "Draw the counts of each class, of one or more data sets.", _distribution, _FIGURES
+    ),
+    "scores": Command("Draw the score of each class against its training count.", _score_lines, _FIGURES),
+    "confusion": Command("Draw a confusion matrix in per cent of the truth.", _confusion, _FIGURES),
+    "curves": Command("Draw the score of each class over the course of a training.", _curves, _FIGURES),
 }
 """Each subcommand's module has ``prepare_NAME`` and ``run_NAME``."""

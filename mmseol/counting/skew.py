@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from mmseol.counting.counts import check_counts
 
-__all__ = ["gini", "imbalance_ratio"]
+__all__ = ["gini", "imbalance_ratio", "tail_fraction"]
 
 
 def imbalance_ratio(counts: ArrayLike) -> float:
@@ -43,3 +43,19 @@ def gini(counts: ArrayLike) -> float:
     samples = np.sort(check_counts(counts)).astype(np.float64)
     ranks = np.arange(1, samples.size + 1)  # each sample of rank r enters r - 1 times plus, K - r times minus
     return float(np.sum((2 * ranks - samples.size - 1) * samples) / (samples.size * samples.sum()))
+
+
+def tail_fraction(counts: ArrayLike) -> float:
+    """Return the fraction of the samples that are of the rarest third of the classes, at least of one class.
+
+    >>> tail_fraction([60, 30, 10])
+    0.1
+
+    Args:
+        counts: Samples (pixels or images) per class, (K,).
+
+    Raises:
+        ValueError: As :func:`imbalance_ratio`.
+    """
+    samples = np.sort(check_counts(counts))
+    return float(samples[: max(1, samples.size // 3)].sum() / samples.sum())

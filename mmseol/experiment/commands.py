@@ -112,7 +112,7 @@ def run_train(cfg: Config, args: Namespace) -> None:
         SystemExit: If pretrained weights cannot be downloaded.
         ValueError: If another run holds the work directory, or the checkpoint does not fit the model.
     """
-    from mmseol.experiment.runner import CommandRunner, LoadedWeightsHook  # imports OpenCV
+    from mmseol.experiment.runner import CommandRunner, LoadedWeightsHook, write_command  # imports OpenCV
 
     with plain_data_only(args.unsafe_load), lock_work_dir(cfg.work_dir) if is_main() else nullcontext():
         changed = check_work_dir(cfg, cfg.get("resume", False), args.force_resume) if is_main() else ""
@@ -121,6 +121,8 @@ def run_train(cfg: Config, args: Namespace) -> None:
         start_cpu_process_group(cfg.launcher)
         runner = CommandRunner.from_cfg(cfg)
         runner.register_hook(LoadedWeightsHook())
+        if is_main():
+            write_command(runner.log_dir, getattr(args, "command_line", None))
         if changed:
             runner.logger.warning("The run goes on with other settings:\n" + changed)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
+from mmseol.analysis.records import environment
 from mmseol.experiment.weights import check_classifier, check_initial_weights, check_weights
+from mmseol.utils.files import replacing
 
-__all__ = ["CommandRunner", "LoadedWeightsHook"]
+__all__ = ["CommandRunner", "LoadedWeightsHook", "write_command"]
 
 
 class CommandRunner(Runner):
@@ -49,6 +52,20 @@ class CommandRunner(Runner):
             except FileExistsError:
                 continue
             return name
+
+
+def write_command(folder: str | Path, command: str | None) -> None:
+    """Write the command of a run and its environment to ``command.json`` in the folder of its log.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> write_command(folder, "tools/train.py digits.py")
+    >>> json.loads((folder / "command.json").read_text())["command"]
+    'tools/train.py digits.py'
+    """
+    facts = {"command": command, "environment": environment()}
+    with replacing(Path(folder) / "command.json", "w") as file:
+        file.write(json.dumps(facts, indent=1) + "\n")
 
 
 class LoadedWeightsHook(Hook):

@@ -47,7 +47,7 @@ def class_curve_figure(
     Raises:
         ValueError: If shapes do not fit, or there is no validation.
     """
-    values = np.array(scores, dtype=np.float64).reshape(len(steps), -1)
+    values = np.array(scores, dtype=np.float64)
     classes = len(class_names)
     if not len(steps) or values.shape != (len(steps), classes):
         raise ValueError(

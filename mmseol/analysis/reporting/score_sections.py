@@ -84,7 +84,7 @@ def class_score_blocks(runs: Sequence[RunFolder], classes: Sequence[str]) -> lis
     blocks: list[Block] = []
     if counts is not None and len(counts) == len(classes):
         values = {
-            name: [run.shown.column(score) for run in group if run.shown is not None]  # type: ignore[union-attr]
+            name: [run.shown.column(score) for run in group if run.shown is not None]
             for name, group in seed_groups(runs).items()
         }
         values = {name: value for name, value in values.items() if value}
@@ -154,7 +154,7 @@ def curve_blocks(runs: Sequence[RunFolder], classes: Sequence[str]) -> list[Bloc
         score = run.class_score
         if len(epochs) > 1:
             by_epoch = all(one.epoch is not None for one in epochs)
-            steps = [one.epoch if by_epoch else one.iteration for one in epochs]
+            steps = [float((one.epoch if by_epoch else one.iteration) or 0) for one in epochs]
             values = [one.column(score) for one in epochs]
             counts = run.class_counts
             counts = counts if counts is not None and len(counts) == len(classes) else None
