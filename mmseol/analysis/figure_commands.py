@@ -140,6 +140,10 @@ def score_group(sources: list[str], score: str | None = None, only: str | None =
 
     Runs that differ in their seed alone become one line.
 
+    >>> score_group(["missing"])
+    Traceback (most recent call last):
+    ValueError: `work_dir` must be an existing folder, got 'missing'.
+
     Args:
         sources: ``[NAME=]PATH`` each.
         score: ``'IoU'``, ``'F1'``, ``'precision'`` or ``'recall'``; ``None`` is that of the task.

@@ -14,6 +14,12 @@ _SHOWN = 8  # pictures of a run
 
 
 def picture_blocks(run: RunFolder) -> list[Block]:
+    """Return the prediction pictures of a run.
+
+    >>> from pathlib import Path
+    >>> picture_blocks(RunFolder(Path("ce"), "ce"))
+    []
+    """
     blocks: list[Block] = []
     for path in run.pictures[:_SHOWN]:
         try:
@@ -26,6 +32,12 @@ def picture_blocks(run: RunFolder) -> list[Block]:
 
 
 def decision_blocks(run: RunFolder) -> list[Block]:
+    """Return what ``tune-decision`` found, with its picture.
+
+    >>> from pathlib import Path
+    >>> decision_blocks(RunFolder(Path("ce"), "ce"))
+    []
+    """
     blocks: list[Block] = []
     for path in run.decisions:
         try:
@@ -50,6 +62,12 @@ def decision_blocks(run: RunFolder) -> list[Block]:
 
 
 def file_blocks(run: RunFolder) -> list[Block]:
+    """Return links to the config, counts, checkpoints, logs and scores of a run.
+
+    >>> from pathlib import Path
+    >>> file_blocks(RunFolder(Path("ce"), "ce"))
+    []
+    """
     patterns = ("*.py", "class_counts.json", "*.pth", "*/*.log", "*/class_scores_*.json", "record.json")
     found = [path for pattern in patterns for path in sorted(run.path.glob(pattern))]
     found += [path for path in (run.path.parent / "record.json",) if path.is_file()]

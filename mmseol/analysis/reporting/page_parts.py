@@ -129,6 +129,13 @@ def drawn(figure: Any, text: str) -> Picture:
 def photograph(path: str | Path, text: str) -> Picture:
     """Return a picture file as a JPEG of at most 1400 columns.
 
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp(), "wide.png")
+    >>> Image.new("RGB", (2800, 10)).save(path)
+    >>> with Image.open(io.BytesIO(photograph(path, "black").content)) as picture:
+    ...     picture.size
+    (1400, 5)
+
     Raises:
         OSError: If the file is no picture.
     """

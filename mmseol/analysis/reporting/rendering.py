@@ -24,6 +24,7 @@ LARGEST = 10_000_000
 def html_page(report: Report, folder: str | Path = ".") -> str:
     """Return a page without scripts that loads nothing; links are relative to ``folder``.
 
+    >>> from mmseol.analysis.reporting.page_parts import Section
     >>> page = html_page(Report("Digits & more", [Section("Counts", [Note("<none>", gap=True)])]))
     >>> "Digits &amp; more" in page, "&lt;none&gt;" in page, "<script" in page
     (True, True, False)
@@ -79,6 +80,7 @@ def _link(path: Path, folder: str | Path) -> str:
 def markdown_page(report: Report, pictures: Sequence[str], folder: str | Path = ".") -> str:
     """Return the report as Markdown.
 
+    >>> from mmseol.analysis.reporting.page_parts import Section
     >>> print(markdown_page(Report("Digits", [Section("Counts", [Note("None.")])]), []))
     # Digits
     <BLANKLINE>

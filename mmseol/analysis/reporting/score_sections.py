@@ -22,6 +22,7 @@ __all__ = ["class_score_blocks", "confusion_blocks", "curve_blocks", "score_bloc
 def seed_groups(runs: Sequence[RunFolder]) -> dict[str, list[RunFolder]]:
     """Return the runs that differ in their seed alone, by the name of the first, in order.
 
+    >>> from pathlib import Path
     >>> first, second = (RunFolder(Path(n), n, {"randomness": {"seed": n}, "model": {}}) for n in "ab")
     >>> [len(group) for group in seed_groups([first, second]).values()]
     [2]
@@ -43,6 +44,12 @@ def _unlike(first: RunFolder, second: RunFolder) -> bool:
 
 
 def score_blocks(runs: Sequence[RunFolder]) -> list[Block]:
+    """Return the scores over all classes, of each run and of those that differ in their seed alone.
+
+    >>> from pathlib import Path
+    >>> [block.text for block in score_blocks([RunFolder(Path("ce"), "ce")])]
+    ['ce has no evaluation with class_scores_*.json.']
+    """
     known = SEG_SCORES if runs[0].task == "segmentation" else SCORES
     rows: list[list[str]] = []
     gaps: list[Block] = []
@@ -76,6 +83,12 @@ def _tests(run: RunFolder) -> list[Evaluation]:
 
 
 def class_score_blocks(runs: Sequence[RunFolder], classes: Sequence[str]) -> list[Block]:
+    """Return the figure against counts and the table of the scores of each class; gaps are said.
+
+    >>> from pathlib import Path
+    >>> [block.gap for block in class_score_blocks([RunFolder(Path("ce"), "ce")], ["road"])]
+    [True]
+    """
     shown = {run.name: one for run in runs if (one := run.shown) is not None}
     if not shown:
         return [Note("There are no scores of classes: no run has an evaluation.", gap=True)]
@@ -142,6 +155,12 @@ def _one_table(one: Evaluation) -> TextTable:
 
 
 def curve_blocks(runs: Sequence[RunFolder], classes: Sequence[str]) -> list[Block]:
+    """Return the curves of the chosen score, of each class, of the loss and of the learning rate.
+
+    >>> from pathlib import Path
+    >>> [block.text for block in curve_blocks([RunFolder(Path("ce"), "ce")], ["road"])]
+    ['No run has a validation with accuracy.', 'No training loss was logged.']
+    """
     blocks: list[Block] = []
     metric = runs[0].metric
     curves = {run.name: _metric_curve(run, metric) for run in runs}
@@ -181,6 +200,12 @@ def _metric_curve(run: RunFolder, metric: str) -> tuple[list[float], list[float]
 
 
 def confusion_blocks(run: RunFolder, classes: Sequence[str]) -> list[Block]:
+    """Return the confusion matrix of the evaluation that is shown, or why there is none.
+
+    >>> from pathlib import Path
+    >>> confusion_blocks(RunFolder(Path("ce"), "ce"), ["road"])
+    []
+    """
     one = run.shown
     if one is None:
         return []
