@@ -30,6 +30,7 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "all_losses": ({"outputs": (2, 11, 8, 8), "only": ["ce", "outlying_mse"]}, 2),
     "training_step": ({"batch": 2, "crop": 32}, 3),
     "psp_step": ({"batch": 2, "crop": 64, "classes": 5, "width": 4}, 2),
+    "validation_pass": ({"cases": [{"classes": 5, "stride": 8, "size": (64, 80)}]}, 1),
     "decision_pass": ({"cases": [{"classes": 5, "height": 64, "width": 80}]}, 1),
     "count_labels": ({"maps": 3, "size": (48, 64)}, 4),
     "loader": ({"images": 256}, 2),

@@ -607,9 +607,7 @@ def test_losses_named_by_their_weights_have_them(name, scheme):
 @pytest.mark.parametrize(("classes", "bits"), [(256, 8), (257, 16)])
 def test_predicted_label_maps_hold_every_class(classes, bits, tmp_path):
     labels = torch.tensor([[0, classes - 1]])
-    result = SimpleNamespace(
-        pred_sem_seg=SimpleNamespace(data=labels[None]), seg_logits=SimpleNamespace(data=torch.zeros(1, 1, 2))
-    )
+    result = SimpleNamespace(pred_sem_seg=SimpleNamespace(data=labels[None]))  # outputs are for --scores
     meta = dict(classes=[str(k) for k in range(classes)], palette=np.zeros((classes, 3)))
     args = Namespace(out=str(tmp_path), scores=False, opacity=0.5)
     shares = _write_label_map("a", result, np.zeros((1, 2, 3), np.uint8), meta, args)

@@ -118,6 +118,7 @@ DEFAULTS = {
     "StopSignalHook": dict(signals=("SIGTERM", "SIGINT")),
     "TunedDecisionHook": dict(objective=None, family="prior", kind=None, strengths=None, classifier=None),
     "UpsampleFreeLossHook": dict(accuracy="exact"),
+    "UpsampleFreePredictionHook": {},
     "TemperatureHook": {},
     "PolynomialLR": dict(
         power=0.9,

@@ -15,6 +15,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 from mmseg.models.losses import accuracy as host_accuracy
+from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -274,19 +275,23 @@ def train(folder: Path, toy: Path, hooks: list[dict]) -> tuple[dict[str, Tensor]
     runner.train()
     history = runner.message_hub.log_scalars
     keys = ("loss", "decode.acc_seg", "aux.acc_seg")
-    return {key: torch.tensor(history[f"train/{key}"].data[0]) for key in keys}, runner
+    logged = {key: torch.tensor(history[f"train/{key}"].data[0]) for key in keys}
+    return logged | {"mIoU": torch.tensor(history["val/mIoU"].data[0])}, runner
 
 
 def test_training_by_config_alone(tmp_path: Path, toy: Path) -> None:
-    """Two iterations with and without the hook, with an averaged model beside."""
+    """Two iterations and a validation with and without the hooks, with an averaged model beside."""
     stock, _ = train(tmp_path / "stock", toy, [])
-    ours, runner = train(tmp_path / "ours", toy, [dict(type="mmseol.UpsampleFreeLossHook")])
+    kinds = ("mmseol.UpsampleFreeLossHook", "mmseol.UpsampleFreePredictionHook")
+    ours, runner = train(tmp_path / "ours", toy, [dict(type=kind) for kind in kinds])
     log = log_of(runner)
     assert stock["loss"].shape == (2,)
     torch.testing.assert_close(ours, stock, rtol=1e-4, atol=0.02)
     assert "Loss of decode_head without upsampled outputs." in log
     assert "Loss of auxiliary_head of upsampled outputs: DiceLoss has no `forward_upsampled`." in log
+    assert "Prediction of model without upsampled outputs." in log
     (hook,) = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
     for model in (runner.model, hook.ema_model.module):  # validated once; the classes are the host's again
+        assert type(model) is EncoderDecoder
         assert type(model.decode_head) is JPUFCNHead
     assert "mIoU" in str(runner.val_loop.run())

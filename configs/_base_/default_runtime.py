@@ -27,6 +27,7 @@ custom_hooks = [
     dict(type="mmseol.ClassCountHook"),
     dict(type="mmseol.NonFiniteLossHook"),
     dict(type="mmseol.UpsampleFreeLossHook"),
+    dict(type="mmseol.UpsampleFreePredictionHook"),
     dict(type="mmseol.StopSignalHook"),
     dict(type="mmseol.ExactResumeHook"),
 ]

@@ -104,6 +104,10 @@ def run_predict(cfg: Config, args: Namespace) -> None:
     """
     with plain_data_only(args.unsafe_load):
         model = built_model(cfg, args.checkpoint, args.loaded, args.device)
+        if cfg.get("default_scope") == "mmseg":
+            from mmseol.segmentation import predict_upsample_free  # imports mmseg
+
+            predict_upsample_free(model)
         dataset = next(leaf_datasets(cfg.test_dataloader.dataset))
         meta = (args.loaded.get("meta") or {}).get("dataset_meta")
         meta = meta or getattr(DATASETS.get(dataset.type), "METAINFO", {})  # weights of another program
@@ -142,8 +146,7 @@ def _write_label_map(
 ) -> dict[str, float]:
     """Write the files of one image; return the per cent of pixels of each class."""
     labels = result.pred_sem_seg.data[0].cpu().numpy()
-    scores = result.seg_logits.data.float().cpu().numpy()
-    classes = meta.get("classes") or [str(k) for k in range(max(len(scores), 2))]
+    classes = meta.get("classes") or [str(k) for k in range(max(int(labels.max()) + 1, 2))]
     palette = np.asarray(meta.get("palette") if meta.get("palette") is not None else [])
     if not palette.size:
         palette = np.random.default_rng(0).integers(0, 256, (len(classes), 3))
@@ -157,6 +160,7 @@ def _write_label_map(
             out / "label_maps" / f"{name}.png", labels.astype(np.uint8 if len(classes) <= 256 else np.uint16)
         )
         if args.scores:
+            scores = result.seg_logits.data.float().cpu().numpy()
             with replacing(out / "scores" / f"{name}.npz") as file:
                 np.savez_compressed(file, scores=scores)
     pixels = np.bincount(labels.ravel(), minlength=len(classes)) / labels.size * 100

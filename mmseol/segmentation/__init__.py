@@ -5,6 +5,11 @@ from mmseol.segmentation.jpu_head import JPUHead
 from mmseol.segmentation.transforms import CheckLabelSize, ClassAwareCrop
 from mmseol.segmentation.tta import SegScoreTTAModel
 from mmseol.segmentation.upsample_free import UpsampleFreeLossHook, restore_upsampling, upsample_free
+from mmseol.segmentation.upsample_free_prediction import (
+    UpsampleFreePredictionHook,
+    predict_upsample_free,
+    restore_prediction,
+)
 
 __all__ = [
     "CamVidDataset",
@@ -13,6 +18,9 @@ __all__ = [
     "JPUHead",
     "SegScoreTTAModel",
     "UpsampleFreeLossHook",
+    "UpsampleFreePredictionHook",
+    "predict_upsample_free",
+    "restore_prediction",
     "restore_upsampling",
     "upsample_free",
 ]
