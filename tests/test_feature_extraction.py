@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.seg_heads import samples, segmentor
-from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
+from helpers.untrained import SCENE_OPTIONS, untrained
 from mmengine.structures import PixelData
 from mmseg.models.utils import resize
 from PIL import Image
@@ -20,12 +19,6 @@ from mmseol.analysis.features import load_features
 from mmseol.experiment.feature_extraction import FeatureReader, sample_map, sampling_grid
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "quickstart"
-OPTIONS = (
-    "val_dataloader.num_workers=0",
-    "val_dataloader.persistent_workers=False",
-    "model.decode_head.jpu_channels=8",
-    "model.decode_head.channels=8",
-)
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
@@ -67,18 +60,6 @@ def test_padding_and_resizing_are_undone_as_the_host_does(align_corners):
     np.testing.assert_allclose(found, expected[:, position[:, 0], position[:, 1]].T, atol=2e-3)
 
 
-def untrained(config: Path, folder: Path, *options: str) -> str:
-    """Write a checkpoint of random weights."""
-    cfg = Config.fromfile(config)
-    cfg.merge_from_dict({key: eval(value) for key, value in (option.split("=") for option in options)})
-    if cfg.get("data_preprocessor"):
-        cfg.model.data_preprocessor = cfg.data_preprocessor
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        torch.manual_seed(0)
-        torch.save({"state_dict": MODELS.build(cfg.model).state_dict()}, folder / "random.pth")
-    return str(folder / "random.pth")
-
-
 def test_pixels_of_each_class_are_written(toy, tmp_path, capsys):
     data = tmp_path / "toy"
     shutil.copytree(toy, data)
@@ -88,10 +69,10 @@ def test_pixels_of_each_class_are_written(toy, tmp_path, capsys):
         if path.name == min(one.name for one in (data / "valannot").iterdir()):
             labels[5, 7] = 6
         Image.fromarray(labels).save(path)
-    checkpoint = untrained(CONFIGS / "toy_camvid.py", tmp_path, *OPTIONS[2:])
+    checkpoint = untrained(CONFIGS / "toy_camvid.py", tmp_path, 0, *SCENE_OPTIONS)
     (tmp_path / "class_counts.json").write_text(str(list(range(100, 1200, 100))))
     arguments = [str(CONFIGS / "toy_camvid.py"), checkpoint, "--data-root", str(data), "--per-class", "20"]
-    arguments += ["--cfg-options", *OPTIONS]
+    arguments += ["--cfg-options", *SCENE_OPTIONS]
     main("analyze", ["features", *arguments, "--out", str(tmp_path / "a.npz")])
     found = load_features(tmp_path / "a.npz")
     maps = [np.asarray(Image.open(path)) for path in sorted((data / "valannot").iterdir())]
@@ -150,7 +131,7 @@ def test_images_of_each_class_are_written(tmp_path, capsys):
 
 
 def test_data_of_other_classes_are_refused(tmp_path, capsys):
-    checkpoint = untrained(CONFIGS / "digits.py", tmp_path, "model.head.num_classes=11")
+    checkpoint = untrained(CONFIGS / "digits.py", tmp_path, 0, "model.head.num_classes=11")
     out = ("--out", str(tmp_path / "a.npz"), "--cfg-options", "model.head.num_classes=11")
     with pytest.raises(
         SystemExit, match=r"^error: The data set must have the 11 classes of head\.fc, got 10"

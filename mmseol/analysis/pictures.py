@@ -13,13 +13,21 @@ from PIL import Image, ImageDraw
 from mmseol.utils.checks import number
 from mmseol.utils.files import replacing
 
-__all__ = ["captioned", "comparison_grid", "overlay"]
+__all__ = ["captioned", "check_palette", "comparison_grid", "overlay"]
 
 NEUTRAL = (255, 255, 255)
 """RGB of void: white, which common palettes use for no class."""
 
 
-def _check_palette(palette: ArrayLike) -> NDArray[np.uint8]:
+def check_palette(palette: ArrayLike) -> NDArray[np.uint8]:
+    """Return a palette as RGB, uint8 of shape (K, 3).
+
+    >>> check_palette([[200, 100, 0]]).tolist()
+    [[200, 100, 0]]
+
+    Raises:
+        ValueError: If it has another shape, or values outside 0..255.
+    """
     colors = np.asarray(palette)
     if colors.ndim != 2 or colors.shape[1] != 3 or colors.min() < 0 or colors.max() > 255:
         raise ValueError(
@@ -53,7 +61,7 @@ def overlay(
             f"`image` must be of shape (H, W, 3) and `label_map` of shape (H, W), got {image.shape} and "
             f"{label_map.shape}."
         )
-    colors = np.concatenate([_check_palette(palette), np.array([NEUTRAL], np.uint8)])
+    colors = np.concatenate([check_palette(palette), np.array([NEUTRAL], np.uint8)])
     void = len(colors) - 1
     index = np.where((label_map >= 0) & (label_map < void), label_map, void).astype(np.int64)
     mixed = alpha * colors[index].astype(np.float64) + (1 - alpha) * image
@@ -120,62 +128,12 @@ def comparison_grid(
         FileExistsError: If ``path`` exists.
         ValueError: If the numbers of images or the shapes differ.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
+    from mmseol.analysis.figures.side_by_side import label_map_figure
 
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"`path` {str(path)!r} exists; name another file or remove it first.")
-    colors = _check_palette(palette)
-    lengths = {"images": len(images), "truths": len(truths)}
-    lengths |= {f"predictions[{name!r}]": len(maps) for name, maps in predictions.items()}
-    if not len(images) or len(set(lengths.values())) > 1:
-        raise ValueError(
-            f"`images`, `truths` and `predictions` must have equal numbers of items, got {lengths}."
-        )
-    if len(class_names) != len(colors):
-        raise ValueError(
-            f"`palette` must have {len(class_names)} colours, one for each of `class_names`, got "
-            f"{len(colors)}."
-        )
-
-    columns = ["image", "ground truth", *predictions]
-    heights = [column_width * np.shape(image)[0] / np.shape(image)[1] for image in images]
-    legend_columns = max(1, int(len(columns) * column_width / 1.25))
-    legend = 0.12 + 0.22 * -(-(len(class_names) + 1) // legend_columns)
-    size = column_width * len(columns), sum(heights) + 0.25 + legend
-    figure = Figure(figsize=size)
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(
-        len(images),
-        len(columns),
-        squeeze=False,
-        gridspec_kw={
-            "height_ratios": heights,
-            "left": 0.005,
-            "right": 0.995,
-            "top": 1 - 0.25 / size[1],
-            "bottom": legend / size[1],
-            "wspace": 0.02,
-            "hspace": 0.02,
-        },
-    )
-    for row, image in enumerate(images):
-        maps = [truths[row], *(predictions[name][row] for name in predictions)]
-        shown = [np.asarray(image, dtype=np.uint8), *(overlay(image, one, colors, alpha) for one in maps)]
-        for column, picture in enumerate(shown):
-            axis = axes[row][column]
-            axis.imshow(picture, interpolation="nearest", aspect="auto")
-            axis.set_xticks([])
-            axis.set_yticks([])
-            if row == 0:
-                axis.set_title(columns[column], fontsize=9, pad=3)
-    entries = [
-        Patch(facecolor=tuple(color / 255), edgecolor="0.4", linewidth=0.5, label=name)
-        for color, name in zip([*colors, np.array(NEUTRAL)], [*class_names, "void (not scored)"], strict=True)
-    ]
-    figure.legend(handles=entries, loc="lower center", ncols=legend_columns, fontsize=8, frameon=False)
+    figure = label_map_figure(images, truths, predictions, class_names, palette, alpha, column_width)
     with replacing(path) as file:
         figure.savefig(file, format="png", dpi=dpi)
     return path

@@ -127,6 +127,36 @@ def _outlying_label(parser: ArgumentParser) -> None:
     )
 
 
+def _predictions(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "pairs",
+        nargs="+",
+        metavar="CONFIG CHECKPOINT",
+        help="a config and its checkpoint for each loss; the data are those of the first config",
+    )
+    parser.add_argument("--out", required=True, metavar="PICTURE", help="new .png, .pdf or .svg")
+    parser.add_argument(
+        "--titles", nargs="+", metavar="TITLE", help="of the losses (default: folders of the checkpoints)"
+    )
+    parser.add_argument(
+        "--split", choices=["val", "test"], default="val", help="split to read (default: val)"
+    )
+    parser.add_argument(
+        "--classes", nargs="+", metavar="NAME", help="classes that matter (default: the rarest third)"
+    )
+    parser.add_argument("--images", type=int, metavar="N", help="to draw (default: 4 label maps, 18 images)")
+    parser.add_argument(
+        "--palette",
+        choices=["safe", "data"],
+        default="safe",
+        help="colours that colour-blind people tell apart, or those of the data set (default: safe)",
+    )
+    parser.add_argument("--counts", metavar="FILE", help="class_counts.json of the training data")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda:0, ...")
+    parser.add_argument("--data-root", metavar="DIR", help="read every data set from this folder")
+    add_settings(parser)
+
+
 ANALYSES: dict[str, Command] = {
     "features": Command(
         "Write the features and raw outputs of a checkpoint, equally many of each class.",
@@ -149,5 +179,10 @@ ANALYSES: dict[str, Command] = {
     "scores": Command("Draw the score of each class against its training count.", _score_lines, _FIGURES),
     "confusion": Command("Draw a confusion matrix in per cent of the truth.", _confusion, _FIGURES),
     "curves": Command("Draw the score of each class over the course of a training.", _curves, _FIGURES),
+    "predictions": Command(
+        "Draw the images whose predictions differ most on rare classes, with truth and errors.",
+        _predictions,
+        "mmseol.experiment.side_by_side_predictions",
+    ),
 }
 """Each subcommand's module has ``prepare_NAME`` and ``run_NAME``."""

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from torch import nn
@@ -109,11 +111,28 @@ class CheckpointPass(NamedTuple):
             raise ValueError("The split must have at least one image, got none.")
         return cls(model, loader, tuple(map(str, meta.get("classes") or ())), meta.get("palette"))
 
-    def batches(self, text: str = "") -> Iterator[tuple[Any, Sequence[Any]]]:
-        """Yield each batch as it was loaded, and the samples that the model predicts; show the progress."""
-        for batch in track(self.loader, text, transient=True, console=Console(stderr=True)):
+    def batches(self, text: str | None = None) -> Iterator[tuple[Any, Sequence[Any]]]:
+        """Yield each batch as it was loaded, and the samples that the model predicts.
+
+        Args:
+            text: Shown with the progress; ``None`` shows none.
+        """
+        console = Console(stderr=True)
+        loader = self.loader if text is None else track(self.loader, text, transient=True, console=console)
+        for batch in loader:
             with torch.no_grad():
                 yield batch, self.model.test_step(batch)
+
+    def images(self, text: str | None = None) -> Iterator[tuple[NDArray[np.uint8], Any]]:
+        """Yield the pixels of each image as the model gets them, RGB (H, W, 3), and its predicted sample."""
+        preprocessor: Any = getattr(self.model, "data_preprocessor", None)
+        swapped = bool(getattr(preprocessor, "_channel_conversion", False))
+        swapped = swapped or bool(getattr(preprocessor, "to_rgb", False))
+        for batch, samples in self.batches(text):
+            for tensor, sample in zip(batch["inputs"], samples, strict=True):
+                pixels = tensor.cpu().numpy().transpose(1, 2, 0).clip(0, 255).astype(np.uint8)
+                pixels = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels[..., :3]
+                yield np.ascontiguousarray(pixels[..., ::-1] if swapped else pixels), sample
 
 
 def training_counts(

@@ -1,0 +1,181 @@
+"""Pictures of the predictions of several checkpoints: which images they show, and what the colours mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.untrained import SCENE_OPTIONS, untrained
+from PIL import Image
+
+from mmseol.__main__ import main
+from mmseol.analysis.figures import side_by_side
+from mmseol.analysis.figures.side_by_side import class_figure, error_map, label_map_figure
+from mmseol.experiment import side_by_side_predictions
+from mmseol.experiment.side_by_side_predictions import class_ious, difference
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "quickstart"
+SCENES, DIGITS = str(CONFIGS / "toy_camvid.py"), str(CONFIGS / "digits.py")
+
+
+def test_errors_are_told_apart():
+    truth = np.array([[0, 0, 0, 0, 255, 3]])
+    maps = {"ce": np.array([[0, 0, 1, 1, 0, 0]]), "mse": np.array([[0, 1, 0, 1, 0, 3]])}
+    picture, meaning = error_map(truth, maps, num_classes=3)
+    colors = [meaning[text] for text in ("both right", "only ce right", "only mse right", "both wrong")]
+    assert len(set(colors)) == 4
+    assert [tuple(color) for color in picture[0]] == [*colors, (255, 255, 255), (255, 255, 255)]
+    alone, meaning = error_map(truth, {"ce": maps["ce"]}, num_classes=3)
+    assert [tuple(color) for color in alone[0, 1:3]] == [meaning["right"], meaning["wrong"]]
+    three, meaning = error_map(truth, {**maps, "dice": maps["mse"]}, num_classes=3)
+    assert [tuple(one) for one in three[0, :4]] == [
+        meaning[text] for text in ("all right", "2 wrong", "1 wrong", "all wrong")
+    ]
+
+
+def test_iou_of_an_image_leaves_void_and_small_classes_out():
+    rng = np.random.default_rng(0)
+    truth, predicted = rng.choice([0, 1, 2, 255], (40, 50)), rng.integers(0, 4, (40, 50))
+    truth[0, 0] = 3
+    found = class_ious(truth, predicted, 4)
+    valid = truth != 255
+    for k in range(3):
+        both = ((truth == k) & (predicted == k)).sum()
+        either = (((truth == k) | (predicted == k)) & valid).sum()
+        assert found[k] == pytest.approx(100 * both / either)
+    assert np.isnan(found[3])  # one of 1,500 pixels
+
+
+def test_the_difference_is_over_wanted_classes_that_are_there():
+    ious = [[10, 50, np.nan, 80], [30, 20, np.nan, 0], [20, 20, np.nan, 40]]
+    assert difference(ious, [True, True, True, False]) == pytest.approx(25)
+    assert difference(ious[:1], [True, True, True, False]) == pytest.approx(70)
+    assert difference(ious, [False, False, True, False]) == -1
+
+
+def test_rows_have_captions_and_the_legend_follows_the_order():
+    label = np.repeat([[0, 1, 2]], 4, axis=0)
+    figure = label_map_figure(
+        [np.zeros((4, 3, 3))] * 2,
+        [label] * 2,
+        {"ce": [label] * 2, "mse": [label] * 2},
+        ["sky", "car", "pole"],
+        [[0, 0, 0], [9, 9, 9], [200, 0, 0]],
+        errors=True,
+        captions=["one", "two"],
+        order=[2, 0, 1],
+    )
+    assert [axis.get_title() for axis in figure.axes[:5]] == ["image", "ground truth", "ce", "mse", "errors"]
+    assert [text.get_text() for text in figure.texts] == ["one", "two"]
+    texts = [[text.get_text() for text in legend.get_texts()] for legend in figure.legends]
+    assert texts[0] == ["pole", "sky", "car", "void (not scored)"]
+    assert texts[1][1] == "errors: only ce right"
+    figure.draw_without_rendering()
+    frame = figure.bbox.padded(1)
+    for part in (*figure.legends, *figure.texts):  # nothing is cut off
+        inner = part.get_window_extent()
+        assert frame.x0 <= inner.x0 < inner.x1 <= frame.x1
+        assert frame.y0 <= inner.y0 < inner.y1 <= frame.y1
+    with pytest.raises(ValueError, match="'captions': 1"):
+        label_map_figure([np.zeros((4, 3, 3))] * 2, [label] * 2, {}, ["a"], [[0, 0, 0]], captions=["one"])
+
+
+def shown_by(monkeypatch, module, name):
+    """Return a list that receives the arguments of a figure function, which draws none the less."""
+    calls, draw = [], getattr(side_by_side, name)
+    monkeypatch.setattr(
+        module, name, lambda *args, **kwargs: calls.append((args, kwargs)) or draw(*args, **kwargs)
+    )
+    return calls
+
+
+def error_of(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main("analyze", ["predictions", *arguments])
+    assert caught.value.code not in (0, None)
+    return str(caught.value) + capsys.readouterr().err
+
+
+def test_label_maps_that_differ_most_are_drawn(toy, tmp_path, monkeypatch, capsys):
+    pairs = []
+    for seed in (1, 2):
+        pairs += [SCENES, untrained(SCENES, tmp_path / f"loss{seed}", seed, *SCENE_OPTIONS)]
+        (tmp_path / f"loss{seed}" / "class_counts.json").write_text(str(list(range(1100, 0, -100))))
+    calls, values = shown_by(monkeypatch, side_by_side_predictions, "label_map_figure"), []
+
+    def noted(ious, wanted):
+        assert wanted.tolist() == [k >= 8 for k in range(11)]
+        values.append(difference(ious, wanted))
+        return values[-1]
+
+    monkeypatch.setattr(side_by_side_predictions, "difference", noted)
+    arguments = ["--data-root", str(toy), "--cfg-options", *SCENE_OPTIONS]
+    out = tmp_path / "a.png"
+    main("analyze", ["predictions", *pairs, "--images", "2", "--out", str(out), *arguments])
+    ((args, kwargs),) = calls
+    images, truths, maps, _, palette = args
+    assert list(maps) == ["loss1", "loss2"]
+    assert len(images) == 2
+    assert kwargs["order"] == list(range(11))
+    assert len(np.unique(palette, axis=0)) == 11
+    files = sorted((toy / "valannot").iterdir())
+    for half, truth in enumerate(truths):
+        place = [
+            np.array_equal(np.asarray(Image.open(file)), np.where(truth > 10, 11, truth)) for file in files
+        ]
+        assert sum(place) == 1
+        assert place.index(True) == 2 * half + np.argmax(values[2 * half : 2 * half + 2])
+        pixels = np.asarray(Image.open(toy / "val" / files[place.index(True)].name).convert("RGB"))
+        np.testing.assert_array_equal(images[half], pixels)
+        assert "(loss1)" in kwargs["captions"][half]
+    assert "of each of 2 equal stretches of the val split" in capsys.readouterr().out
+    assert Image.open(out).size[0] == 5 * 2.4 * 150
+    assert "exists" in error_of(capsys, *pairs, "--out", str(out), *arguments)
+    text = error_of(capsys, *pairs, "--classes", "tram", "--out", str(tmp_path / "b.png"), *arguments)
+    assert "`--classes` must be one of 'sky'" in text
+    text = error_of(capsys, *pairs[:3], "--out", str(tmp_path / "b.png"), *arguments)
+    assert "A config must be followed by its checkpoint" in text
+    assert not (tmp_path / "b.png").exists()
+
+
+def test_images_on_which_losses_differ_are_drawn(tmp_path, monkeypatch, capsys):
+    pairs = []
+    for seed in (1, 2, 3):
+        pairs += [DIGITS, untrained(DIGITS, tmp_path / f"loss{seed}", seed)]
+    out = str(tmp_path / "a.png")
+    assert "`--counts` must be given" in error_of(capsys, *pairs, "--out", out)
+    (tmp_path / "loss2" / "class_counts.json").write_text(str(list(range(10, 110, 10))))
+    calls = shown_by(monkeypatch, side_by_side_predictions, "class_figure")
+    main("analyze", ["predictions", *pairs, "--images", "8", "--out", out])
+    (((images, truths, predictions), kwargs),) = calls
+    assert len(images) == len(truths) == 8
+    right = np.array(
+        [[a == b for a, b in zip(labels, truths, strict=True)] for labels in predictions.values()]
+    )
+    assert right.any(0).all()
+    assert not right.all(0).any()
+    assert [int(name) for name in truths] == sorted(int(name) for name in truths)  # rarest first
+    assert "of the" in kwargs["note"]
+    same = [*pairs[:2], *pairs[:2]]
+    text = error_of(capsys, *same, "--titles", "a", "b", "--out", str(tmp_path / "b.png"), "--counts",
+                    str(tmp_path / "loss2" / "class_counts.json"))  # fmt: skip
+    assert (
+        "error: The val split must have an image on which one checkpoint is right and another wrong" in text
+    )
+    assert "must be 2 different texts" in error_of(capsys, *same, "--out", str(tmp_path / "b.png"))
+    state = torch.load(pairs[1])
+    del state["state_dict"]["head.fc.weight"]
+    torch.save(state, tmp_path / "part.pth")
+    text = error_of(capsys, DIGITS, str(tmp_path / "part.pth"), "--out", str(tmp_path / "b.png"))
+    assert "head.fc.weight is missing" in text
+
+
+def test_a_grid_marks_right_and_wrong():
+    figure = class_figure([np.zeros((8, 8, 3))] * 3, ["cat"] * 3, {"ce": ["cat", "dog", "cat"]}, columns=2)
+    texts = [[(text.get_text(), text.get_color()) for text in axis.texts] for axis in figure.axes]
+    assert [rows[1][0] for rows in texts] == ["✓ ce: cat", "✗ ce: dog", "✓ ce: cat"]
+    assert texts[0][1][1] != texts[1][1][1]
+    with pytest.raises(ValueError, match=r"equal numbers of items, got \[1, 2\]"):
+        class_figure([np.zeros((8, 8, 3))], ["cat", "dog"], {})
