@@ -19,6 +19,7 @@ from typing import Any
 import mmcv
 import numpy as np
 import pytest
+import rich.console
 import torch
 
 pytest.importorskip("mmseg")
@@ -147,6 +148,13 @@ def test_label_maps_of_every_wrapper(kind: str, root: Path) -> None:
     counted = count_dataset(dataset, K)
     assert counted == slow_maps(dataset)
     assert counted.samples.sum() > 0
+
+
+def test_parts_of_a_mosaic_are_read_by_their_own_loaders(root: Path) -> None:
+    loaders = [{"type": "LoadAnnotations", "imdecode_backend": name} for name in ("pillow", "cv2")]
+    parts = [seg_dataset(root, pipeline=[loader]) for loader in loaders]
+    counted = count_dataset(MultiImageMixDataset(ConcatDataset(parts), pipeline=[]), K)
+    assert counted == slow_maps(ConcatDataset([seg_dataset(root)] * 2))
 
 
 def test_torch_subset_of_a_nest(root: Path) -> None:
@@ -822,6 +830,15 @@ def test_the_loader_of_labels_is_found_behind_that_of_images() -> None:
     image, label = LoadImageFromFile(), LoadMyAnnotation()
     assert wrappers.annotation_loaders(SimpleNamespace(pipeline=[image, label])) == [label]
     assert wrappers.annotation_loaders(SimpleNamespace(pipeline=[image])) == []
+
+
+def test_a_bar_is_shown_on_a_terminal_and_where_it_is_asked_for(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(rich.console.Console, "is_terminal", True)
+    for progress in (False, True):
+        count_dataset(seg_dataset(root), K, cache=False, progress=progress)
+        assert bool(capfd.readouterr().err) == progress
 
 
 def test_no_bar_in_a_log_file(root: Path, capfd: pytest.CaptureFixture) -> None:

@@ -240,6 +240,9 @@ def test_weights_of_a_broken_file_are_named(tmp_path):
 
 
 def test_long_lists_are_shortened():
+    for classes, text in ((20, r"got \[-2, 1.*1\]\.$"), (21, r"got -2 for class 0\.$")):
+        with pytest.raises(ValueError, match=text):
+            C.check_counts([-2] + [1] * (classes - 1))
     counts = np.ones(139, dtype=np.int64)
     with pytest.raises(ValueError, match=r"negative, got -2 for class 130\.$"):
         C.check_counts(np.where(np.arange(139) == 130, -2, counts))

@@ -209,6 +209,14 @@ def flips(step: dict[str, Any]) -> list[tuple[float, str | None]]:
     ]
 
 
+def test_making_the_transforms_draws_no_random_number() -> None:
+    np.random.seed(3)  # noqa: NPY002  (mmpretrain's transforms draw from it)
+    expected = np.random.random()  # noqa: NPY002
+    np.random.seed(3)  # noqa: NPY002
+    InMemoryDataset(Noise([CROP, FLIP, PACK]))
+    assert np.random.random() == expected  # noqa: NPY002
+
+
 @pytest.mark.parametrize("name", PIPELINES)
 def test_augmented_images_have_the_stock_distribution(name: str) -> None:
     steps, number = PIPELINES[name], 6000
