@@ -29,7 +29,10 @@ TEST = [*ANALYSIS, *RAY, *SLURM, "hypothesis>=6.90", "pytest>=7.4"]
 
 
 class BuildWithConfigs(build_py):
-    """Copy ``configs`` and ``tools`` to ``mmseol/.mim`` in the wheel, where OpenMMLab packages have them."""
+    """Copy ``configs`` and ``tools`` to ``mmseol/.mim`` in the wheel, where OpenMMLab packages have them.
+
+    The records of ``results`` lie beside them; ``mmseol advise`` reads them.
+    """
 
     def run(self) -> None:
         """Build the package; an editable installation finds both folders in the checkout."""
@@ -39,6 +42,10 @@ class BuildWithConfigs(build_py):
                 target = Path(self.build_lib, "mmseol", ".mim", folder)
                 shutil.rmtree(target, ignore_errors=True)
                 shutil.copytree(HERE / folder, target, ignore=shutil.ignore_patterns("__pycache__"))
+            for record in (HERE / "results").glob("*/record.json"):
+                copy = Path(self.build_lib, "mmseol", ".mim", "results", record.parent.name, record.name)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(record, copy)
 
 
 setup(

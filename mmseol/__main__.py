@@ -217,6 +217,13 @@ def _doctor(parser: ArgumentParser) -> None:
     add_data(parser)
 
 
+def _advise(parser: ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument("--json", action="store_true", help="print counts, advice and evidence as JSON")
+    add_workers(parser)
+    add_data(parser)
+
+
 def _sweep(parser: ArgumentParser) -> None:
     parser.add_argument("file", help="sweep file, one of mmseol such as sweeps/digits.py, or `status`")
     parser.add_argument("folder", nargs="?", help="after `status`: work directory of a sweep")
@@ -352,6 +359,11 @@ COMMANDS: dict[str, Command | CommandGroup] = {
         "Check the installation, or a config before it is trained; exit status 1 if there is a fault.",
         _doctor,
         "mmseol.experiment.diagnosis.command",
+    ),
+    "advise": Command(
+        "Look at the data of a config, and say what recorded runs advise for such data.",
+        _advise,
+        "mmseol.experiment.advice",
     ),
     "sweep": Command(
         "Tune every loss by the same budget on validation data, then train and score several seeds.",

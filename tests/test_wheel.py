@@ -50,7 +50,7 @@ def stock(host: str, config: str) -> Path:
 def test_losses_and_configs_are_in_the_wheel(tmp_path: Path) -> None:
     source = tmp_path / "source"
     ignore = shutil.ignore_patterns("__pycache__")
-    for name in ("mmseol", "configs", "tools"):
+    for name in ("mmseol", "configs", "tools", "results"):
         shutil.copytree(ROOT / name, source / name, ignore=ignore)
     for name in ("setup.py", "pyproject.toml", "README.md", "MANIFEST.in", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
@@ -61,6 +61,8 @@ def test_losses_and_configs_are_in_the_wheel(tmp_path: Path) -> None:
     run("-m", "pip", "install", *options, "--target", "site", wheel, folder=tmp_path)
     assert (tmp_path / "site" / "mmseol" / "py.typed").is_file()
     assert (tmp_path / "site" / "mmseol" / "analysis" / "paper_tables.json").is_file()
+    shipped = {path.parent.name for path in (tmp_path / "site/mmseol/.mim/results").glob("*/record.json")}
+    assert shipped == {path.parent.name for path in (ROOT / "results").glob("*/record.json")}
 
     city = write_maps(tmp_path / "city", number=4)
     write_images(city, number=4)

@@ -10,9 +10,20 @@ from typing import Any
 from mmseol.analysis.paper import network_of
 from mmseol.utils.text import first_few
 
-__all__ = ["Run", "differences", "length_text", "network_text", "setting_text", "short_name", "values_text"]
+__all__ = [
+    "SHORT_NAMES",
+    "Run",
+    "differences",
+    "length_text",
+    "network_text",
+    "setting_text",
+    "short_name",
+    "values_text",
+]
 
-_SHORT = {"optim_wrapper.optimizer.lr": "lr", "optim_wrapper.optimizer.weight_decay": "wd"}
+SHORT_NAMES = {"lr": "optim_wrapper.optimizer.lr", "wd": "optim_wrapper.optimizer.weight_decay"}
+"""Settings of the config by the short name that sweeps and tables give them."""
+_SHORT = {name: short for short, name in SHORT_NAMES.items()}
 Run = Mapping[str, Any]
 """An entry of ``runs`` of a compact record."""
 

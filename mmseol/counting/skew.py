@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from math import exp, lgamma
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from mmseol.counting.counts import check_counts
+from mmseol.utils.arrays import FloatArray
+from mmseol.utils.checks import whole_number
 
-__all__ = ["gini", "imbalance_ratio", "tail_fraction"]
+__all__ = ["batches_without", "gini", "imbalance_ratio", "tail_fraction"]
 
 
 def imbalance_ratio(counts: ArrayLike) -> float:
@@ -59,3 +63,33 @@ def tail_fraction(counts: ArrayLike) -> float:
     """
     samples = np.sort(check_counts(counts))
     return float(samples[: max(1, samples.size // 3)].sum() / samples.sum())
+
+
+def batches_without(images: ArrayLike, total: int, batch_size: int) -> FloatArray:
+    r"""Return the expected fraction of batches with no image of each class, (K,).
+
+    Batches are drawn without replacement: :math:`\binom{N - n_c}{B} / \binom{N}{B}`, a hypergeometric
+    probability. It holds for whole images; a crop may miss a class that its image has.
+
+    >>> batches_without([5, 1], total=5, batch_size=2)
+    array([0. , 0.6])
+
+    Args:
+        images: Images that contain each class, (K,).
+        total: Images of the data set, N.
+        batch_size: B; at most N of them are drawn.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+    total = whole_number("total", total, at_least=1)
+    drawn = min(whole_number("batch_size", batch_size, at_least=1), total)
+    if np.max(images) > total:
+        raise ValueError(f"`images` must be at most `total` ({total}), got {int(np.max(images))}.")
+    others = [total - int(n) for n in np.asarray(images).tolist()]
+    whole = _log_choices(total, drawn)
+    return np.array([exp(_log_choices(n, drawn) - whole) if n >= drawn else 0.0 for n in others])
+
+
+def _log_choices(number: int, drawn: int) -> float:
+    return lgamma(number + 1) - lgamma(drawn + 1) - lgamma(number - drawn + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
@@ -26,6 +27,7 @@ __all__ = [
     "set_options",
     "shipped_configs",
     "stock_config",
+    "sweeps_of",
     "types_in",
 ]
 
@@ -65,6 +67,22 @@ def shipped_configs() -> dict[str, str]:
     folder = next(folder for folder in _CONFIGS if folder.is_dir())
     paths = [path for path in sorted(folder.glob("[!_]*/*.py")) if path.parent.name != "sweeps"]
     return {path.relative_to(folder).as_posix(): str(path) for path in paths}
+
+
+def sweeps_of(config: str) -> list[str]:
+    """Return the shipped sweep files that train a config of mmseol.
+
+    >>> sweeps_of("configs/quickstart/digits.py")
+    ['sweeps/digits.py']
+    """
+    path = Path(config).as_posix()
+    sweeps = next(folder for folder in _CONFIGS if folder.is_dir()) / "sweeps"
+    found = []
+    for file in sorted(sweeps.glob("*.py")):
+        named = re.findall(r'"(\w+/\w+\.py)"', file.read_text(encoding="utf-8"))
+        if any(f"/{path}".endswith(f"/{name}") for name in named):
+            found.append(f"sweeps/{file.name}")
+    return found
 
 
 def read_config(path: str) -> Config:

@@ -18,12 +18,13 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
 import mmseol
+from mmseol.analysis.run_text import SHORT_NAMES
 from mmseol.counting.cache import describe
 from mmseol.counting.wrappers import walk
 from mmseol.experiment.commands import load_config
 from mmseol.experiment.data import leaf_datasets
 from mmseol.sweeps.planner import Trial
-from mmseol.sweeps.sweep_file import SHORT_NAMES, Sweep, with_arguments
+from mmseol.sweeps.sweep_file import Sweep, with_arguments
 from mmseol.version import __version__
 
 __all__ = ["Requests", "check_held_out", "code_version", "data_digest"]

@@ -13,15 +13,13 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmseol.analysis.run_text import SHORT_NAMES
 from mmseol.experiment.config_files import find_config
 from mmseol.experiment.data import parse_imbalance
 from mmseol.experiment.loss import known_losses, parse_loss, parse_options, resolved_loss
 from mmseol.utils.checks import boolean, choice, number, whole_number
 
-__all__ = ["SHORT_NAMES", "Sweep", "find_sweep", "read_sweep"]
-
-SHORT_NAMES = {"lr": "optim_wrapper.optimizer.lr", "wd": "optim_wrapper.optimizer.weight_decay"}
-"""Short names of settings in ``tune``."""
+__all__ = ["Sweep", "find_sweep", "read_sweep"]
 
 _OWN = {  # settings that a field of the sweep sets
     "train_cfg.max_epochs": "epochs",

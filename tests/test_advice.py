@@ -1,0 +1,225 @@
+"""The command ``advise``: batches without a class, and advice that the records support."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.small_data import LabelDataset, seg_dataset, write_images, write_maps
+from mmengine.config import Config
+from scipy import stats
+
+from mmseol.__main__ import COMMANDS, main
+from mmseol.counting import count_dataset
+from mmseol.counting.counts import ClassCounts
+from mmseol.counting.skew import batches_without
+from mmseol.experiment.advice import advise, expected_without
+from mmseol.experiment.commands import load_config
+from mmseol.samplers import ClassAwareSampler, RareClassSampler
+
+ROOT = Path(__file__).parents[1]
+RECORDS = {path.parent.name: json.loads(path.read_text()) for path in ROOT.glob("results/*/record.json")}
+LABELS = [0] * 70 + [1] * 20 + [2] * 6 + [3] * 4
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8, 100, 1000])
+def test_batches_without_a_class_are_hypergeometric(batch):
+    images = np.array([0, 1, 5, 60, 100])
+    expected = stats.hypergeom(100, images, min(batch, 100)).pmf(0)
+    np.testing.assert_allclose(batches_without(images, 100, batch), expected, atol=1e-12)
+
+
+def drawn_without(sampler: Any, contains: np.ndarray, batch: int, epochs: int) -> np.ndarray:
+    """Return the fraction of drawn batches without each class."""
+    batches = []
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        order = np.array(list(sampler))
+        rows = order[: len(order) // batch * batch].reshape(-1, batch)
+        batches.append(~contains[rows].any(1))
+    return np.concatenate(batches).mean(0)
+
+
+def test_samplers_by_class_give_the_batches_that_are_expected(tmp_path):
+    dataset = LabelDataset(LABELS)
+    counts = count_dataset(dataset, 4)
+    cfg = Config(dict(train_dataloader=dict(batch_size=5, sampler=dict(type="mmseol.ClassAwareSampler"))))
+    contains = np.array(LABELS)[:, None] == np.arange(4)
+    drawn = drawn_without(ClassAwareSampler(dataset, seed=0), contains, 5, epochs=50)
+    np.testing.assert_allclose(expected_without(cfg, dataset, counts), drawn, atol=0.05)
+    plain = expected_without(cfg, dataset, counts, {"type": "DefaultSampler", "shuffle": True})
+    np.testing.assert_allclose(plain, batches_without(counts.images, 100, 5))
+
+    root = write_maps(tmp_path, number=40)
+    write_images(root, number=40)
+    scenes = seg_dataset(root)
+    counts = count_dataset(scenes, 4, cache=False)
+    sampler = RareClassSampler(scenes, seed=0)
+    drawn = drawn_without(sampler, sampler.contains, 4, epochs=50)
+    expected = expected_without(cfg, scenes, counts, {"type": "mmseol.RareClassSampler"}) ** (4 / 5)
+    np.testing.assert_allclose(expected, drawn, atol=0.08)
+
+
+def advice_on(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    """Return what the command prints as JSON."""
+    main("advise", [*arguments, "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def config_of(command: str) -> Config:
+    """Return the config that a command to train would use."""
+    words = shlex.split(command)
+    assert words[:4] == ["python", "-m", "mmseol", "train"]
+    parser = ArgumentParser()
+    COMMANDS["train"].add_arguments(parser)
+    return load_config(parser.parse_args(words[4:]))
+
+
+def test_advice_on_digits_is_what_the_sweep_found(capsys):
+    report = advice_on(capsys, "quickstart/digits.py")
+    runs = {run["loss"]: run for run in RECORDS["losses_digits"]["runs"]}
+    means = {loss: np.mean(run["scores"]["last"]["accuracy"]) for loss, run in runs.items()}
+    better = [loss for loss in sorted(means, key=means.get, reverse=True) if means[loss] > means["ce"]]
+    better.remove("logit_adjusted")  # with tau 1 the same as balanced softmax
+    losses = [one for one in report["advice"] if one["kind"] == "loss"]
+    assert [one["text"].split()[1].split(":")[0].strip(".") for one in losses] == better[:3]
+    for loss, one in zip(better, losses, strict=False):
+        difference = means[loss] - means["ce"]
+        assert f"{difference:+.1f}" in one["evidence"][0]
+        (row,) = [
+            row
+            for row in RECORDS["losses_digits"]["comparisons"]
+            if row["loss"] == loss and row["score"] == "accuracy" and row["reference"] == "ce"
+        ]
+        low, high = row["training"]
+        ends, _, rest = one["evidence"][0].partition("interval over seeds [")[2].partition("]")
+        assert [float(end) for end in ends.split(", ")] == pytest.approx([low, high], abs=0.06)
+        assert rest.startswith(" covers 0" if low <= 0 else " does not cover 0")
+        chosen = runs[loss]["chosen"]
+        cfg = config_of(one["command"])
+        assert cfg.optim_wrapper.optimizer.lr == chosen["values"]["lr"]
+        assert cfg.optim_wrapper.optimizer.weight_decay == chosen["values"]["wd"]
+        assert cfg.model.head.loss.get("alpha") == chosen["values"].get("alpha")
+        assert ("at the border" in one["evidence"][0]) is bool(chosen["at_border"])
+    nearest = np.mean(RECORDS["quickstart_digits"]["scores"]["outlying MSE, nearest target"]["accuracy"])
+    (decision,) = [one for one in report["advice"] if one["kind"] == "decision"]
+    assert f"nearest target: accuracy {nearest:.1f}" in decision["evidence"][0]
+    assert any(line.startswith("The order of 1 to 3") for line in report["unknown"])
+
+
+def test_advice_on_digits_names_a_sampler_for_the_rarest(capsys):
+    report = advice_on(capsys, "quickstart/digits.py")
+    (one,) = [one for one in report["advice"] if one["kind"] == "sampler"]
+    cfg = config_of(one["command"])
+    assert cfg.train_dataloader.sampler == dict(type="mmseol.ClassAwareSampler")
+    missed = batches_without(report["counts"]["images"], 331, cfg.train_dataloader.batch_size)
+    np.testing.assert_allclose(report["batches_without"], missed, atol=1e-6)
+    assert f"9 {100 * missed[9]:.0f} % -> " in one["evidence"][0]
+    assert one["evidence"][1] == "records of samplers: none"
+
+
+def test_advice_on_toy_scenes_is_what_the_quickstart_found(toy, capsys):
+    report = advice_on(capsys, "quickstart/toy_camvid.py", "--data-root", str(toy))
+    (one,) = [one for one in report["advice"] if one["kind"] == "loss"]
+    iou = RECORDS["quickstart"]["mean_iou"]
+    assert one["text"] == "Try outlying_mse."
+    assert (
+        f"mIoU {iou['outlying MSE']:.1f} (lr 0.01), ce {iou['cross entropy']:.1f} (lr 1)"
+        in one["evidence"][0]
+    )
+    assert "One seed" in one["evidence"][0]
+    assert len(one["evidence"]) == 1  # CamVid is other data
+    assert config_of(one["command"]).optim_wrapper.optimizer.lr == 0.01
+    assert any("left out: camvid_r18, losses_camvid" in line for line in report["unknown"])
+    assert not [one for one in report["advice"] if one["kind"] == "sampler"]
+
+
+def test_advice_on_camvid_is_what_its_records_found(toy, capsys):
+    main("advise", ["camvid/fastfcn_r18.py", "--data-root", str(toy)])
+    text = capsys.readouterr().out
+    scores = {loss: row["mIoU"][0] for loss, row in RECORDS["losses_camvid"]["scores"].items()}
+    best = sorted(scores, key=scores.get, reverse=True)
+    assert best[0] == "outlying_mse"
+    assert "1. Try outlying_mse:alpha=6.\n   - results/camvid_r18, this config: mIoU 45.3" in text
+    assert f"2. Try {best[1]}.\n" in text
+    assert f"3. Try {best[2]}.\n" in text
+    worse = [loss for loss in best if scores[loss] <= scores["ce"] and loss != "ce"]
+    (line,) = [line for line in text.splitlines() if "not better there" in line]
+    assert set(line.rstrip(".").partition(": ")[2].split(", ")) == {loss.partition(":")[0] for loss in worse}
+    rates = [value for row, value in RECORDS["camvid_r18"]["mean_iou"].items() if "entropy" in row]
+    assert f"mIoU of ce is {min(rates):.1f} to {max(rates):.1f} by its learning rate" in text
+    assert "python -m mmseol sweep sweeps/camvid_r18.py" in text
+
+
+ARGS = Namespace(config="mine.py", data_root="my data", imbalance=None, cfg_options=["a.b=1"])
+
+
+def sweep(scores: dict[str, list[float]], config: str = "mine.py") -> dict[str, Any]:
+    """Return a record of a sweep."""
+    same = dict(config=config, imbalance=None, split="test", epochs=1, task="classification", classes=["a"])
+    runs = [
+        dict(same, loss=loss, chosen=None, scores={"last": {"accuracy": values}})
+        for loss, values in scores.items()
+    ]
+    return {"mine": dict(kind="sweep", title="t", checkpoint="last", runs=runs, comparisons=[])}
+
+
+def told(records: dict[str, Any]) -> tuple[list[str], list[str], list[Any]]:
+    """Return the texts of the losses, what is not known, and all advice."""
+    dataset = LabelDataset(LABELS)
+    counts = ClassCounts(*[np.bincount(LABELS)] * 3)
+    cfg = Config(dict(train_dataloader=dict(batch_size=50)), cfg_text="#", filename="mine.py")
+    without = expected_without(cfg, dataset, counts)
+    found, unknown = advise(cfg, ARGS, dataset, list("abcd"), counts, without, records)
+    return [one.text for one in found if one.kind == "loss"], unknown, found
+
+
+def test_what_many_seeds_tell_is_not_called_unknown():
+    scores = {"ce": [40.0, 41, 40, 41], "elm": [60.0, 61, 61, 62], "lade": [50.0, 50, 51, 52]}
+    losses, unknown, found = told(sweep(scores))
+    assert losses == ["Try elm.", "Try lade."]
+    assert not [
+        line for line in unknown if line.startswith(("Whether other seeds", "The order", "No record"))
+    ]
+    assert "4 seeds" in found[0].evidence[0]
+    assert "does not cover 0" in found[0].evidence[0]
+    assert found[0].command.endswith("--loss elm --seed 1 --data-root 'my data' --cfg-options a.b=1")
+
+
+def test_what_few_or_differing_seeds_do_not_tell_is_said():
+    losses, unknown, _ = told(sweep({"ce": [40.0, 44.0], "elm": [41.0, 46.0], "lade": [45.0, 41.0]}))
+    assert losses == ["Try elm.", "Try lade."]
+    assert "no interval over seeds excludes 0 for elm, lade" in "\n".join(unknown)
+    assert "The order of 1 to 2" in "\n".join(unknown)
+
+
+def test_no_loss_is_advised_that_no_record_supports():
+    losses, unknown, _ = told(sweep({"ce": [40.0], "elm": [39.0], "lade": [40.0]}))
+    assert losses == []
+    assert "Which loss is better than cross entropy: none is in these records." in unknown
+    assert any(line.endswith("not better there: lade, elm.") for line in unknown)
+
+
+def test_settings_of_other_data_are_not_copied():
+    records = sweep({"ce": [40.0], "outlying_mse": [42.0]}, config="theirs.py")
+    records["mine"]["runs"][1]["chosen"] = {"values": {"lr": 0.5, "alpha": 0.3}}
+    losses, unknown, found = told(records)
+    assert losses == ["Try outlying_mse."]
+    assert "lr=0.5" not in found[0].command
+    assert "No record is of this config; the nearest are of other data" in unknown[0]
+    records["mine"]["runs"][0]["config"] = records["mine"]["runs"][1]["config"] = "mine.py"
+    losses, _, found = told(records)
+    assert losses == ["Try outlying_mse:alpha=0.3."]
+    assert found[0].command.endswith("a.b=1 optim_wrapper.optimizer.lr=0.5")
+
+
+def test_without_records_nothing_is_claimed():
+    losses, unknown, found = told({})
+    assert losses == []
+    assert unknown == ["There is no record of classification."]
+    assert [one.kind for one in found] == ["decision"]
