@@ -67,6 +67,13 @@ def test_tables_and_files_of_label_maps(tmp_path, capsys):
             warnings.simplefilter("ignore")  # classes without a sample
             expected = class_weights(kind, saved.samples, saved.totals)
         np.testing.assert_allclose(values, expected, rtol=1e-5)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "class_counts.json",
+        "class_counts.png",
+        "class_counts_val.json",
+        "class_weights.json",
+    }
+    assert Image.open(tmp_path / "out" / "class_counts.png").format == "PNG"
     text = capsys.readouterr().out
     train, val = text.split("Val data")
     assert rows_of(train)["a"][0] == rows_of(val)["a"][0] == f"{pixels[0]:,}"
@@ -76,6 +83,13 @@ def test_tables_and_files_of_label_maps(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main("count", arguments)  # the folder holds files
     assert "`--out` must be a new or empty folder" in capsys.readouterr().err
+
+
+def test_without_matplotlib_the_counts_are_written(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mmseol.experiment.counted_classes.find_spec", lambda name: None)
+    main("count", ["quickstart/digits.py", "--out", str(tmp_path)])
+    assert {path.name for path in tmp_path.iterdir()} == {"class_counts.json", "class_weights.json"}
+    assert "pip install 'mmseol[analysis]'" in capsys.readouterr().out
 
 
 class FarBackend(LocalBackend):

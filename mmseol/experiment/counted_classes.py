@@ -6,6 +6,7 @@ import json
 import warnings
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -145,4 +146,19 @@ def _write(folder: Path, counted: Mapping[str, tuple[list[str], ClassCounts]]) -
             written.append("class_weights.json")
             with replacing(folder / written[-1], "w") as file:
                 file.write(json.dumps({"classes": names, **named_weights(counts)}, indent=1) + "\n")
-    return written
+    return [*written, *_draw(folder, counted)]
+
+
+def _draw(folder: Path, counted: Mapping[str, tuple[list[str], ClassCounts]]) -> list[str]:
+    """Draw the splits that have the same classes side by side; return the name of the picture."""
+    if find_spec("matplotlib") is None:
+        print("Without matplotlib there is no picture; install it: pip install 'mmseol[analysis]'.")
+        return []
+    from mmseol.analysis.figures.distributions import distribution_figure
+    from mmseol.analysis.figures.style import save_figure
+
+    names, first = next(iter(counted.values()))
+    sets = {split: counts for split, (own, counts) in counted.items() if own == names}
+    unit = "images" if np.array_equal(first.samples, first.images) else "pixels"
+    save_figure(distribution_figure(sets, names, unit), folder / "class_counts.png")
+    return ["class_counts.png"]
