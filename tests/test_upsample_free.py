@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from helpers.tiny_runner import log_of
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
+from mmengine.structures import PixelData
 from mmseg.models.losses import accuracy as host_accuracy
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
@@ -221,6 +223,58 @@ def test_accuracy_of_void_alone_and_of_ties() -> None:
     assert upsampled_accuracy(outputs, labels * 0, ignore_index=255) < 1e-4
     with pytest.raises(ValueError, match=r"`accuracy` must be one of 'exact', 'off', got 'low'"):
         upsample_free(nn.Identity(), "low")  # type: ignore[arg-type]
+
+
+STOCK = {"fcn_r50-d8": 1e-2, "pspnet_r50-d8": 1e-2, "upernet_r50": 1e-2, "segformer_mit-b0": 1e-3}
+NARROW = 16  # the stock widths of ResNet-50 are divided by it
+
+
+def stock_model(name: str) -> nn.Module:
+    """Return mmseg's model of that name, a narrow ResNet-18 in place of a ResNet-50."""
+    cfg = Config.fromfile(experiment.stock_config("mmseg", f"_base_/models/{name}.py")).model
+    heads = [cfg.decode_head] + ([cfg.auxiliary_head] if cfg.get("auxiliary_head") else [])
+    cfg.pretrained = None
+    if cfg.backbone.type == "ResNetV1c":
+        cfg.backbone.update(depth=18, base_channels=16, stem_channels=16, norm_cfg=dict(type="BN"))
+        for head in heads:
+            widths = head.in_channels
+            narrow = [w // NARROW for w in widths] if isinstance(widths, list) else widths // NARROW
+            head.update(in_channels=narrow, channels=head.channels // NARROW)
+    for head in heads:
+        head.norm_cfg = dict(type="BN")
+    torch.manual_seed(0)
+    return MODELS.build(cfg).double().train()  # float32 differs by rounding, which steps of training amplify
+
+
+def losses_of_steps(model: nn.Module, lr: float, steps: int) -> Tensor:
+    """Return all losses of every step, (steps, losses)."""
+    torch.manual_seed(1)
+    optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9)
+    logged = []
+    for _ in range(steps):
+        made = samples() + samples()
+        for sample in made:
+            label = torch.randint(19, (64, 64))
+            label[torch.rand(label.shape) < 0.05] = 255
+            sample.gt_sem_seg = PixelData(data=label[None])
+        losses = model.loss(torch.randn(4, 3, 64, 64).double(), made)
+        optimizer.zero_grad()
+        model.parse_losses(losses)[0].backward()
+        optimizer.step()
+        logged.append(torch.stack([v.detach() for key, v in losses.items() if "loss" in key]))
+    return torch.stack(logged)
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_steps_of_stock_models(name: str) -> None:
+    """``STEPS=20 python -m pytest tests/test_upsample_free.py -k stock`` trains for that many steps."""
+    steps = int(os.environ.get("STEPS", 2))
+    expected = losses_of_steps(stock_model(name), STOCK[name], steps)
+    model = stock_model(name)
+    assert set(upsample_free(model).values()) == {None}
+    got = losses_of_steps(model, STOCK[name], steps)
+    assert expected.unique().numel() == expected.numel()
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=0)  # mmseg adds 1e-7 to the number of pixels
 
 
 class Stages(nn.Module):
