@@ -113,7 +113,7 @@ def test_label_maps_that_differ_most_are_drawn(toy, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(side_by_side_predictions, "difference", noted)
     arguments = ["--data-root", str(toy), "--cfg-options", *SCENE_OPTIONS]
     out = tmp_path / "a.png"
-    main("analyze", ["predictions", *pairs, "--images", "2", "--out", str(out), *arguments])
+    main("analyze", ["predictions", *pairs, "--images", "2", "--dpi", "100", "--out", str(out), *arguments])
     ((args, kwargs),) = calls
     images, truths, maps, _, palette = args
     assert list(maps) == ["loss1", "loss2"]
@@ -131,7 +131,7 @@ def test_label_maps_that_differ_most_are_drawn(toy, tmp_path, monkeypatch, capsy
         np.testing.assert_array_equal(images[half], pixels)
         assert "(loss1)" in kwargs["captions"][half]
     assert "of each of 2 equal stretches of the val split" in capsys.readouterr().out
-    assert Image.open(out).size[0] == 5 * 2.4 * 150
+    assert Image.open(out).size[0] == 5 * 2.4 * 100
     assert "exists" in error_of(capsys, *pairs, "--out", str(out), *arguments)
     text = error_of(capsys, *pairs, "--classes", "tram", "--out", str(tmp_path / "b.png"), *arguments)
     assert "`--classes` must be one of 'sky'" in text

@@ -69,7 +69,9 @@ def embed(
                 "`--method umap` needs the package umap-learn: pip install umap-learn"
             ) from error
         neighbours = max(2, round(perplexity))
-        return np.asarray(UMAP(n_neighbors=neighbours, random_state=seed).fit_transform(reduced)), "UMAP"
+        return np.asarray(
+            UMAP(n_neighbors=neighbours, random_state=seed, n_jobs=1).fit_transform(reduced)
+        ), "UMAP"
     if find_spec("openTSNE") is not None:
         from openTSNE import TSNE as OpenTSNE
 
@@ -176,8 +178,8 @@ def _nearest_class(values: FloatArray, label: IntArray, image: IntArray, classes
 def prepare_tsne(args: Namespace) -> list[Features]:
     """Return the features of the files.
 
-    >>> prepare_tsne(Namespace(out="tsne.png", method="tsne", perplexity=30.0, seed=0, titles=["a"],
-    ...                        files=["a.npz", "b.npz"]))
+    >>> prepare_tsne(Namespace(out="tsne.png", dpi=150, method="tsne", perplexity=30.0, seed=0,
+    ...                        titles=["a"], files=["a.npz", "b.npz"]))
     Traceback (most recent call last):
     ValueError: `--titles` must be one for each file, got 1 for 2 files.
 
@@ -187,6 +189,7 @@ def prepare_tsne(args: Namespace) -> list[Features]:
     """
     check_picture("--out", args.out)
     choice("--method", args.method, METHODS)
+    whole_number("--dpi", args.dpi, at_least=20)
     number("--perplexity", args.perplexity, above=0)
     whole_number("--seed", args.seed, at_least=0)
     if args.titles is not None and len(args.titles) != len(args.files):
@@ -227,7 +230,7 @@ def run_tsne(found: Sequence[Features], args: Namespace) -> None:
         f"training {what}" if "split" not in str(found[0].meta.get("counts_from")) else f"{what} of the split"
     )
     figure = embedding_figure(panels, names, counts, unit, note)
-    save_figure(figure, args.out)
+    save_figure(figure, args.out, args.dpi)
     print(_table(titles, names, counts, measured))
     print(f"Wrote {args.out}: {note}.")
 

@@ -95,7 +95,8 @@ def _tsne(parser: ArgumentParser) -> None:
     parser.add_argument(
         "files", nargs="+", metavar="FILE.npz", help="files of `analyze features`, one a loss"
     )
-    parser.add_argument("--out", required=True, metavar="PICTURE", help="new .png, .pdf or .svg")
+    parser.add_argument("--out", required=True, metavar="FILE", help="new picture: .png, .pdf or .svg")
+    parser.add_argument("--dpi", type=int, default=150, help="pixels per inch of a .png (default: 150)")
     parser.add_argument("--titles", nargs="+", metavar="TITLE", help="of the files (default: their names)")
     parser.add_argument(
         "--method", choices=["tsne", "umap"], default="tsne", help="umap needs umap-learn (default: tsne)"
@@ -134,7 +135,8 @@ def _predictions(parser: ArgumentParser) -> None:
         metavar="CONFIG CHECKPOINT",
         help="a config and its checkpoint for each loss; the data are those of the first config",
     )
-    parser.add_argument("--out", required=True, metavar="PICTURE", help="new .png, .pdf or .svg")
+    parser.add_argument("--out", required=True, metavar="FILE", help="new picture: .png, .pdf or .svg")
+    parser.add_argument("--dpi", type=int, default=150, help="pixels per inch of a .png (default: 150)")
     parser.add_argument(
         "--titles", nargs="+", metavar="TITLE", help="of the losses (default: folders of the checkpoints)"
     )

@@ -55,6 +55,7 @@ def prepare_predictions(args: Namespace) -> list[Config]:
             f"{', '.join(args.pairs)}."
         )
     check_picture("--out", args.out)
+    whole_number("--dpi", args.dpi, at_least=20)
     if args.images is not None:
         whole_number("--images", args.images, at_least=1)
     titles = args.titles or [Path(path).resolve().parent.name for path in checkpoints]
@@ -233,7 +234,7 @@ def _draw_label_maps(
         captions=captions,
         order=order_by_count(counts).tolist(),
     )
-    save_figure(figure, args.out)
+    save_figure(figure, args.out, args.dpi)
     print("\n".join(captions))
     print(
         f"Wrote {args.out}: of each of {wished} equal stretches of the {args.split} split, the image whose "
@@ -288,7 +289,7 @@ def _draw_classes(
         {title: [classes[int(kept.maps[i][0])] for kept in shown] for i, title in enumerate(args.titles)},
         note=note,
     )
-    save_figure(figure, args.out)
+    save_figure(figure, args.out, args.dpi)
     print(f"Wrote {args.out}: {note}; {total + 1} images were read.")
 
 

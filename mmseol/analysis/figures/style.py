@@ -200,5 +200,6 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 150) -> Path:
     kind = path.suffix[1:].lower()
     undated: Any = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
     with rc_context({**_FONTS, "svg.hashsalt": "mmseol"}), replacing(path) as file:
-        figure.savefig(file, format=kind, dpi=dpi, metadata=undated.get(kind))
+        smaller: Any = {"pil_kwargs": {"optimize": True}} if kind == "png" else {}
+        figure.savefig(file, format=kind, dpi=dpi, metadata=undated.get(kind), **smaller)
     return path
