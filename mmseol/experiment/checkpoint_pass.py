@@ -126,8 +126,8 @@ class CheckpointPass(NamedTuple):
     def images(self, text: str | None = None) -> Iterator[tuple[NDArray[np.uint8], Any]]:
         """Yield the pixels of each image as the model gets them, RGB (H, W, 3), and its predicted sample."""
         preprocessor: Any = getattr(self.model, "data_preprocessor", None)
-        swapped = bool(getattr(preprocessor, "_channel_conversion", False))
-        swapped = swapped or bool(getattr(preprocessor, "to_rgb", False))
+        names = ("_channel_conversion", "channel_conversion", "to_rgb")  # of mmengine, mmseg 1.2, mmpretrain
+        swapped = any(getattr(preprocessor, name, False) for name in names)
         for batch, samples in self.batches(text):
             for tensor, sample in zip(batch["inputs"], samples, strict=True):
                 pixels = tensor.cpu().numpy().transpose(1, 2, 0).clip(0, 255).astype(np.uint8)
