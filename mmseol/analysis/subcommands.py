@@ -126,6 +126,9 @@ def _outlying_label(parser: ArgumentParser) -> None:
         metavar="DIR",
         help="folder of the outputs that are read only once (default: work_dirs/outlying_label)",
     )
+    parser.add_argument(
+        "--alpha", action="store_true", help="also search alpha and learning rate of a perceptron (minutes)"
+    )
 
 
 def _predictions(parser: ArgumentParser) -> None:

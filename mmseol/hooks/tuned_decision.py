@@ -157,7 +157,7 @@ class DecisionPass:
             families.append(self.fold_families[fold])
             candidates.append(self.fold_candidates[fold])
         winners = [
-            find_winners(outputs, logs, family.kind, valid)
+            find_winners(outputs, logs, family.kind, valid, plain)
             for family, logs in zip(families, candidates, strict=True)
         ]
         if len(truth) == len(images):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "draw_alpha",
     "draw_class_means",
     "draw_decisions",
     "draw_estimates",
@@ -232,3 +233,27 @@ def _gain(row: Mapping[str, Any], title: str, statements: Sequence[Mapping[str, 
             low, high = one["images"]
             return value, [[max(0.0, value - low)], [max(0.0, high - value)]]
     return value, None
+
+
+def draw_alpha(record: Mapping[str, Any]) -> Figure:
+    """Return the validation accuracy over the learning rate for each alpha, one panel an optimizer.
+
+    >>> row = {"optimizer": "SGD", "alpha": "auto", "rates": [0.1, 1.0], "validation by rate": [80.0, 70.0]}
+    >>> len(draw_alpha({"rows": [row]}).axes)
+    1
+    """
+    optimizers = list(dict.fromkeys(row["optimizer"] for row in record["rows"])) or [""]
+    with new_figure(3.4 * len(optimizers) + 1.4, 3.0) as figure:
+        panels = figure.subplots(1, len(optimizers), sharey=True, squeeze=False)[0]
+        for panel, name in zip(panels, optimizers, strict=True):
+            mine = [row for row in record["rows"] if row["optimizer"] == name]
+            for row, style in zip(mine, class_styles(-np.arange(len(mine))), strict=True):
+                label = f"alpha {row['alpha']}"
+                panel.plot(row["rates"], row["validation by rate"], label=label, markersize=4, **style)
+            panel.set_xscale("log")
+            panel.set_title(name)
+            panel.set_xlabel("learning rate")
+        panels[0].set_ylabel("validation accuracy, %")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles=handles, labels=labels, loc="outside right center")
+    return figure

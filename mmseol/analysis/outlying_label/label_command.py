@@ -17,6 +17,7 @@ from mmengine.config import Config
 from mmseol.analysis.figures import label_figures
 from mmseol.analysis.figures.style import save_figure
 from mmseol.analysis.outlying_label import label_decisions, target_estimates
+from mmseol.analysis.outlying_label.alpha_search import alpha_grid, alpha_measurement
 from mmseol.analysis.outlying_label.cases import EARLY, LATE, Case
 from mmseol.analysis.records import environment
 from mmseol.analysis.verdicts import RULES
@@ -77,7 +78,7 @@ def prepare_outlying_label(args: Namespace) -> dict[str, list[Path]]:
         for folder in found[name]:
             if not folder.is_dir():
                 raise FileNotFoundError(f"`--runs` must name folders, got {str(folder)!r}.")
-    for name in _RECORDS:
+    for name in (*_RECORDS, "alpha"):
         path = Path(args.out) / f"{name}.json"
         if path.exists() and json.loads(path.read_text()).get("kind") != KIND:
             raise ValueError(f"`--out` must not hold results of another command, got {str(path)!r}.")
@@ -94,29 +95,35 @@ def run_outlying_label(folders: dict[str, list[Path]], args: Namespace) -> None:
         case, rows = _case(name, runs, Path(args.work_dir))
         cases.append(case)
         used += rows
-    out = Path(args.out)
+    sources = " ".join(f"{case.name}=DIR" for case in cases)
+    shared = {
+        "kind": KIND,
+        "command": f"python -m mmseol analyze outlying-label --runs {sources}",
+        "environment": environment(),
+        "rules": RULES,
+    }
     for name, (question, measure) in _RECORDS.items():
         parts = [measure(case) for case in cases]
-        record: dict[str, Any] = {
-            "kind": KIND,
-            "title": question,
-            "command": "python -m mmseol analyze outlying-label --runs "
-            + " ".join(f"{case.name}=DIR" for case in cases),
-            "environment": environment(),
-            "rules": RULES,
-            "runs": used,
-            "rows": [row for part in parts for row in part["rows"]],
-            "statements": [asdict(one) for part in parts for one in part["statements"]],
-        }
-        for part in parts:
-            record.setdefault("curves", {}).update(part.get("curves", {}))
-        with replacing(out / f"{name}.json", "w") as file:
-            file.write(compact(record) + "\n")
-        draw = getattr(label_figures, f"draw_{name}")
-        (out / f"{name}.png").unlink(missing_ok=True)
-        if record["rows"]:
-            save_figure(draw(record), out / f"{name}.png", dpi=100)
-        print(f"{name}: {len(record['rows'])} rows, {len(record['statements'])} statements")
+        record = {**shared, "title": question, "runs": used}
+        record |= {key: [row for part in parts for row in part[key]] for key in ("rows", "statements")}
+        record["curves"] = {key: curve for part in parts for key, curve in part.get("curves", {}).items()}
+        _write(Path(args.out), name, record)
+    if args.alpha:
+        found = alpha_measurement(alpha_grid(Path(args.work_dir) / "alpha_grid.json"))
+        _write(
+            Path(args.out), "alpha", {**shared, "title": "Does a learning rate make up for alpha?", **found}
+        )
+
+
+def _write(out: Path, name: str, record: dict[str, Any]) -> None:
+    """Write a record and its figure in place of those of an earlier run."""
+    record["statements"] = [asdict(one) for one in record["statements"]]
+    with replacing(out / f"{name}.json", "w") as file:
+        file.write(compact(record) + "\n")
+    (out / f"{name}.png").unlink(missing_ok=True)
+    if record["rows"]:
+        save_figure(getattr(label_figures, f"draw_{name}")(record), out / f"{name}.png", dpi=100)
+    print(f"{name}: {len(record['rows'])} rows, {len(record['statements'])} statements")
 
 
 def compact(record: dict[str, Any]) -> str:

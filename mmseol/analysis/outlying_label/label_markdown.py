@@ -10,12 +10,15 @@ from mmseol.utils.checks import choice
 
 __all__ = ["label_markdown"]
 
-_HIDDEN = ("classes", "counts", "means", "score", "fraction by class and output", "tuned")
+_HIDDEN = (
+    *("classes", "counts", "means", "score", "fraction by class and output", "tuned"),
+    *("test by seed", "validation by rate", "rates"),
+)
 _HEADINGS = {"ce": "cross entropy", "mse": "one-hot MSE", "outlying_mse": "outlying MSE", "vs": "VS loss"}
 
 
 def label_markdown(record: Mapping[str, Any], part: str | None) -> str:
-    """Return the table of a part: ``rows`` (default), ``statements`` or ``runs``.
+    """Return the table of a part: ``rows`` (default), ``statements``, ``runs`` or ``auto``.
 
     >>> row = {"data": "digits, late", "loss": "ce", "argmax": [40.0, 1.5], "P": [0.25, None]}
     >>> print(label_markdown({"rows": [row]}, None))
@@ -27,15 +30,17 @@ def label_markdown(record: Mapping[str, Any], part: str | None) -> str:
         record: Record of the command.
         part: Name of the part; ``None``: ``'rows'``.
     """
-    part = choice("part", part or "rows", ("rows", "statements", "runs"))
+    part = choice("part", part or "rows", ("rows", "statements", "runs", "auto"))
     if part == "statements":
         return _statements(record)
     if part == "runs":
         return _runs(record)
-    rows = record["rows"]
+    rows = record["auto" if part == "auto" else "rows"]
     keys = list(dict.fromkeys(key for row in rows for key in row if key not in _HIDDEN))
     cells = [[_cell(row.get(key)) for key in keys] for row in rows]
-    return markdown_table(keys, cells, left=[i for i, key in enumerate(keys) if key in ("data", "loss")])
+    return markdown_table(
+        keys, cells, left=[i for i, key in enumerate(keys) if key in ("data", "loss", "optimizer")]
+    )
 
 
 def _cell(value: Any) -> str:
@@ -43,8 +48,10 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, str):
         return _HEADINGS.get(value, value.replace("_", " "))
-    if isinstance(value, int):
-        return str(value)
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    if isinstance(value, (int, float)):
+        return f"{value:.3g}"
     if len(value) == 2 and (value[1] is None or isinstance(value[1], float)) and isinstance(value[0], float):
         digits = 1 if abs(value[0]) >= 2 or (value[1] or 0) >= 0.5 else 3
         spread = "" if value[1] is None else f" ± {value[1]:.{digits}f}"
