@@ -28,6 +28,8 @@ _TITLES = {
     "outlying_mse": "outlying MSE",
     "balanced_softmax": "balanced softmax",
     "vs": "VS loss",
+    "weighted_ce_inverse_frequency": "weighted cross entropy",
+    "logit_adjusted": "logit adjusted",
     "balanced_accuracy": "balanced accuracy",
 }
 _GAINS = {"by cross-validation": "o", "held out, tuned": "^", "held out, P / n": "s"}
@@ -161,13 +163,19 @@ def draw_class_means(record: Mapping[str, Any]) -> Figure:
 def draw_gradients(record: Mapping[str, Any]) -> Figure:
     """Return the part of the gradient on true and wrong outputs, by class of the element.
 
+    Data sets with one loss are left out if another has several.
+
     >>> row = {"data": "digits, late", "loss": "ce", "classes": ["a", "b"], "counts": [9, 1]}
     >>> row["fraction by class and output"] = [[0.25, 0.25], [0.25, 0.25]]
     >>> len(draw_gradients({"rows": [row]}).axes)
     1
     """
-    rows = list(record["rows"])
-    data = list(dict.fromkeys(row["data"] for row in rows)) or [""]
+    losses_of: dict[str, set[str]] = {}
+    for row in record["rows"]:
+        losses_of.setdefault(row["data"], set()).add(row["loss"])
+    several = [name for name, own in losses_of.items() if len(own) > 1] or list(losses_of)
+    rows = [row for row in record["rows"] if row["data"] in several]
+    data = several or [""]
     losses = list(dict.fromkeys(row["loss"] for row in rows)) or [""]
     with new_figure(2.6 * len(losses) + 0.6, 2.1 * len(data) + 0.8) as figure:
         panels = figure.subplots(len(data), len(losses), sharey="row", squeeze=False)
@@ -201,7 +209,7 @@ def draw_held_out(record: Mapping[str, Any]) -> Figure:
     """
     rows = _late(record)
     data = list(dict.fromkeys(row["data"] for row in rows)) or [""]
-    with new_figure(max(5.5, 3.4 * len(data) + 0.3), 3.0) as figure:
+    with new_figure(max(5.5, 3.4 * len(data) + 0.3), 3.4) as figure:
         panels = figure.subplots(1, len(data), squeeze=False)[0]
         for panel, name in zip(panels, data, strict=True):
             mine = [row for row in rows if row["data"] == name]
@@ -212,7 +220,8 @@ def draw_held_out(record: Mapping[str, Any]) -> Figure:
                     label = title if j == 0 else None
                     panel.errorbar([j + 0.2 * (i - 1)], [gain], error, label=label, **style)
             panel.axhline(0, color="black", linewidth=1, linestyle=":")
-            panel.set_xticks(range(len(mine)), [_title(row["loss"]) for row in mine], rotation=20)
+            titles = [_title(row["loss"]) for row in mine]
+            panel.set_xticks(range(len(mine)), titles, rotation=30, ha="right", rotation_mode="anchor")
             panel.set_title(name.partition(",")[0])
             panel.set_ylabel(f"gain in {_title(mine[0]['score'])}, points" if mine else "")
         handles, labels = panels[0].get_legend_handles_labels()

@@ -76,7 +76,7 @@ def _statements(record: Mapping[str, Any]) -> str:
                 f"{one['difference']:+.{digits}f}",
                 interval(one["images"]),
                 interval(one["by_seed"]),
-                f"**{one['verdict']}**",
+                f"**{one['verdict']}**" + (" (one seed)" if one["seeds"] == 1 else ""),
             ]
         )
     headings = ["statement", "data", "seeds", "difference", "over images", "over seeds", ""]

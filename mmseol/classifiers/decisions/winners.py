@@ -2,8 +2,8 @@ r"""The classes that many decisions choose, from one pass over the outputs.
 
 For :math:`\log m_k = b_k + t d_k` the difference of two classes' scores changes its sign at most once over t.
 If the same class wins at two strengths, it therefore wins at all between. The winners of all pixels are
-computed at both ends. Where they differ, the two classes alone say between which decisions they would
-change places; if they also win there against all others, no third class comes between. What is left is looked at by
+computed at both ends. Where they differ, the two classes alone say between which decisions they would change
+places; if they also win there against all others, no third class comes between. What is left is looked at by
 bisection. To see whether a class wins takes a third of the time of finding the class that wins. For products
 this holds with outputs of any sign: a positive output wins over all others, and if all are negative, the
 logarithm of their size is linear in t as well.
