@@ -464,3 +464,28 @@ def test_recall_of_the_balanced_objective_is_scikit_learns() -> None:
     got = overall_score("balanced_accuracy", score_tallies(tallies.hits, tallies.truth, tallies.predicted))
     expected = recall_score(truth[kept], outputs.argmax(0)[kept], average="macro")
     assert got[0] == pytest.approx(100 * expected)
+
+
+@pytest.mark.parametrize("kind", ["multiplicative", "additive"])
+@pytest.mark.parametrize("classes", [5, 90])
+def test_winners_with_ties_guesses_and_single_changes(
+    kind: Any, classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outputs with few different values tie often; guesses may be right or wrong; most elements change once."""
+    monkeypatch.setattr(winners, "_STRIP", 64)
+    generator = torch.Generator().manual_seed(classes)
+    outputs = torch.randint(1, 9, (classes, 500), generator=generator) / 4.0
+    outputs[:, 200:] /= 8
+    rows = torch.randint(classes, (2, 300), generator=generator)
+    outputs[rows, torch.arange(200, 500)] = torch.tensor([[4.0], [2.0]])  # two classes far above the others
+    counts = np.repeat([1000, 100], [classes - classes // 2, classes // 2])  # equal factors keep ties
+    family = make_family("prior", kind, counts, None, [0.0, 0.1, 0.3, 0.4, 0.9])
+    candidates = torch.from_numpy(family.candidates())
+    expected = brute_force(outputs, candidates.float(), kind)
+    right, wrong = expected[0], torch.zeros(500, dtype=torch.int64)
+    for plain in (None, right, wrong, torch.where(torch.arange(500) % 3 > 0, right, wrong)):
+        found = find_winners(outputs, candidates, kind, None, plain).labels()
+        scores = torch.stack([combined(outputs, logs, kind) for logs in candidates.float()])
+        best = scores.gather(1, found[:, None])[:, 0]
+        assert torch.equal(best, scores.amax(1))
+        assert torch.equal(found, expected)

@@ -104,7 +104,7 @@ def test_outputs_that_do_not_follow_it_refute_it(case: Case) -> None:
     said = verdicts(estimates(wrong))
     assert said["best divisors of outlying MSE grow with rank^1"] == "refuted"
     assert said["outlying outputs over their targets are better estimates than over one number"] == "refuted"
-    assert said["outlying outputs over targets estimate P(k | x) as well as cross entropy"] == "refuted"
+    assert said["outlying outputs over targets estimate P as well as cross entropy"] == "refuted"
 
 
 def test_scores_are_scikit_learns(case: Case) -> None:
@@ -185,6 +185,17 @@ def test_records_become_tables_and_figures(case: Case) -> None:
         assert len(table) == 2 + len(record["statements"]) > 2
         assert len(label_markdown(record, None).splitlines()) == 2 + len(record["rows"]) > 2
         assert getattr(label_figures, f"draw_{name}")(record).axes
+
+
+def test_a_table_has_a_column_for_each_data_set_and_the_wider_interval() -> None:
+    shared = dict(text="a is better", images=[0.5, 1.0], difference=0.75, seeds=3, verdict="undecided")
+    rows = [dict(shared, data="digits, late", by_seed=[-30, 1]), dict(shared, data="b, late", by_seed=None)]
+    text = label_markdown({"statements": [*rows, dict(rows[0], data="c, early")]}, "late")
+    assert text.splitlines() == [
+        "| statement, late in training | digits | b |",
+        "|---|---|---|",
+        "| a is better | **undecided** +0.8 [-30.0, +1.0] | **undecided** +0.75 [+0.50, +1.00] |",
+    ]
 
 
 def test_units_are_resampled_together() -> None:

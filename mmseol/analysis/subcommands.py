@@ -111,8 +111,8 @@ def _outlying_label(parser: ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="NAME=DIR[,DIR...]",
-        help="data set and its runs: work directories of sweeps, of trainings, or folders of these; of runs "
-        "with the same loss and seed the first counts",
+        help="data set and its runs with ce, mse, outlying_mse, balanced_softmax or vs: work directories of "
+        "sweeps, of trainings, or folders of these; of runs with the same loss and seed the first counts",
     )
     parser.add_argument(
         "--out",

@@ -26,7 +26,8 @@ from mmseol.utils.files import replacing
 __all__ = ["alpha_grid", "alpha_measurement", "alpha_table", "auto_alphas"]
 
 ALPHAS: tuple[float | str, ...] = ("auto", 0.3, 1.0, 3.0, 5.0, 10.0)
-RATES = {"SGD": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1), "Adam": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)}
+_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+RATES: dict[str, Sequence[float]] = {"SGD": _RATES, "Adam": _RATES[1:]}
 _SEEDS = (1, 2, 3)
 _PAPER, _MARGIN = 5.0, 2.0
 _EPOCHS, _BATCH, _WIDTH = 40, 32, 64
@@ -214,7 +215,8 @@ def alpha_measurement(grid: Sequence[dict[str, Any]]) -> dict[str, Any]:
         data = f"digits, perceptron, {optimizer}"
         for alpha, scores in own.items():
             if alpha != _PAPER and _PAPER in own:
-                text = f"at its own learning rate, alpha {alpha} scores as alpha {_PAPER:g}"
+                name = alpha if isinstance(alpha, str) else f"{alpha:g}"
+                text = f"at its own learning rate, alpha {name} scores as alpha {_PAPER:g}"
                 said.append(statement(text, data, scores, own[_PAPER], "equal", _MARGIN))
         if "auto" in own and _PAPER in own:
             text = f"alpha auto is at least as good as alpha {_PAPER:g}"

@@ -78,8 +78,8 @@ class Case:
         return {seed: run[split] for seed, run in runs.items() if split in run}
 
     def losses(self, stage: str) -> list[str]:
-        """Return the losses of a stage."""
-        return [loss for loss, own in self.runs if own == stage]
+        """Return the losses of a stage that are compared, in the order of :data:`TITLES`."""
+        return [loss for loss in TITLES if (loss, stage) in self.runs]
 
     def unit(self, image: IntArray) -> IntArray:
         """Return the unit of each image that is resampled as a whole."""

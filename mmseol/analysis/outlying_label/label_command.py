@@ -18,7 +18,7 @@ from mmseol.analysis.figures import label_figures
 from mmseol.analysis.figures.style import save_figure
 from mmseol.analysis.outlying_label import label_decisions, target_estimates
 from mmseol.analysis.outlying_label.alpha_search import alpha_grid, alpha_measurement
-from mmseol.analysis.outlying_label.cases import EARLY, LATE, Case
+from mmseol.analysis.outlying_label.cases import EARLY, LATE, TITLES, Case
 from mmseol.analysis.records import environment
 from mmseol.analysis.verdicts import RULES
 from mmseol.experiment.checkpoint_outputs import CheckpointOutputs, ordered_loader, read_outputs, run_config
@@ -183,6 +183,8 @@ def find_runs(folder: Path) -> Iterator[Run]:
             continue
         cfg = run_config(place)
         loss, settings = _loss(cfg), _settings(cfg)
+        if loss not in TITLES:
+            continue
         last, seed = cfg.train_cfg.max_epochs, int((cfg.get("randomness") or {}).get("seed") or 0)
         early = [epoch for epoch in sorted(epochs) if 2 * epoch < last][:1]
         for epoch in [*early, *([last] if last in epochs else [])]:

@@ -18,7 +18,7 @@ _HEADINGS = {"ce": "cross entropy", "mse": "one-hot MSE", "outlying_mse": "outly
 
 
 def label_markdown(record: Mapping[str, Any], part: str | None) -> str:
-    """Return the table of a part: ``rows`` (default), ``statements``, ``runs`` or ``auto``.
+    """Return the table of a part.
 
     >>> row = {"data": "digits, late", "loss": "ce", "argmax": [40.0, 1.5], "P": [0.25, None]}
     >>> print(label_markdown({"rows": [row]}, None))
@@ -28,11 +28,14 @@ def label_markdown(record: Mapping[str, Any], part: str | None) -> str:
 
     Args:
         record: Record of the command.
-        part: Name of the part; ``None``: ``'rows'``.
+        part: ``'rows'``, ``'statements'``, those ``'late'`` or ``'early'`` in training, ``'runs'``, or
+            ``'auto'``; ``None``: ``'rows'``.
     """
-    part = choice("part", part or "rows", ("rows", "statements", "runs", "auto"))
+    part = choice("part", part or "rows", ("rows", "statements", "late", "early", "runs", "auto"))
     if part == "statements":
         return _statements(record)
+    if part in ("late", "early"):
+        return _by_data(record, part)
     if part == "runs":
         return _runs(record)
     rows = record["auto" if part == "auto" else "rows"]
@@ -81,6 +84,21 @@ def _statements(record: Mapping[str, Any]) -> str:
         )
     headings = ["statement", "data", "seeds", "difference", "over images", "over seeds", ""]
     return markdown_table(headings, rows, left=(0, 1, 6))
+
+
+def _by_data(record: Mapping[str, Any], stage: str) -> str:
+    """Return the statements on a stage of training, one column a data set; an interval is the wider one."""
+    mine = [one for one in record["statements"] if one["data"].endswith(f", {stage}")]
+    data = list(dict.fromkeys(one["data"].rpartition(",")[0] for one in mine))
+    cells: dict[str, dict[str, str]] = {}
+    for one in mine:
+        ends = [value for pair in (one["images"], one["by_seed"]) if pair for value in pair]
+        low, high = min(ends), max(ends)
+        digits = 2 if max(abs(low), abs(high)) < 2 else 1
+        numbers = f"{one['difference']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+        cells.setdefault(one["text"], {})[one["data"].rpartition(",")[0]] = f"**{one['verdict']}** {numbers}"
+    rows = [[text, *(row.get(name, "") for name in data)] for text, row in cells.items()]
+    return markdown_table([f"statement, {stage} in training", *data], rows, left=range(len(data) + 1))
 
 
 def _runs(record: Mapping[str, Any]) -> str:

@@ -121,7 +121,7 @@ def estimates(case: Case) -> dict[str, Any]:
             if first:
                 said.append(
                     statement(
-                        f"outlying outputs over targets estimate P(k | x) as well as {TITLES[other]}",
+                        f"outlying outputs over targets estimate P as well as {TITLES[other]}",
                         title,
                         [m.brier() for m in first],
                         [m.brier() for m in second],
