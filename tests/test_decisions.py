@@ -471,7 +471,7 @@ def test_recall_of_the_balanced_objective_is_scikit_learns() -> None:
 def test_winners_with_ties_guesses_and_single_changes(
     kind: Any, classes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Outputs with few different values tie often; guesses may be right or wrong; most elements change once."""
+    """Outputs of few values tie often; guesses may be right or wrong; most elements change once."""
     monkeypatch.setattr(winners, "_STRIP", 64)
     generator = torch.Generator().manual_seed(classes)
     outputs = torch.randint(1, 9, (classes, 500), generator=generator) / 4.0
