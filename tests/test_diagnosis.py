@@ -231,7 +231,8 @@ def test_a_missing_folder(scenes):
     cfg = segmentation(scenes)
     cfg.train_dataloader.dataset.data_prefix.img_path = "no_such"
     assert "must be an existing folder, got" in found(cfg, CONFIG)
-    text = found(cfg, DATA, MODEL, status="skipped")
+    text = found(cfg, CONFIG, DATA, MODEL, status="skipped")
+    assert "training data: needs the files of train_dataloader" in text
     assert "training labels: needs the training data" in text
     assert "first iteration: needs the training data" in text
 
@@ -341,6 +342,14 @@ def classes(tmp_path: Path) -> Config:
 def test_a_stock_classification_config_passes(classes):
     findings = run_checks([*CONFIG, *DATA, *MODEL], Subject(classes))
     assert {one.check: one.text for one in findings if one.status in ("fault", "skipped")} == {}
+
+
+def test_data_that_training_would_download(classes, tmp_path):
+    classes.train_dataloader.dataset = dict(type="CIFAR10", data_root=str(tmp_path / "none"), pipeline=[])
+    assert "training would download them" in found(classes, DATA[:1], status="warning")
+    classes.train_dataloader.dataset.download = False
+    assert "cannot be built" in found(classes, DATA[:1])
+    assert not (tmp_path / "none").exists()
 
 
 def test_five_best_of_three_classes(classes):

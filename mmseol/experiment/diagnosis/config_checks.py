@@ -111,7 +111,7 @@ def losses(subject: Subject) -> Iterator[Finding]:
                 yield Finding("fault", f"{name}.{key} cannot be built: {error_text(error)}")
     if subject.losses and not broken:
         kinds = dict.fromkeys(type(loss).__name__ for _, loss in subject.losses)
-        yield Finding("ok", f"{len(subject.losses)} losses can be built: {', '.join(kinds)}")
+        yield Finding("ok", f"{', '.join(kinds)} of {len(subject.losses)} head(s) can be built")
     elif not broken:
         yield Finding("skipped", "no head of the config names its loss")
 
@@ -141,14 +141,13 @@ def hooks_of_losses(subject: Subject) -> Iterator[Finding]:
 def files(subject: Subject) -> Iterator[Finding]:
     """Look for the folders and annotation files of all data sets."""
     present = [name for name in DATALOADERS if subject.cfg.get(name)]
-    faults = 0
     for name in present:
         try:
             check_files(subject.cfg, [name])
         except ValueError as error:
-            faults += 1
+            subject.missing.append(name)
             yield Finding("fault" if name != "test_dataloader" else "warning", str(error))
-    if not faults:
+    if not subject.missing:
         yield Finding("ok", f"the files of {first_few(present)} exist")
 
 
@@ -240,7 +239,8 @@ def scaled_rate(subject: Subject) -> Iterator[Finding]:
     enabled = (cfg.get("auto_scale_lr") or {}).get("enable")
     gpus = max(1, torch.cuda.device_count())
     if not base or not size or enabled or base <= size * gpus * 2:
-        yield Finding("ok", f"the learning rate was chosen for batches of {base or size}")
+        chosen = f"the learning rate was chosen for batches of {base}"
+        yield Finding("ok", chosen if base else "auto_scale_lr names no batch of the learning rate")
         return
     yield Finding(
         "warning",

@@ -10,8 +10,8 @@ import numpy as np
 from mmseol.counting import LabelError, count_label_maps
 from mmseol.counting.wrappers import is_segmentation, walk
 from mmseol.experiment.counted_classes import count_split, skew_text
-from mmseol.experiment.data import build_dataset
-from mmseol.experiment.diagnosis.findings import Check, Finding, Subject, error_text
+from mmseol.experiment.data import build_dataset, leaf_datasets
+from mmseol.experiment.diagnosis.findings import Check, Finding, Subject, Unavailable, error_text
 from mmseol.experiment.loss import named_heads, stated_by_heads
 from mmseol.hooks.run_parts import agreed
 from mmseol.utils.text import first_few
@@ -37,11 +37,17 @@ def _data(subject: Subject, split: str) -> Iterator[Finding]:
     if not subject.cfg.get(name):
         yield Finding("skipped" if split == "val" else "warning", f"the config has no {name}")
         return
+    if name in subject.missing:
+        raise Unavailable(f"the files of {name}")
     try:
         dataset = build_dataset(subject.cfg, name)
         items = walk(dataset)
     except Exception as error:
-        yield Finding("fault", f"the data set of {name} cannot be built: {error_text(error)}")
+        leaves = list(leaf_datasets(subject.cfg[name].get("dataset")))
+        if "download=True" in str(error) and any(leaf.get("download") is not False for leaf in leaves):
+            yield Finding("warning", f"the data of {name} are not there; training would download them")
+        else:
+            yield Finding("fault", f"the data set of {name} cannot be built: {error_text(error)}")
         return
     subject.datasets[split] = dataset
     yield Finding("ok", f"{len(items)} images")

@@ -65,6 +65,7 @@ class Subject:
         counts: Class counts of the training data.
         names: Names of the classes.
         losses: Losses by the name of their head.
+        missing: Data loaders whose files are missing.
         model: Model with new weights, in training mode on ``device``.
     """
 
@@ -75,6 +76,7 @@ class Subject:
     counts: ClassCounts | None = None
     names: list[str] = field(default_factory=list)
     losses: list[tuple[str, Any]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
     model: Any = None
 
     def require(self, part: Literal["train", "val", "counts", "model"]) -> Any:

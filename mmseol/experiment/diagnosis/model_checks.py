@@ -84,7 +84,7 @@ def first_iteration(subject: Subject) -> Iterator[Finding]:
     if beside:
         yield Finding(
             "ok",
-            f"the gradient has the norm {norm:.3g}, {norm / beside:.2g} times that of cross entropy on this "
+            f"the gradient has the norm {norm:.3g}, {norm / beside:.3g} times that of cross entropy on this "
             f"batch ({beside:.3g}), at the learning rate {rate}",
         )
 
