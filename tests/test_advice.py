@@ -18,8 +18,9 @@ from mmseol.__main__ import COMMANDS, main
 from mmseol.counting import count_dataset
 from mmseol.counting.counts import ClassCounts
 from mmseol.counting.skew import batches_without
-from mmseol.experiment.advice import advise, expected_without
+from mmseol.experiment.advice import advise
 from mmseol.experiment.commands import load_config
+from mmseol.experiment.data import expected_without
 from mmseol.samplers import ClassAwareSampler, RareClassSampler
 
 ROOT = Path(__file__).parents[1]

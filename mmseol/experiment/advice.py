@@ -14,25 +14,22 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.registry import DATA_SAMPLERS
 
 from mmseol.analysis.evidence import Comparison, RecordedRun, evidence, read_records, recorded_runs
 from mmseol.analysis.paired import seed_interval
 from mmseol.analysis.run_text import SHORT_NAMES, values_text
 from mmseol.analysis.text_table import spread
 from mmseol.counting.counts import ClassCounts
-from mmseol.counting.skew import batches_without
-from mmseol.counting.wrappers import walk
 from mmseol.experiment.commands import load_config
 from mmseol.experiment.config_files import sweeps_of
 from mmseol.experiment.counted_classes import count_split, skew_text
-from mmseol.experiment.data import build_dataset, check_files
+from mmseol.experiment.data import build_dataset, check_files, expected_without
 from mmseol.experiment.loss import LOSSES
 from mmseol.hooks.class_table import class_table
 from mmseol.utils.arrays import FloatArray
 from mmseol.utils.text import first_few
 
-__all__ = ["Advice", "advise", "expected_without", "prepare_advise"]
+__all__ = ["Advice", "advise", "prepare_advise"]
 
 _LISTED = 3  # losses
 _OFTEN = 0.5  # batches without a class, from which a sampler is worth a try
@@ -61,35 +58,6 @@ class Advice:
     text: str
     evidence: list[str] = field(default_factory=list)
     command: str = ""
-
-
-def expected_without(
-    cfg: Config, dataset: Any, counts: ClassCounts, sampler: Mapping[str, Any] | None = None
-) -> FloatArray:
-    """Return the expected fraction of training batches without an image of each class, (K,).
-
-    Samplers with ``expected_counts`` draw by class; their draws are taken as independent. Any other draws
-    without replacement (:func:`mmseol.counting.skew.batches_without`).
-
-    >>> cfg = Config(dict(train_dataloader=dict(batch_size=5)))
-    >>> expected_without(cfg, dataset, ClassCounts([7, 3], [7, 3], [7, 3])).round(3)
-    array([0.   , 0.083])
-
-    Args:
-        cfg: Config.
-        dataset: Its training data.
-        counts: Counts of the data.
-        sampler: Config of a sampler; ``None``: that of the config.
-    """
-    loader = cfg.train_dataloader
-    sampler = dict(loader.get("sampler") or {}) if sampler is None else dict(sampler)
-    size = loader.get("batch_size", 1)
-    if str(sampler.get("type")).startswith("mmseol."):
-        built: Any = DATA_SAMPLERS.build({**sampler, "dataset": dataset, "seed": 0})
-        if hasattr(built, "expected_counts"):
-            drawn = np.asarray(built.expected_counts(), dtype=np.float64) / len(built)
-            return np.clip(1 - drawn, 0, 1) ** size
-    return batches_without(counts.images, len(walk(dataset)), size)
 
 
 def prepare_advise(args: Namespace) -> Config:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATA_SAMPLERS, DATASETS, DefaultScope
 
+from mmseol.counting.counts import ClassCounts
+from mmseol.counting.skew import batches_without
+from mmseol.counting.wrappers import walk
 from mmseol.datasets.imbalance import class_sizes
 from mmseol.experiment.loss import has_boolean, parse_arguments, parse_options
+from mmseol.utils.arrays import FloatArray
 from mmseol.utils.text import first_few
 
 __all__ = [
     "build_dataset",
     "check_files",
+    "expected_without",
     "parse_imbalance",
     "set_data_root",
     "set_dataloader_defaults",
@@ -152,6 +158,35 @@ def build_dataset(cfg: Config, name: str) -> Any:
         if callable(getattr(dataset, "full_init", None)):
             dataset.full_init()
     return dataset
+
+
+def expected_without(
+    cfg: Config, dataset: Any, counts: ClassCounts, sampler: Mapping[str, Any] | None = None
+) -> FloatArray:
+    """Return the expected fraction of training batches without an image of each class, (K,).
+
+    Samplers with ``expected_counts`` draw by class; their draws are taken as independent. Any other draws
+    without replacement (:func:`mmseol.counting.skew.batches_without`).
+
+    >>> cfg = Config(dict(train_dataloader=dict(batch_size=5)))
+    >>> expected_without(cfg, dataset, ClassCounts([7, 3], [7, 3], [7, 3])).round(3)
+    array([0.   , 0.083])
+
+    Args:
+        cfg: Config.
+        dataset: Its training data.
+        counts: Counts of the data.
+        sampler: Config of a sampler; ``None``: that of the config.
+    """
+    loader = cfg.train_dataloader
+    sampler = dict(loader.get("sampler") or {}) if sampler is None else dict(sampler)
+    size = loader.get("batch_size", 1)
+    if str(sampler.get("type")).startswith("mmseol."):
+        built: Any = DATA_SAMPLERS.build({**sampler, "dataset": dataset, "seed": 0})
+        if hasattr(built, "expected_counts"):
+            drawn = np.asarray(built.expected_counts(), dtype=np.float64) / len(built)
+            return np.clip(1 - drawn, 0, 1) ** size
+    return batches_without(counts.images, len(walk(dataset)), size)
 
 
 def _refuse_download(dataset: Any) -> None:
