@@ -19,6 +19,7 @@ from mmengine.structures import PixelData
 from mmseg.models.losses import accuracy as host_accuracy
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
+from mmseg.structures.sampler import OHEMPixelSampler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,7 +27,7 @@ from mmseol import experiment
 from mmseol.losses import OneHotMSELoss, OutlyingMSELoss
 from mmseol.segmentation import restore_upsampling, upsample_free
 from mmseol.segmentation.jpu_head import JPUFCNHead
-from mmseol.segmentation.upsample_free import upsampled_accuracy
+from mmseol.segmentation.upsample_free import hard_pixels, upsampled_accuracy
 
 
 class Upsampling:
@@ -51,6 +52,7 @@ class OneHot(Upsampling, OneHotMSELoss):
 
 
 HOST = dict(type="DiceLoss")
+OHEM = dict(type="OHEMPixelSampler", min_kept=20)
 OUTLYING = dict(type=Outlying, alpha=2.0, class_counts=COUNTS)
 JPU = dict(in_channels=(8, 12, 16), in_index=(0, 1, 2), jpu_channels=4, jpu_dilations=(1, 2))
 HEADS = {
@@ -141,6 +143,45 @@ def test_other_cross_entropies_of_the_host_keep_its_path() -> None:
         assert upsample_free(head) == {"": "CrossEntropyLoss has no `forward_upsampled`"}
 
 
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("thresh", [None, 0.28, 0.9])
+@pytest.mark.parametrize("loss", ["host", "weighted_ce", "both"])
+def test_hard_pixels(loss: str, thresh: float | None, align_corners: bool) -> None:
+    """OHEM keeps the pixels that it keeps of upsampled outputs, here of 9 rows, so that no two are equal."""
+    host = dict(type="CrossEntropyLoss", class_weight=[1.0, 2, 3, 0.5], loss_weight=0.7)
+    if loss == "host":
+        host.update(class_weight=None, avg_non_ignore=True)
+    cfg = {"host": host, "both": [dict(type="mmseol.FocalLoss"), dict(host, class_weight=None)]}
+    x, labels = features(), samples()
+    head = build(
+        "PSPHead",
+        cfg.get(loss) or LOSSES[loss],
+        align_corners=align_corners,
+        sampler=dict(OHEM, thresh=thresh),
+    )
+    outputs, target = 3 * torch.randn(2, K, 9, 9), torch.stack([one.gt_sem_seg.data for one in labels])
+    upsampled = F.interpolate(outputs, target.shape[2:], mode="bilinear", align_corners=align_corners)
+    expected_pixels = head.sampler.sample(upsampled, target)
+    assert 2 * OHEM["min_kept"] <= expected_pixels.sum() < (target != 255).sum()
+    torch.testing.assert_close(hard_pixels(head, outputs, target.squeeze(1)), expected_pixels)
+    expected = step(copy.deepcopy(head), x, labels)
+    assert upsample_free(head) == {"": None}
+    torch.testing.assert_close(step(head, x, labels), expected)
+
+
+class OwnSampler(OHEMPixelSampler):
+    """A sampler with a rule of its own."""
+
+    def sample(self, seg_logit: Tensor, seg_label: Tensor) -> Tensor:
+        return (seg_logit.amax(1) > 0).float()
+
+
+def test_another_sampler_keeps_the_hosts_path() -> None:
+    head = build("FCNHead", OUTLYING)
+    head.sampler = OwnSampler(head)
+    assert upsample_free(head) == {"": "OwnSampler samples pixels of them"}
+
+
 def test_losses_of_one_name_are_added_and_others_kept_apart() -> None:
     x, labels = features(), samples()
     head = build("PSPHead", [OUTLYING, dict(type=OneHot), dict(OUTLYING, alpha=3.0)])
@@ -156,8 +197,8 @@ def test_losses_of_one_name_are_added_and_others_kept_apart() -> None:
         (dict(kind="FCNHead", loss=HOST), "DiceLoss has no `forward_upsampled`"),
         (dict(kind="FCNHead", loss=[OUTLYING, HOST]), "DiceLoss has no `forward_upsampled`"),
         (
-            dict(kind="FCNHead", loss=OUTLYING, sampler=dict(type="OHEMPixelSampler", min_kept=9)),
-            "OHEMPixelSampler samples pixels of them",
+            dict(kind="FCNHead", loss=[LOSSES["ce"], LOSSES["outlying"]], sampler=OHEM),
+            "OutlyingMSELoss has no loss of each pixel by tiles to sample by",
         ),
         (dict(kind="DDRHead", loss=[OUTLYING] * 2, in_channels=16), "DDRHead has its own `loss_by_feat`"),
     ],

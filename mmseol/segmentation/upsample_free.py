@@ -8,6 +8,8 @@ mmseg's own cross entropy.
 
 from __future__ import annotations
 
+from copy import copy
+from types import SimpleNamespace
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -15,10 +17,12 @@ from mmengine.hooks import Hook
 from mmseg.models.decode_heads import DAHead, EncHead, STDCHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.losses import CrossEntropyLoss as HostCrossEntropy
+from mmseg.structures.sampler import OHEMPixelSampler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmseol.losses import CrossEntropyLoss
+from mmseol.losses.base.tiled import element_losses, has_element_losses
 from mmseol.losses.ops.autograd import outside_graphs
 from mmseol.registry import HOOKS
 from mmseol.segmentation.jpu_head import JPUEncHead
@@ -45,8 +49,8 @@ class UpsampleFreeLossHook(Hook):
     """Train without upsampled outputs in every head whose losses are ours or mmseg's cross entropy.
 
     Loss and gradient are those of mmseg's own path up to rounding; weights and their names do not change. The
-    log lists the heads that keep mmseg's path and the reason: a pixel sampler, a ``loss_by_feat`` of its
-    own, or a loss without ``forward_upsampled``.
+    log lists the heads that keep mmseg's path and the reason: a ``loss_by_feat`` of its own, a loss without
+    ``forward_upsampled``, or a pixel sampler other than ``OHEMPixelSampler``, which gets the pixels' losses.
 
     While the run trains, ``type(head)`` is a subclass of the head's class that overrides
     ``BaseDecodeHead.loss_by_feat``. The hook restores the class when training ends. Averaged models
@@ -180,6 +184,7 @@ def host_cross_entropy(
     labels: Tensor,
     align_corners: bool = False,
     ignore_index: int = -100,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """Return mmseg's softmax cross entropy of upsampled outputs without upsampling all of them at once.
 
@@ -197,16 +202,38 @@ def host_cross_entropy(
         labels: Integer labels, (N, H, W).
         align_corners: As in :func:`torch.nn.functional.interpolate`.
         ignore_index: Label of the pixels to leave out of the sum.
+        weight: Factor of each pixel, (N, H, W); not in the divisor.
     """
     count_all = loss.reduction == "mean" and loss.class_weight is None and not loss.avg_non_ignore
-    ours = CrossEntropyLoss(loss.class_weight, loss_weight=loss.loss_weight, reduction=loss.reduction)
-    return ours.forward_upsampled(
+    return _same_as(loss).forward_upsampled(
         outputs,
         labels,
         align_corners,
+        weight,
         ignore_index=ignore_index,
         avg_factor=labels.numel() if count_all else None,
     )
+
+
+def hard_pixels(head: BaseDecodeHead, outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return the pixels, (N, H, W), that the head's ``OHEMPixelSampler`` keeps: 1, and 0 for the others.
+
+    mmseg's sampler chooses them, from the losses of all pixels or, with ``thresh``, from the probabilities of
+    the labels. It gets them as outputs of two classes: the label and the others.
+
+    Args:
+        head: Head with a sampler.
+        outputs: Raw outputs, (N, K, h, w).
+        labels: Integer labels, (N, H, W).
+    """
+    losses = [CrossEntropyLoss()] if head.sampler.thresh is not None else map(_same_as, _losses(head))
+    ignored = head.ignore_index
+    total = sum(element_losses(loss, outputs, labels, ignored, head.align_corners) for loss in losses)
+    assert isinstance(total, Tensor)
+    sampler = copy(head.sampler)
+    sampler.context = SimpleNamespace(ignore_index=ignored, loss_decode=lambda *_, **__: total)
+    two = torch.stack([-total, (-torch.expm1(-total)).log()], 1)
+    return sampler.sample(two, torch.where(labels == ignored, ignored, 0).unsqueeze(1))
 
 
 class _UpsampleFree(BaseDecodeHead):
@@ -221,8 +248,9 @@ class _UpsampleFree(BaseDecodeHead):
         if small == large or small[0] > large[0] or small[1] > large[1]:
             return super().loss_by_feat(seg_logits, batch_data_samples)
         losses: dict[str, Tensor] = {}
+        weight = None if self.sampler is None else hard_pixels(self, seg_logits, labels)
         for loss in _losses(self):
-            given = dict(align_corners=self.align_corners, ignore_index=self.ignore_index)
+            given = dict(align_corners=self.align_corners, ignore_index=self.ignore_index, weight=weight)
             if isinstance(loss, HostCrossEntropy):
                 value = host_cross_entropy(loss, seg_logits, labels, **given)
             else:
@@ -235,20 +263,33 @@ class _UpsampleFree(BaseDecodeHead):
 
 def _obstacle(head: BaseDecodeHead) -> str | None:
     """Return why the head needs upsampled outputs, or ``None``."""
-    if getattr(head, "sampler", None) is not None:
-        return f"{type(head.sampler).__name__} samples pixels of them"
+    sampler = getattr(head, "sampler", None)
+    if sampler is not None and getattr(type(sampler), "sample", None) is not OHEMPixelSampler.sample:
+        return f"{type(sampler).__name__} samples pixels of them"
     if not isinstance(head, _UpsampleFree) and type(head).loss_by_feat not in [
         cls.loss_by_feat for cls in _CALLS_BASE
     ]:
         return f"{type(head).__name__} has its own `loss_by_feat`"
     without = [type(loss).__name__ for loss in _losses(head) if not _has_forward_upsampled(loss)]
-    return f"{', '.join(without)} has no `forward_upsampled`" if without else None
+    if without:
+        return f"{', '.join(without)} has no `forward_upsampled`"
+    if sampler is not None and sampler.thresh is None:
+        without = [type(loss).__name__ for loss in _losses(head) if not has_element_losses(_same_as(loss))]
+        return f"{', '.join(without)} has no loss of each pixel by tiles to sample by" if without else None
+    return None
 
 
 def _has_forward_upsampled(loss: Any) -> bool:
     if isinstance(loss, HostCrossEntropy):
         return type(loss).forward is HostCrossEntropy.forward and not (loss.use_sigmoid or loss.use_mask)
     return hasattr(loss, "forward_upsampled")
+
+
+def _same_as(loss: Any) -> Any:
+    """Return a loss of ours in place of mmseg's cross entropy, apart from its divisor."""
+    if not isinstance(loss, HostCrossEntropy):
+        return loss
+    return CrossEntropyLoss(loss.class_weight, loss_weight=loss.loss_weight, reduction=loss.reduction)
 
 
 def _losses(head: BaseDecodeHead) -> list[Any]:

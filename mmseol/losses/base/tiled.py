@@ -16,7 +16,16 @@ from mmseol.losses.ops.tiles import TILE, LabelGrid, Tile, Visitor, differentiat
 if TYPE_CHECKING:
     from mmseol.losses.base.class_loss import ClassLoss, Reduction
 
-__all__ = ["evaluate_tiles", "fits_one_pass", "fits_tiles", "grid_divisor", "is_large", "visit_elements"]
+__all__ = [
+    "element_losses",
+    "evaluate_tiles",
+    "fits_one_pass",
+    "fits_tiles",
+    "grid_divisor",
+    "has_element_losses",
+    "is_large",
+    "visit_elements",
+]
 
 
 def fits_tiles(loss: ClassLoss, target: Tensor, dims: int, weight: Tensor | None, reduction: str) -> bool:
@@ -43,6 +52,16 @@ def fits_tiles(loss: ClassLoss, target: Tensor, dims: int, weight: Tensor | None
     if overridden is not _base(loss, "evaluate_grid"):  # unless a subclass changes the equation
         equations = [name for name in ("evaluate", "position_loss", "class_losses") if hasattr(loss, name)]
         return all(issubclass(overridden, _owner(loss, name)) for name in equations)
+    return has_element_losses(loss)
+
+
+def has_element_losses(loss: ClassLoss) -> bool:
+    """Return whether :func:`element_losses` gives the loss of every pixel.
+
+    >>> from mmseol.losses import CrossEntropyLoss, DiceLoss
+    >>> has_element_losses(CrossEntropyLoss()), has_element_losses(DiceLoss())
+    (True, False)
+    """
     return loss.per_element and loss.takes_avg_factor and _owner(loss, "evaluate") is _base(loss, "evaluate")
 
 
@@ -108,6 +127,37 @@ def evaluate_tiles(
     return with_gradient(pred, value, gradient)
 
 
+@outside_graphs
+@torch.no_grad()
+def element_losses(
+    loss: ClassLoss, pred: Tensor, target: Tensor, ignore_index: int, align_corners: bool = False
+) -> Tensor:
+    """Return the loss of every pixel of upsampled outputs, (N, H, W), 0 where ignored, without gradient.
+
+    >>> from mmseol.losses import CrossEntropyLoss
+    >>> target = torch.tensor([[[0, 1, 255, 1]]])
+    >>> element_losses(CrossEntropyLoss(), torch.zeros(1, 2, 1, 2), target, 255)
+    tensor([[[0.6931, 0.6931, 0.0000, 0.6931]]])
+
+    Args:
+        loss: The loss; it must have a loss of every pixel (:func:`has_element_losses`).
+        pred: Raw outputs, (N, K, h, w).
+        target: Labels, (N, H, W).
+        ignore_index: The ignored label.
+        align_corners: As of :func:`torch.nn.functional.interpolate`.
+    """
+    grid = LabelGrid(pred, Labels.of(target, pred.shape[1], ignore_index), None, align_corners)
+    made = pred.new_zeros(target.shape, dtype=grid.dtype)
+
+    def write(tile: Tile) -> Tensor:
+        losses = _tile_losses(loss, loss.position_loss, tile)
+        made[tile.image][tile.where] = losses[0] if tile.upsample is None else losses.T
+        return losses.new_zeros(())
+
+    grid.visit(differentiate(write))
+    return loss.loss_weight * made
+
+
 def grid_divisor(
     loss: ClassLoss, grid: LabelGrid, reduction: Reduction, avg_factor: float | Tensor | None
 ) -> Tensor:
@@ -163,14 +213,22 @@ def _visitor(
     position_loss = position_loss or loss.position_loss
 
     def total(tile: Tile) -> Tensor:
-        losses = torch.where(tile.valid, position_loss(tile.outputs, tile.label, tile.valid), 0)
-        if loss._class_factor is not None:
-            class_weight = loss.weight_of(tile.outputs, tile.label)
-            assert class_weight is not None
-            losses = losses * class_weight
+        losses = _tile_losses(loss, position_loss, tile)
         return (losses if tile.weight is None else losses * tile.weight).sum()
 
     return differentiate(total, scale)
+
+
+def _tile_losses(
+    loss: ClassLoss, position_loss: Callable[[Tensor, Tensor, Tensor], Tensor], tile: Tile
+) -> Tensor:
+    """Return the losses of a tile's pixels, as its labels, 0 where ignored."""
+    losses = torch.where(tile.valid, position_loss(tile.outputs, tile.label, tile.valid), 0)
+    if loss._class_factor is not None:
+        class_weight = loss.weight_of(tile.outputs, tile.label)
+        assert class_weight is not None
+        losses = losses * class_weight
+    return losses
 
 
 def _owner(loss: ClassLoss, name: str) -> type:
