@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from mmseol.experiment.loss import LOSSES
 from mmseol.losses import ClassLoss, CrossEntropyLoss, SeesawLoss
-from mmseol.losses.base.tiled import fits_tiles
+from mmseol.losses.base.tiled import element_losses, fits_tiles
 from mmseol.losses.ops import tiles
 from mmseol.losses.ops.tiles import tiles_of
 from mmseol.registry import MODELS
@@ -182,6 +182,18 @@ def test_label_size(name):
         torch.testing.assert_close(torch.autograd.grad(value, other)[0], expected_grad)
         with pytest.raises(RuntimeError, match="differentiable once"):
             torch.autograd.grad(build(name)(other, target), other, create_graph=True)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("name", ["ce", "elm", "focal", "focal_sigmoid", "ldam", "vs", "weighted_focal"])
+def test_losses_of_pixels(name, align_corners):
+    pred, target = batch((2, 13, 16), K, outputs=(3, 4), ignored=0.3)
+    large = F.interpolate(pred, target.shape[1:], mode="bilinear", align_corners=align_corners)
+    loss = build(name, loss_weight=0.3)
+    expected = loss(large, target, reduction_override="none")
+    got = element_losses(loss, pred, target, IGNORE, align_corners)
+    torch.testing.assert_close(got, expected.detach())
+    assert not got.requires_grad
 
 
 def test_seesaw_counts_once():

@@ -266,6 +266,28 @@ def test_accuracy_of_void_alone_and_of_ties() -> None:
         upsample_free(nn.Identity(), "low")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_dropout_checkpointed_layers_and_half_precision(half: bool) -> None:
+    results = []
+    for change in (dict, upsample_free):
+        torch.manual_seed(0)
+        model = segmentor("ce").train()
+        for head in (model.decode_head, *model.auxiliary_head):
+            head.dropout = nn.Dropout2d(0.3)
+        for block in model.backbone.modules():
+            if hasattr(block, "with_cp"):
+                block.with_cp = True
+        if change is upsample_free:
+            assert upsample_free(model) == {"decode_head": None, "auxiliary_head.0": None}
+        x, labels = torch.randn(2, 3, 64, 64), samples()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            losses = model.loss(x, labels)
+        model.parse_losses(losses)[0].backward()
+        results.append(({key: float(v) for key, v in losses.items() if "loss" in key}, gradients(model)))
+    close = dict(rtol=2e-2, atol=2e-2) if half else dict(rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(results[1], results[0], **close)
+
+
 STOCK = {"fcn_r50-d8": 1e-2, "pspnet_r50-d8": 1e-2, "upernet_r50": 1e-2, "segformer_mit-b0": 1e-3}
 NARROW = 16  # the stock widths of ResNet-50 are divided by it
 
