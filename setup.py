@@ -23,6 +23,7 @@ MMINSTALL = [
     "onedl-mmpretrain>=1.3.6",
 ]
 ANALYSIS = ["jinja2>=3.1", "matplotlib>=3.7", "scikit-learn>=1.3"]
+EMBEDDING = ["openTSNE>=1.0", "umap-learn>=0.5.4"]  # else scikit-learn's t-SNE
 RAY = ["ray>=2.60"]
 SLURM = ["submitit>=1.5"]
 TEST = [*ANALYSIS, *RAY, *SLURM, "hypothesis>=6.90", "pytest>=7.4"]
@@ -63,6 +64,7 @@ setup(
     extras_require={
         "mminstall": MMINSTALL,
         "analysis": ANALYSIS,
+        "embedding": [*ANALYSIS, *EMBEDDING],
         "ray": RAY,
         "slurm": SLURM,
         "test": TEST,

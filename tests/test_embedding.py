@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -126,7 +128,7 @@ def test_the_command_draws_losses_side_by_side(tmp_path, capsys):
     assert drawn.index("sign  4") < drawn.index("pole  3") < drawn.index("sky  1")
 
 
-def test_what_cannot_be_drawn_ends_with_an_error(tmp_path, capsys):
+def test_what_cannot_be_drawn_ends_with_an_error(tmp_path, capsys, monkeypatch):
     values, label = cloud()
     file = write(tmp_path / "ce.npz", values, label)
     other = write(tmp_path / "other.npz", values, label, classes=("a", "b", "c", "d"))
@@ -142,6 +144,8 @@ def test_what_cannot_be_drawn_ends_with_an_error(tmp_path, capsys):
     assert "`--titles` must be one for each file" in error_of(file, "--titles", "a", "b", "--out", out)
     assert "`--out` must end in .png" in error_of(file, "--out", "a.jpg")
     assert "error: `features` must have at least 8 different rows" in error_of(equal, "--out", out)
+    monkeypatch.setitem(sys.modules, "umap", None)
+    assert "needs the package umap-learn" in error_of(file, "--method", "umap", "--out", out)
     assert "`features` must be an existing file" in error_of("none.npz", "--out", out)
     assert not (tmp_path / "a.png").exists()
 

@@ -66,7 +66,7 @@ def embed(
             from umap import UMAP
         except ImportError as error:
             raise ImportError(
-                "`--method umap` needs the package umap-learn: pip install umap-learn"
+                "`method` 'umap' needs the package umap-learn: pip install umap-learn, or mmseol[embedding]"
             ) from error
         neighbours = max(2, round(perplexity))
         return np.asarray(
