@@ -119,13 +119,15 @@ def run_sweep(driver: Driver | None, args: Namespace) -> None:
     if args.address is not None:
         options["address"] = args.address
     engine = make_engine(args.engine, args.slots, preload_of(scope), options)
-    signal.signal(signal.SIGTERM, _end)
+    handler = signal.signal(signal.SIGTERM, _end)
     try:
         left = driver.run(engine, args.budget)
     except KeyboardInterrupt:
         raise SystemExit("Interrupted; the same command continues.") from None
     except OSError as error:  # a full disk
         raise SystemExit(f"error: {error}. The same command continues.") from error
+    finally:
+        signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
     show(driver.folder.path)
     if driver.failed:
         raise SystemExit(f"error: {len(driver.failed)} trials failed; --retry-failed runs them again.")
