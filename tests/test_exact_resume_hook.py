@@ -17,9 +17,10 @@ from helpers.small_data import write_class_folders
 from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.registry import DefaultScope
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmseol.hooks.generators import generator_states, set_generator_states
+from mmseol.hooks.run_parts import validation_was_due
 
 LENGTH, ITERATIONS = 4, 12  # of an epoch and of a run
 SAVE_AT, STOP_AT = 4, 6  # the iteration of a checkpoint, and one in the middle of an epoch
@@ -274,6 +275,18 @@ def test_two_processes_end_with_the_same_digits(
         assert stopped == whole
         assert min(rest) == 3  # the ranks agree one iteration later
     assert ranks[0][0] != ranks[1][0]
+
+
+@pytest.mark.parametrize(
+    ("epoch", "iteration", "due"), [(2, 8, True), (2, 9, False), (3, 12, False), (4, 16, True), (5, 20, True)]
+)
+def test_a_validation_is_due_at_the_end_of_its_epoch_alone(epoch: int, iteration: int, due: bool) -> None:
+    """Four iterations an epoch; validated after every second of five epochs, and after the last."""
+    loop: Any = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)
+    loop._epoch, loop._iter, loop._max_epochs, loop.dynamic_intervals = epoch, iteration, 5, None
+    loop.val_begin, loop.val_interval, loop.dataloader = 1, 2, range(4)
+    loop._decide_current_val_interval = lambda: None
+    assert validation_was_due(loop) == due
 
 
 def test_the_states_of_a_gpu_are_those_of_its_generator(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mmpretrain.models
@@ -14,13 +15,14 @@ from helpers.seg_heads import LOSSES, build, segmentor
 from helpers.tiny_runner import TinyModel, log_of, outlying, tiny_runner
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from mmseg.models.segmentors import SegTTAModel
 from torch import nn
 
-from mmseol.hooks.squared_errors import largest_curvature, stable_rate, unfit_parts
+from mmseol.hooks.squared_errors import largest_curvature, stable_rate, unfit_parts, watch_first_step
 from mmseol.segmentation import SegScoreTTAModel
 
 STOCK = Path(mmpretrain.__file__).parent / ".mim" / "configs" / "resnet" / "resnet18_8xb16_cifar10.py"
@@ -139,6 +141,15 @@ def test_who_is_warned(tmp_path: Path, optimizer: dict[str, Any], clip: bool, wa
     runner.train()
     assert log_of(runner).count("is too high for squared errors") == warned
     assert not net.decode_head.fc._forward_pre_hooks
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_compiled_model_is_not_watched(compiled: bool) -> None:
+    """A hook in a compiled graph would break it."""
+    net = TinyModel([outlying(alpha=0.1)], [])
+    wrapper = OptimWrapper(torch.optim.SGD(net.parameters(), lr=0.5))
+    runner = SimpleNamespace(optim_wrapper=wrapper, cfg={"compile": compiled}, logger=None)
+    assert len(watch_first_step(runner, net)) == (not compiled)
 
 
 def test_weight_of_the_loss_counts(tmp_path: Path) -> None:
