@@ -249,6 +249,16 @@ def test_averages_of_views(kind: type[BaseTTAModel]) -> None:
     assert type(tta.module) is EncoderDecoder
 
 
+def test_compiled_model() -> None:
+    model = model_of(9)
+    x, made = images(1, (140, 150))
+    expected, _ = both(model, x, made)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        got = torch.compile(model, backend="eager")(x, copy.deepcopy(made), mode="predict")
+    assert_equal(got, expected)
+
+
 def test_cascade_of_heads() -> None:
     heads = [
         dict(type="FCNHead", in_channels=STAGES[2], in_index=2, num_convs=1),

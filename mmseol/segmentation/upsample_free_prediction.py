@@ -8,6 +8,7 @@ computed as mmseg computes it: label maps are equal pixel for pixel, ties includ
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from mmseg.models.utils import resize
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
+from mmseol.losses.ops.autograd import outside_graphs
 from mmseol.registry import HOOKS
 from mmseol.utils.modules import insert_class, remove_class
 
@@ -136,7 +138,11 @@ class _Outputs:
     ) -> None:
         self.windows, self.align_corners, self.covered = windows, align_corners, covered
         self.shape = (*windows[0].outputs.shape[:2], *size)
-        self.finite = all(bool(part.outputs.sum(dtype=torch.float32).isfinite()) for part in windows)
+
+    @cached_property
+    def finite(self) -> bool:
+        """Whether no output is infinite or NaN."""
+        return all(bool(part.outputs.sum(dtype=torch.float32).isfinite()) for part in self.windows)
 
     def of(self, image: int, classes: slice) -> Tensor:
         """Return the outputs of some classes of an image, (1, k, H, W)."""
@@ -246,6 +252,7 @@ class _Segmentor(EncoderDecoder):
                 covered[:, :, rows, columns] += 1
         return _Outputs(windows, (height, width), self.align_corners, covered)
 
+    @outside_graphs  # a loop over the classes would be most of what there is to compile
     def postprocess_result(self, seg_logits: Any, data_samples: list | None = None) -> list:
         """Return mmseg's samples, whose ``seg_logits`` are computed when they are read."""
         if seg_logits.shape[1] == 1:  # no argmax: a sigmoid above a threshold
