@@ -24,9 +24,10 @@ MMINSTALL = [
 ]
 ANALYSIS = ["jinja2>=3.1", "matplotlib>=3.7", "scikit-learn>=1.3"]
 EMBEDDING = ["openTSNE>=1.0", "umap-learn>=0.5.4"]  # else scikit-learn's t-SNE
+LIVE = ["tensorboard>=2.14"]
 RAY = ["ray>=2.60"]
 SLURM = ["submitit>=1.5"]
-TEST = [*ANALYSIS, *RAY, *SLURM, "hypothesis>=6.90", "pytest>=7.4"]
+TEST = [*ANALYSIS, *LIVE, *RAY, *SLURM, "hypothesis>=6.90", "pytest>=7.4"]
 
 
 class BuildWithConfigs(build_py):
@@ -65,6 +66,7 @@ setup(
         "mminstall": MMINSTALL,
         "analysis": ANALYSIS,
         "embedding": [*ANALYSIS, *EMBEDDING],
+        "live": LIVE,
         "ray": RAY,
         "slurm": SLURM,
         "test": TEST,

@@ -70,7 +70,7 @@ def _child(name: str, parent: Registry, *locations: str) -> HostRegistry:
 
 
 MODELS = _child("model", ROOT_MODELS, "mmseol.losses", "mmseol.classifiers")
-HOOKS = _child("hook", ROOT_HOOKS, "mmseol.hooks")
+HOOKS = _child("hook", ROOT_HOOKS, "mmseol.hooks", "mmseol.analysis.live")
 PARAM_SCHEDULERS = _child("parameter scheduler", ROOT_PARAM_SCHEDULERS, "mmseol.hooks")
 DATASETS = _child("dataset", ROOT_DATASETS, "mmseol.datasets")
 DATA_SAMPLERS = _child("data sampler", ROOT_DATA_SAMPLERS, "mmseol.samplers")
