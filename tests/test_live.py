@@ -167,7 +167,9 @@ def test_scalars_leave_out_missing_scores_and_are_of_the_rarest_classes():
     metric = SimpleNamespace(class_rows=rows, prefix="x")
     runner = SimpleNamespace(val_loop=loop(metric), visualizer=visualizer, _train_loop={}, hooks=[])
     ClassScalarsHook(scores=["IoU"], at_most=3).after_val_epoch(runner)
-    assert kept == [({"x/IoU.bus_tram": 8.0, "x/IoU.pole": 7.0}, 0)]
+    ClassScalarsHook(scores=["IoU"], separator="/").after_val_epoch(runner)
+    assert kept[0] == ({"x/IoU.bus_tram": 8.0, "x/IoU.pole": 7.0}, 0)
+    assert list(kept[1][0]) == ["x/IoU/road", "x/IoU/bus_tram", "x/IoU/pole"]
 
 
 def test_other_metrics_have_no_scalars_and_one_warning(monkeypatch):

@@ -37,17 +37,22 @@ class ClassScalarsHook(KnownArguments, Hook):
     Args:
         scores: ``'IoU'``, ``'F1'``, ``'precision'``, ``'recall'``.
         at_most: Classes that are written, those with the fewest training samples first; 0 writes all.
+        separator: Between score and class: ``'.'``, or ``'/'``, by which TensorBoard and WandB show all
+            classes of a score in one group.
 
     Raises:
-        ValueError: If a score is unknown.
+        ValueError: If an argument is unknown.
     """
 
     kind = "hook"
     priority = "LOW"
 
-    def __init__(self, scores: Sequence[str] = ("IoU", "recall"), at_most: int = 0) -> None:
+    def __init__(
+        self, scores: Sequence[str] = ("IoU", "recall"), at_most: int = 0, separator: str = "."
+    ) -> None:
         self.scores = [choice("scores", score, _SCORES) for score in scores]
         self.at_most = whole_number("at_most", at_most, at_least=0)
+        self.separator = choice("separator", separator, (".", "/"))
         self._warned = False
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
@@ -77,7 +82,7 @@ class ClassScalarsHook(KnownArguments, Hook):
         if self.at_most and len(pairs) > self.at_most:
             pairs = sorted(pairs, key=lambda pair: pair[1]["training"] or 0)[: self.at_most]
         return {
-            f"{score}.{name}": row[score]
+            f"{score}{self.separator}{name}": row[score]
             for score in self.scores
             for name, row in pairs
             if row[score] is not None

@@ -12,11 +12,11 @@ from mmengine.dist import all_gather_object, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from mmseol.analysis.figures.style import class_styles, rgb
 from mmseol.analysis.live.class_scalars import evaluation_step
-from mmseol.analysis.pictures import captioned, overlay
+from mmseol.analysis.pictures import NEUTRAL, captioned, overlay
 from mmseol.counting.wrappers import walk
 from mmseol.registry import HOOKS
 from mmseol.utils.checks import KnownArguments, whole_number
@@ -169,7 +169,7 @@ def picture_of(image: NDArray[np.uint8], sample: Any, meta: Mapping[str, Any]) -
         maps = {"prediction": sample.pred_sem_seg.data.squeeze(0).cpu().numpy()}
         if "gt_sem_seg" in sample:
             maps = {"truth": sample.gt_sem_seg.data.squeeze(0).cpu().numpy(), **maps}
-        return _side_by_side(image, maps, meta.get("palette"), len(classes))
+        return _side_by_side(image, maps, meta.get("palette"), classes)
     if "pred_label" in sample and sample.pred_label.numel() == 1:
         text = _class(sample.pred_label, classes)
         if "gt_label" in sample and sample.gt_label.numel() == 1:
@@ -184,16 +184,36 @@ def _class(label: Any, classes: Sequence[str]) -> str:
 
 
 def _side_by_side(
-    image: NDArray[np.uint8], maps: Mapping[str, NDArray[Any]], palette: Any, classes: int
+    image: NDArray[np.uint8], maps: Mapping[str, NDArray[Any]], palette: Any, classes: Sequence[str]
 ) -> NDArray[np.uint8]:
     height, width = maps["prediction"].shape
     if image.shape[:2] != (height, width):
         image = np.asarray(Image.fromarray(image).resize((width, height)))
-    most = max(classes, *(int(one[one < 255].max(initial=0)) + 1 for one in maps.values()))
-    colors = (
-        palette if palette is not None and len(palette) >= most else rgb(class_styles(range(most, 0, -1)))
-    )
+    most = max(len(classes), *(int(one[one < 255].max(initial=0)) + 1 for one in maps.values()))
+    known = palette is not None and len(palette) >= most
+    colors = np.asarray(palette if known else rgb(class_styles(range(most, 0, -1))), dtype=np.uint8)
     panels = {"image": image, **{name: overlay(image, one, colors, _LABELS) for name, one in maps.items()}}
     gap = np.full((height, 4, 3), 255, np.uint8)
     columns = [column for panel in panels.values() for column in (panel, gap)][:-1]
-    return captioned(np.concatenate(columns, axis=1), " | ".join(panels))
+    strip = captioned(np.concatenate(columns, axis=1), " | ".join(panels))
+    shown = np.unique(np.concatenate([one.ravel() for one in maps.values()]))
+    entries = [(_class(k, classes), tuple(colors[k].tolist())) for k in shown if 0 <= k < most]
+    return np.concatenate([strip, _legend(entries, strip.shape[1])])
+
+
+def _legend(entries: Sequence[tuple[str, tuple[int, ...]]], width: int) -> NDArray[np.uint8]:
+    """Return the colours and names of classes in rows, (H, width, 3)."""
+    draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    places, x, y = [], 3, 2
+    for name, color in entries:
+        size = 16 + int(draw.textlength(name)) + 10
+        if x + size > width and x > 3:
+            x, y = 3, y + 15
+        places.append((x, y, name, color))
+        x += size
+    picture = Image.new("RGB", (width, y + 17), NEUTRAL)
+    draw = ImageDraw.Draw(picture)
+    for x, y, name, color in places:
+        draw.rectangle((x, y + 1, x + 11, y + 11), fill=color, outline=(90, 90, 90))
+        draw.text((x + 16, y), name, fill=(0, 0, 0))
+    return np.asarray(picture)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mmseol.analysis.reporting.page_parts import Block, Links, Note, Picture, photograph
+from mmseol.analysis.reporting.page_parts import Block, Links, Note, photograph, stored
 from mmseol.analysis.reporting.run_folder import RunFolder
 
 __all__ = ["decision_blocks", "file_blocks", "picture_blocks"]
@@ -55,9 +55,7 @@ def decision_blocks(run: RunFolder) -> list[Block]:
         blocks.append(Note(text))
         picture = path.with_suffix(".png")
         if picture.is_file():
-            blocks.append(
-                Picture(f"{objective} over the strength of the decision", picture.read_bytes(), "png", 7)
-            )
+            blocks.append(stored(picture, f"{objective} over the strength of the decision"))
     return blocks
 
 

@@ -12,7 +12,19 @@ from PIL import Image
 
 from mmseol.analysis.text_table import TextTable
 
-__all__ = ["MISSING", "Block", "Code", "Links", "Note", "Picture", "Report", "Section", "drawn", "photograph"]
+__all__ = [
+    "MISSING",
+    "Block",
+    "Code",
+    "Links",
+    "Note",
+    "Picture",
+    "Report",
+    "Section",
+    "drawn",
+    "photograph",
+    "stored",
+]
 
 MISSING = "-"
 """Cell of a table without a value."""
@@ -65,7 +77,7 @@ class Picture:
         text: What the picture shows, for those who cannot see it and as its caption.
         content: File of the picture.
         suffix: ``'png'`` or ``'jpeg'``.
-        inches: Width of a figure; ``None`` for a photograph.
+        inches: Width, as of a figure with a text of 9 points; ``None``: as wide as the page.
     """
 
     text: str
@@ -145,4 +157,21 @@ def photograph(path: str | Path, text: str) -> Picture:
         picture = picture.resize((_WIDEST, round(picture.height * _WIDEST / picture.width)))
     file = io.BytesIO()
     picture.save(file, format="jpeg", quality=85)
-    return Picture(text, file.getvalue(), "jpeg")
+    return Picture(text, file.getvalue(), "jpeg", picture.width / 110)
+
+
+def stored(path: str | Path, text: str) -> Picture:
+    """Return a figure that is stored as PNG, as it is.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp(), "curve.png")
+    >>> Image.new("RGB", (600, 10)).save(path, dpi=(120, 120))
+    >>> round(stored(path, "curve").inches)
+    5
+
+    Raises:
+        OSError: If the file is no picture.
+    """
+    with Image.open(path) as image:
+        inches = image.width / image.info.get("dpi", (120, 120))[0]
+    return Picture(text, Path(path).read_bytes(), "png", inches)

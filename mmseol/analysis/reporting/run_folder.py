@@ -55,7 +55,9 @@ class Evaluation:
 
     @property
     def when(self) -> str:
-        """Epoch or iteration in words."""
+        """Epoch or iteration in words, of a test its work directory."""
+        if self.stage == "test":
+            return self.path.resolve().parent.parent.name
         if self.epoch is not None:
             return f"epoch {self.epoch}"
         return "no epoch" if self.iteration is None else f"iteration {self.iteration}"
@@ -63,7 +65,7 @@ class Evaluation:
     @property
     def title(self) -> str:
         """Stage and epoch in words."""
-        return "test" if self.stage == "test" else f"validation, {self.when}"
+        return f"{'test' if self.stage == 'test' else 'validation'}, {self.when}"
 
     @property
     def counts(self) -> IntArray | None:
