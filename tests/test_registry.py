@@ -105,6 +105,9 @@ DEFAULTS = {
     "DeferredSampler": dict(first=None, seed=None),
     "RareClassSampler": dict(temperature=0.01, min_pixels=1, ignore_index=255, num_samples=None, seed=None),
     "AlphaRampHook": dict(start=1.0, end=None, begin=0, until=10, by_epoch=True),
+    "ClassScalarsHook": {"scores": ("IoU", "recall"), "at_most": 0, "separator": "."},
+    "PredictionPicturesHook": {"number": 4, "images": None, "interval": 1},
+    "ReportHook": {"name": "report.html"},
     "ClassCountHook": dict(
         count="samples", num_classes=None, ignore_index=None, workers=None, cache=True, cache_dir=None,
         check_labels=True,
