@@ -272,6 +272,7 @@ class _Segmentor(EncoderDecoder):
 class _Head(BaseDecodeHead):
     """Class above a head's class, whose outputs stay at their own size."""
 
+    @outside_graphs  # torch 2.1 cannot trace tensors without data
     def predict_by_feat(self, seg_logits: Tensor, batch_img_metas: list[dict]) -> Any:
         """Return the outputs with the size that mmseg resizes them to."""
         height, width = super().predict_by_feat(seg_logits.to("meta"), batch_img_metas).shape[2:]
