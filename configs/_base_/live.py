@@ -15,8 +15,8 @@ live_backends = dict(
     local=dict(type="LocalVisBackend"),
     tensorboard=dict(type="TensorboardVisBackend"),
     wandb=dict(type="WandbVisBackend", init_kwargs=dict(project="mmseol")),
-    # MLflow refuses settings with long values and some characters in keys; config.py is stored whole. MLflow 3
-    # also refuses mmengine's default, a folder of files.
+    # MLflow refuses settings with long values and some characters in keys; config.py is stored whole.
+    # MLflow 3 also refuses mmengine's default, a folder of files.
     mlflow=dict(
         type="MLflowVisBackend", exp_name="mmseol", tracked_config_keys=[], tracking_uri="sqlite:///mlflow.db"
     ),
