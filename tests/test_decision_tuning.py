@@ -116,6 +116,9 @@ def test_all_tools_decide_as_the_tuned_checkpoint_was_scored(scenes, toy, monkey
         labels = np.concatenate([read(folder / name) for name in names])
         matrix = confusion_matrix(truth[truth < 11], labels[truth < 11], labels=range(11))
         np.testing.assert_array_equal(matrix, record["confirmed"]["confusion"], str(folder))
+    recall = 100 * matrix.diagonal() / matrix.sum(1).clip(1)
+    kept = record["confirmed"]["scores"]["per_class"]["recall"]
+    np.testing.assert_allclose([value or 0 for value in kept], recall, atol=1e-3)
     state = torch.load(scenes, map_location="cpu", weights_only=False)["state_dict"]
     tuned = torch.load(checkpoint, weights_only=True)["state_dict"]
     ratio = (tuned["decode_head.conv_seg.bias"] / state["decode_head.conv_seg.bias"]).numpy()
