@@ -41,6 +41,8 @@ def train(rank: int, port: int, config: Path, work_dir: Path) -> None:
     with open(work_dir.with_suffix(f".{rank}.log"), "w") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+    visualizers = pytest.importorskip("mmpretrain.visualization").UniversalVisualizer
+    visualizers._instance_dict.clear()  # mmengine takes that of an earlier run of this process again
     options = ["--seed", "1", "--launcher", "pytorch", "--work-dir", str(work_dir)]
     options += ["--cfg-options", "train_cfg.max_epochs=2", "train_cfg.val_interval=1"]
     main("train", [str(config), *options])
