@@ -39,12 +39,14 @@ def _no_stale_copies() -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _same_signal_handlers() -> Iterator[None]:
-    """Fail if the tests of a file leave handlers behind, which the processes of later tests would inherit."""
+def _same_state() -> Iterator[None]:
+    """Fail if the tests of a file leave signal handlers or modes of torch behind, which later ones meet."""
     signals = (signal.SIGTERM, signal.SIGINT)
     before = [signal.getsignal(number) for number in signals]
     yield
     assert [signal.getsignal(number) for number in signals] == before
+    assert torch.is_grad_enabled()
+    assert torch.get_default_dtype() == torch.float32
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from mmseol.__main__ import main
 from mmseol.analysis.figures import side_by_side
 from mmseol.analysis.figures.side_by_side import class_figure, error_map, label_map_figure
 from mmseol.experiment import side_by_side_predictions
+from mmseol.experiment.checkpoint_pass import CheckpointPass
 from mmseol.experiment.side_by_side_predictions import class_ious, difference
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "quickstart"
@@ -170,6 +171,19 @@ def test_images_on_which_losses_differ_are_drawn(tmp_path, monkeypatch, capsys):
     torch.save(state, tmp_path / "part.pth")
     text = error_of(capsys, DIGITS, str(tmp_path / "part.pth"), "--out", str(tmp_path / "b.png"))
     assert "head.fc.weight is missing" in text
+
+
+def test_whoever_reads_predictions_keeps_computing_gradients():
+    class Model(torch.nn.Linear):
+        def test_step(self, batch):
+            return self(batch)
+
+    passed = CheckpointPass(Model(2, 2), [torch.ones(1, 2)] * 2, ("cat", "dog"), None)
+    for _, samples in passed.batches():
+        assert not samples.requires_grad
+        assert torch.is_grad_enabled()
+        break
+    assert torch.is_grad_enabled()
 
 
 def test_a_grid_marks_right_and_wrong():

@@ -120,8 +120,9 @@ class CheckpointPass(NamedTuple):
         console = Console(stderr=True)
         loader = self.loader if text is None else track(self.loader, text, transient=True, console=console)
         for batch in loader:
-            with torch.no_grad():
-                yield batch, self.model.test_step(batch)
+            with torch.no_grad():  # not around the yield: the caller would compute without gradients, too
+                samples = self.model.test_step(batch)
+            yield batch, samples
 
     def images(self, text: str | None = None) -> Iterator[tuple[NDArray[np.uint8], Any]]:
         """Yield the pixels of each image as the model gets them, RGB (H, W, 3), and its predicted sample."""
