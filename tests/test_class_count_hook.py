@@ -166,6 +166,12 @@ def test_resumed_run_keeps_its_counts(tmp_path: Path) -> None:
     assert ClassCounts.load(tmp_path / "class_counts.json").samples.tolist() == COUNTS
 
 
+def test_a_new_run_in_the_folder_of_another_writes_its_own_counts(tmp_path: Path) -> None:
+    tiny_runner(tmp_path, model()).train()
+    tiny_runner(tmp_path, model(), labels=OTHER).train()
+    assert ClassCounts.load(tmp_path / "class_counts.json").samples.tolist() == np.bincount(OTHER).tolist()
+
+
 def test_resumed_run_with_the_same_data_says_nothing(tmp_path: Path) -> None:
     tiny_runner(tmp_path, model()).train()
     runner = tiny_runner(tmp_path, model(), epochs=2, resume=True)

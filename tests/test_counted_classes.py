@@ -121,6 +121,12 @@ def test_label_maps_are_read_through_the_backend_of_the_data_set(tmp_path, capsy
     assert [int(rows[name][0].replace(",", "")) for name in "abcd"] == pixels_of(root)[:4].tolist()
 
 
+def test_a_host_is_a_package_with_configs():
+    for host in ("this", "no_such_package"):  # a module; nothing
+        with pytest.raises(FileNotFoundError, match=f"`host` must be an installed package .*, got '{host}'"):
+            stock_config(host, "fcn.py")
+
+
 def test_stock_config_of_mmseg(tmp_path, capsys):
     city = write_maps(tmp_path / "city", number=4)
     write_images(city, number=4)

@@ -51,7 +51,7 @@ from mmseol.counting.cache import default_cache_dir, describe
 from mmseol.counting.counts import ClassCounts
 from mmseol.counting.decode import count_file, count_values
 from mmseol.counting.items import class_names, item_classes
-from mmseol.counting.parallel import default_workers
+from mmseol.counting.parallel import default_workers, run
 
 K = 4
 
@@ -193,6 +193,12 @@ def test_workers_do_not_matter(workers: int | None, root: Path) -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+def test_workers_that_are_asked_for_do_the_work() -> None:
+    found = set(run([os.getpid] * 20, workers=2, progress=False, description="Asking"))
+    assert len(found) == 2
+    assert os.getpid() not in found
+
+
 def test_work_that_pays_starts_workers(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import mmseol.counting.parallel as parallel
 
@@ -319,6 +325,16 @@ def test_image_classes(root: Path) -> None:
     labels = [[2, 0], [], [1], [3, 1, 1]]
     found = image_classes(RepeatDataset(LabelDataset(labels), 2), K)
     assert [classes.tolist() for classes in found] == [[0, 2], [], [1], [1, 3]] * 2
+
+
+def test_the_ignored_label_is_no_class_of_an_item(root: Path) -> None:
+    dataset = WithCategories(**seg_config(root))
+    expected = [[c for c in dataset.get_cat_ids(i) if c != 3] for i in range(12)]
+    for path in sorted((root / "ann").iterdir()):
+        labels = np.array(Image.open(path))
+        labels[labels > 8] = 3
+        Image.fromarray(labels).save(path)
+    assert [classes.tolist() for classes in item_classes(dataset, ignore_index=3)] == expected
 
 
 # ------------------------------------------------------------------ classification

@@ -270,6 +270,11 @@ def test_overall_scores_are_those_of_the_metrics(objective: str) -> None:
     assert np.isnan(overall_score(objective, score_tallies([0, 0], [0, 0], [0, 0])))
 
 
+def test_an_unknown_score_is_named() -> None:
+    with pytest.raises(ValueError, match=r"`objective` must be one of .*, got 'miou'"):
+        overall_score("miou", score_tallies([1, 0], [1, 1], [1, 1]))
+
+
 def test_the_tuned_decision_and_its_cross_validation_against_slow_loops() -> None:
     made = images(9)
     tallies = tallied(made)
@@ -380,6 +385,14 @@ def test_losses_and_counts_of_a_classifier_are_found() -> None:
     assert isinstance(loss, CrossEntropyLoss)
     assert stored_counts(model, loss).tolist() == COUNTS  # of another head
     assert loss_of_classifier(nn.ModuleDict({"fc": nn.Linear(2, 3)}), "fc") is None
+
+
+def test_a_small_sample_has_one_element_of_each_class() -> None:
+    sample = ElementSample(1, num_classes=2, budget=4)
+    sample.add(0, 0, torch.rand(2, 9), torch.tensor([0] * 6 + [1] * 3))
+    _, truth, weights, _ = sample.columns()
+    assert truth.tolist() == [0, 1]
+    assert weights.tolist() == [6, 3]
 
 
 def test_a_sample_stands_for_all_elements_in_bounded_memory() -> None:

@@ -19,7 +19,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import DefaultScope
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from mmseol.hooks.generators import generator_states, set_generator_states
+from mmseol.hooks.generators import generator_states, seed_generators, set_generator_states
 from mmseol.hooks.run_parts import validation_was_due
 
 LENGTH, ITERATIONS = 4, 12  # of an epoch and of a run
@@ -275,6 +275,15 @@ def test_two_processes_end_with_the_same_digits(
         assert stopped == whole
         assert min(rest) == 3  # the ranks agree one iteration later
     assert ranks[0][0] != ranks[1][0]
+
+
+def test_the_seed_of_a_worker_reaches_every_generator() -> None:
+    drawn = []
+    for entropy in ((1, 0), (1, 1), (1, 0)):
+        seed_generators(*entropy)
+        drawn.append((random.random(), np.random.random(), torch.rand(1).item()))  # noqa: NPY002
+    assert drawn[0] == drawn[2]
+    assert all(one != other for one, other in zip(drawn[0], drawn[1], strict=True))
 
 
 @pytest.mark.parametrize(
