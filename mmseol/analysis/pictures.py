@@ -12,8 +12,9 @@ from PIL import Image, ImageDraw
 
 from mmseol.utils.checks import number
 from mmseol.utils.files import replacing
+from mmseol.utils.modules import unwrap
 
-__all__ = ["captioned", "check_palette", "comparison_grid", "overlay"]
+__all__ = ["captioned", "check_palette", "comparison_grid", "input_image", "overlay"]
 
 NEUTRAL = (255, 255, 255)
 """RGB of void: white, which common palettes use for no class."""
@@ -66,6 +67,34 @@ def overlay(
     index = np.where((label_map >= 0) & (label_map < void), label_map, void).astype(np.int64)
     mixed = alpha * colors[index].astype(np.float64) + (1 - alpha) * image
     return np.clip(np.round(mixed), 0, 255).astype(np.uint8)
+
+
+def input_image(inputs: Any, model: Any) -> NDArray[np.uint8]:
+    """Return an input of a host's model, before its preprocessor, as RGB, 0..255, (H, W, 3).
+
+    Values outside 0..255, which a pipeline has normalised, are stretched to that range.
+
+    >>> import torch
+    >>> from types import SimpleNamespace
+    >>> bgr = SimpleNamespace(data_preprocessor=SimpleNamespace(channel_conversion=True))
+    >>> input_image(torch.tensor([[[1]], [[2]], [[3]]], dtype=torch.uint8), bgr).tolist()
+    [[[3, 2, 1]]]
+
+    Args:
+        inputs: Tensor (C, H, W) with one channel, or with three first.
+        model: Model whose preprocessor says whether the channels are BGR.
+    """
+    array = inputs.detach().cpu().numpy()
+    array = np.repeat(array, 3, axis=0) if array.shape[0] == 1 else array[:3]
+    preprocessor = getattr(unwrap(model), "data_preprocessor", None)
+    names = ("_channel_conversion", "channel_conversion", "to_rgb")  # of mmengine, mmseg 1.2, mmpretrain
+    if any(getattr(preprocessor, name, False) is True for name in names):
+        array = array[::-1]
+    if array.dtype != np.uint8:
+        low, high = float(array.min()), float(array.max())
+        if low < 0 or high > 255:
+            array = (array - low) * (255 / max(high - low, 1e-12))
+    return np.ascontiguousarray(array.transpose(1, 2, 0)).round().astype(np.uint8)
 
 
 def captioned(image: NDArray[Any], text: str, width: int = 160) -> NDArray[np.uint8]:

@@ -16,11 +16,12 @@ from mmengine.config import Config
 
 from mmseol.classifiers.decisions import OutputReader, estimated_weights, find_winners, make_family
 from mmseol.classifiers.find import find_classifier
-from mmseol.counting.counts import load_counts, outlying_values
+from mmseol.counting.counts import outlying_values
+from mmseol.experiment.checkpoint_pass import training_counts
 from mmseol.experiment.commands import load_config
 from mmseol.experiment.data import leaf_datasets
 from mmseol.experiment.runner import CommandRunner
-from mmseol.hooks.tuned_decision import loss_of_classifier, stored_counts
+from mmseol.hooks.tuned_decision import ignored_label, loss_of_classifier
 from mmseol.utils.arrays import FloatArray, IntArray
 from mmseol.utils.files import replacing
 from mmseol.utils.modules import unwrap
@@ -39,7 +40,6 @@ __all__ = [
 
 PLAIN, RANK, NEAREST = "argmax", "P * rank", "nearest target"
 _STRENGTHS = tuple(np.arange(20) / 10)
-_IGNORED = 255
 
 
 def prior(strength: float) -> str:
@@ -201,16 +201,22 @@ def read_outputs(
     model = unwrap(runner.model).eval()
     classifier = find_classifier((name for name, _ in model.named_parameters()), None)
     loss = loss_of_classifier(model, classifier)
-    counts = stored_counts(model, loss)
-    if counts is None:
-        counts = load_counts(Path(checkpoint).parent / "class_counts.json")
+    layer: Any = model.get_submodule(classifier)
+    known = training_counts(model, len(layer.weight), str(checkpoint))
+    if known is None:
+        raise FileNotFoundError(
+            "`checkpoint` must hold the training counts of its classes, or have class_counts.json beside "
+            f"it, got {str(checkpoint)!r}."
+        )
+    counts, ignored = known[0], ignored_label(model, classifier)
     kind, logs = estimated_weights(loss, counts)
     names, families = decision_rows(kind, counts, np.exp(logs))
     rng = np.random.default_rng(seed)
     parts: list[tuple[Any, ...]] = []
+    segmentation = False
     reader = OutputReader(model, classifier)
     try:
-        for outputs, truth, plain in _observed(model, reader, loader):
+        for outputs, truth, plain, segmentation in _observed(model, reader, loader):
             labels = [plain[None]]
             labels += [
                 find_winners(outputs, torch.from_numpy(f.candidates()), kind).labels() for f in families
@@ -218,13 +224,15 @@ def read_outputs(
             if kind == "multiplicative":
                 values = torch.from_numpy(np.exp(logs)).to(outputs)[:, None]
                 labels.append((outputs * values - values**2 / 2).argmax(0, keepdim=True))
-            parts.append(
-                _parts(torch.cat(labels).numpy(), outputs.numpy(), truth.numpy(), len(counts), pixels, rng)
-            )
+            valid = truth != ignored
+            chosen, own = torch.cat(labels)[:, valid].numpy(), outputs[:, valid].numpy()
+            if segmentation:
+                parts.append(_of_pixels(chosen, own, truth[valid].numpy(), pixels, rng))
+            else:
+                parts.append(_of_samples(chosen, own, truth[valid].numpy()))
     finally:
         reader.close()
     tallies, truths, kept, labels_kept = ([part[i] for part in parts] for i in range(4))
-    segmentation = len(tallies[0]) == 1 < len(labels_kept[0])
     if segmentation:
         image = np.repeat(np.arange(len(parts)), [len(part) for part in labels_kept])
     else:
@@ -246,24 +254,28 @@ def read_outputs(
 
 
 @torch.no_grad()
-def _observed(model: Any, reader: OutputReader, loader: Any) -> Iterator[tuple[Any, Any, Any]]:
+def _observed(model: Any, reader: OutputReader, loader: Any) -> Iterator[tuple[Any, Any, Any, bool]]:
+    """Yield outputs, labels, predictions, and whether they are those of pixels."""
     for batch in loader:
-        for observed in reader.read(model.test_step(batch)):
-            yield tuple(part.cpu() for part in observed)  # type: ignore[misc]
+        samples = model.test_step(batch)
+        segmentation = hasattr(samples[0], "pred_sem_seg")
+        for outputs, truth, plain in reader.read(samples):
+            yield outputs.cpu(), truth.cpu(), plain.cpu(), segmentation
 
 
-def _parts(
-    labels: IntArray, outputs: FloatArray, truth: IntArray, classes: int, pixels: int, rng: Any
+def _of_samples(labels: IntArray, outputs: FloatArray, truth: IntArray) -> tuple[Any, ...]:
+    """Return tallies and elements of each class by sample, and the outputs and labels."""
+    eye = np.eye(len(outputs), dtype=np.int32)
+    predicted = eye[labels].transpose(1, 0, 2)  # (N, C, K)
+    hits = predicted * eye[truth][:, None]
+    return np.stack([hits, predicted], -1), eye[truth], outputs.T, truth
+
+
+def _of_pixels(
+    labels: IntArray, outputs: FloatArray, truth: IntArray, pixels: int, rng: Any
 ) -> tuple[Any, ...]:
-    """Return tallies, elements of each class, and the outputs and labels that are kept."""
-    valid = truth != _IGNORED
-    labels, outputs, truth = labels[:, valid], outputs[:, valid], truth[valid]
-    if len(valid) < pixels:  # a batch of images with one label each
-        eye = np.eye(classes, dtype=np.int32)
-        predicted = eye[labels].transpose(1, 0, 2)  # (N, C, K)
-        hits = predicted * eye[truth][:, None]
-        return np.stack([hits, predicted], -1), eye[truth], outputs.T, truth
-    rows = []
+    """Return tallies and elements of each class of an image, and outputs and labels of some pixels."""
+    classes, rows = len(outputs), []
     for row in labels:
         hits = np.bincount(truth[row == truth], minlength=classes)
         rows.append(np.stack([hits, np.bincount(row, minlength=classes)], -1))

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
+from mmseol.analysis.pictures import input_image
 from mmseol.classifiers.find import find_classifier
 from mmseol.counting.counts import check_counts, load_counts
 from mmseol.experiment.commands import load_config
@@ -126,14 +127,9 @@ class CheckpointPass(NamedTuple):
 
     def images(self, text: str | None = None) -> Iterator[tuple[NDArray[np.uint8], Any]]:
         """Yield the pixels of each image as the model gets them, RGB (H, W, 3), and its predicted sample."""
-        preprocessor: Any = getattr(self.model, "data_preprocessor", None)
-        names = ("_channel_conversion", "channel_conversion", "to_rgb")  # of mmengine, mmseg 1.2, mmpretrain
-        swapped = any(getattr(preprocessor, name, False) for name in names)
         for batch, samples in self.batches(text):
             for tensor, sample in zip(batch["inputs"], samples, strict=True):
-                pixels = tensor.cpu().numpy().transpose(1, 2, 0).clip(0, 255).astype(np.uint8)
-                pixels = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels[..., :3]
-                yield np.ascontiguousarray(pixels[..., ::-1] if swapped else pixels), sample
+                yield input_image(tensor, self.model), sample
 
 
 def training_counts(

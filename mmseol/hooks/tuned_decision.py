@@ -29,9 +29,23 @@ from mmseol.utils.arrays import FloatArray, IntArray
 from mmseol.utils.checks import choice
 from mmseol.utils.modules import unwrap
 
-__all__ = ["DecisionPass", "TunedDecisionHook", "loss_of_classifier", "stored_counts"]
+__all__ = ["DecisionPass", "TunedDecisionHook", "ignored_label", "loss_of_classifier", "stored_counts"]
 
 _LOSSES = ("loss_decode", "loss_module", "loss", "losses")  # attributes of heads
+
+
+def ignored_label(model: nn.Module, classifier: str) -> int:
+    """Return the label that the head of a classifier ignores; 255 if it does not say.
+
+    >>> ignored_label(nn.ModuleDict({"head": nn.Linear(2, 3)}), "head")
+    255
+
+    Args:
+        model: The host's model.
+        classifier: Name of the layer that classifies.
+    """
+    label = getattr(model.get_submodule(classifier.split(".")[0]), "ignore_index", 255)
+    return label if isinstance(label, int) and not isinstance(label, bool) else 255
 
 
 def loss_of_classifier(model: nn.Module, classifier: str) -> nn.Module | None:
@@ -111,8 +125,7 @@ class DecisionPass:
         self.fold_families = list(fold_families)
         self.fold_candidates = [torch.from_numpy(family.candidates()) for family in fold_families]
         decisions = 1 + sum(map(len, self.candidates)) + sum(map(len, self.fold_candidates[:1]))
-        ignore = getattr(model.get_submodule(classifier.split(".")[0]), "ignore_index", 255)
-        ignore = ignore if isinstance(ignore, int) and not isinstance(ignore, bool) else 255
+        ignore = ignored_label(model, classifier)
         self.tallies = DecisionTallies(len(weight), decisions, images, folds, replicates, blocks, ignore)
         self.sample = ElementSample(images, len(weight)) if sample else None
         self._rank, self._world = get_dist_info()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mmseol.analysis.figures.style import PALETTE, loss_styles, new_figure
+from mmseol.analysis.figures.style import PALETTE, loss_styles, new_figure, rgb
 from mmseol.analysis.pictures import NEUTRAL, check_palette, overlay
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def error_map(
     wrong = np.stack([np.asarray(one) != truth for one in predictions.values()]).astype(np.int64)
     if len(names) == 2:
         texts = ["both right", f"only {names[0]} right", f"only {names[1]} right", "both wrong"]
-        both = [_rgb(style["color"]) for style in loss_styles(names).values()]
+        both = [tuple(color) for color in rgb(list(loss_styles(names).values())).tolist()]
         colors, index = [_RIGHT, *both, _WRONG], wrong[1] + 2 * wrong[0]
     else:
         steps = np.linspace(_RIGHT, _WRONG, len(names) + 1).round().astype(int).tolist()
@@ -52,11 +52,6 @@ def error_map(
     picture = np.array(colors, np.uint8)[index]
     picture[(truth < 0) | (truth >= num_classes)] = NEUTRAL
     return picture, dict(zip(texts, colors, strict=True))
-
-
-def _rgb(color: str) -> tuple[int, int, int]:
-    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-    return red, green, blue
 
 
 def label_map_figure(

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 from mmengine.dist import all_gather_object, get_world_size, is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from mmseol.analysis.figures.style import class_styles, rgb
 from mmseol.analysis.live.class_scalars import evaluation_step
-from mmseol.analysis.pictures import NEUTRAL, captioned, overlay
+from mmseol.analysis.pictures import NEUTRAL, captioned, input_image, overlay
 from mmseol.counting.wrappers import walk
 from mmseol.registry import HOOKS
 from mmseol.utils.checks import KnownArguments, whole_number
@@ -91,7 +90,7 @@ class PredictionPicturesHook(KnownArguments, Hook):
             index = self._wanted.get(_key(known))
             if index is not None and index not in self._drawn:
                 meta = runner.visualizer.dataset_meta or {}
-                image = _image(data_batch["inputs"][place], runner.model)
+                image = input_image(data_batch["inputs"][place], runner.model)
                 picture = picture_of(image, sample, meta)
                 if picture is not None:
                     self._drawn[index] = _name(known, index), picture
@@ -130,24 +129,6 @@ def _key(info: Mapping[str, Any]) -> Any:
 def _name(info: Mapping[str, Any], index: int) -> str:
     stem = Path(info["img_path"]).stem if info.get("img_path") else f"{index}"
     return f"prediction_{re.sub(r'[^A-Za-z0-9_.-]', '_', stem)}"
-
-
-def _image(inputs: Any, model: Any) -> NDArray[np.uint8]:
-    """Return the input of the model before its preprocessor as RGB, (H, W, 3)."""
-    array = inputs.detach().cpu().numpy()
-    array = np.repeat(array, 3, axis=0) if array.shape[0] == 1 else array[:3]
-    model = model.module if is_model_wrapper(model) else model
-    preprocessor = getattr(model, "data_preprocessor", None)
-    swaps = (
-        getattr(preprocessor, name, False) for name in ("channel_conversion", "to_rgb", "_channel_conversion")
-    )
-    if any(swap is True for swap in swaps):
-        array = array[::-1]
-    if array.dtype != np.uint8:
-        low, high = float(array.min()), float(array.max())
-        if low < 0 or high > 255:  # the pipeline has normalised it
-            array = (array - low) * (255 / max(high - low, 1e-12))
-    return np.ascontiguousarray(array.transpose(1, 2, 0)).round().astype(np.uint8)
 
 
 def picture_of(image: NDArray[np.uint8], sample: Any, meta: Mapping[str, Any]) -> NDArray[np.uint8] | None:
