@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from mmengine.structures import BaseDataElement, PixelData
 from sklearn.metrics import balanced_accuracy_score
 
 from mmseol.analysis.figures import label_figures
@@ -25,7 +27,9 @@ from mmseol.experiment.checkpoint_outputs import (
     CheckpointOutputs,
     decision_rows,
     prior,
+    read_outputs,
 )
+from mmseol.losses import OutlyingMSELoss
 
 COUNTS = np.array([600, 250, 100, 50])
 RANKS = np.array([1.0, 2.0, 3.0, 4.0])
@@ -249,3 +253,49 @@ def test_outputs_come_back_from_their_file_and_source_only(tmp_path: Path) -> No
     assert first.rows(PLAIN).sum() + second.rows(PLAIN).sum() == made.rows(PLAIN).sum()
     assert second.image[0] == 0
     assert len(first.truth) == 750
+
+
+class Segmentor(torch.nn.Module):
+    """A model of one layer on images of two channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decode_head = torch.nn.Module()
+        self.decode_head.conv_seg = torch.nn.Conv2d(2, 3, 1)
+        self.decode_head.loss_decode = OutlyingMSELoss(class_counts=[9, 5, 1])
+        self.decode_head.ignore_index = 9
+
+    def test_step(self, batch: Any) -> list[Any]:
+        found = []
+        for image, truth in batch:
+            outputs = self.decode_head.conv_seg(image[None])[0]
+            parts = {
+                "seg_logits": outputs,
+                "pred_sem_seg": outputs.argmax(0)[None],
+                "gt_sem_seg": truth[None],
+            }
+            sample = BaseDataElement()
+            sample.set_data({name: PixelData(data=data) for name, data in parts.items()})
+            found.append(sample)
+        return found
+
+
+def test_small_label_maps_are_images_and_not_samples() -> None:
+    """Two images of 12 pixels, fewer than are kept; the ignored label is the head's."""
+    torch.manual_seed(0)
+    model = Segmentor()
+    truths = [torch.randint(0, 3, (3, 4)) for _ in range(2)]
+    truths[1][0] = 9
+    batch = [(torch.randn(2, 3, 4), truth) for truth in truths]
+    dataset = SimpleNamespace(metainfo={"classes": "abc"})
+    loader = type("Loader", (list,), {"dataset": dataset})([batch])
+    runner: Any = SimpleNamespace(model=model, load_checkpoint=lambda path: None)
+    found = read_outputs(runner, "a.pth", loader)
+    assert found.segmentation
+    assert found.image.tolist() == [0] * 12 + [1] * 8
+    for image, ((pixels, truth), rows) in enumerate(zip(batch, found.rows("argmax"), strict=True)):
+        labels = model.decode_head.conv_seg(pixels[None])[0].argmax(0)[truth != 9]
+        truth = truth[truth != 9]
+        for k in range(3):
+            expected = [((labels == k) & (truth == k)).sum(), (labels == k).sum(), (truth == k).sum()]
+            assert rows[k].tolist() == [int(count) for count in expected], image
