@@ -8,8 +8,9 @@ import pytest
 
 from mmseol.__main__ import main
 from mmseol.analysis.subcommands import ANALYSES
-from mmseol.sweeps.trial import fail, read_json, write_json
+from mmseol.sweeps.trial import fail
 from mmseol.sweeps.work_folder import WorkFolder
+from mmseol.utils.files import read_json, write_json
 
 SWEEP = """
 configs = ["quickstart/digits.py"]

@@ -9,7 +9,8 @@ import pytest
 from helpers.instant_trials import Instant
 from helpers.tool_runs import call
 
-from mmseol.sweeps.trial import fail, write_json
+from mmseol.sweeps.trial import fail
+from mmseol.utils.files import write_json
 
 OPTIONS = ["train_cfg.max_epochs=3", "train_cfg.val_interval=100"]
 

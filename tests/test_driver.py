@@ -11,8 +11,9 @@ from helpers.instant_trials import Instant, PlainRequests
 from mmseol.sweeps.driver import Driver
 from mmseol.sweeps.status import status
 from mmseol.sweeps.sweep_file import Sweep
-from mmseol.sweeps.trial import fail, write_json
+from mmseol.sweeps.trial import fail
 from mmseol.sweeps.work_folder import WorkFolder
+from mmseol.utils.files import write_json
 
 
 def sweep(**changes) -> Sweep:

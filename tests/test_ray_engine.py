@@ -31,7 +31,8 @@ from helpers.quick_trials import (
 from mmseol.sweeps import ray_engine
 from mmseol.sweeps.engines import make_engine
 from mmseol.sweeps.ray_engine import RayEngine
-from mmseol.sweeps.trial import read_json, state
+from mmseol.sweeps.trial import state
+from mmseol.utils.files import read_json
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,8 @@ from helpers.quick_trials import (
 from mmseol.sweeps import slurm_engine
 from mmseol.sweeps.engines import make_engine
 from mmseol.sweeps.slurm_engine import SlurmEngine, SlurmTrial, minutes
-from mmseol.sweeps.trial import read_json, state
+from mmseol.sweeps.trial import state
+from mmseol.utils.files import read_json
 
 
 @pytest.fixture(scope="module")

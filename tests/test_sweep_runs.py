@@ -22,8 +22,9 @@ from mmseol.analysis.trial_records import read_trials
 from mmseol.experiment import stock_config
 from mmseol.sweeps.claims import live_holder
 from mmseol.sweeps.engines import LocalEngine
-from mmseol.sweeps.trial import read_json, state, write_json
+from mmseol.sweeps.trial import state
 from mmseol.sweeps.work_folder import preload_of
+from mmseol.utils.files import read_json, write_json
 
 SWEEP = """
 '''Three losses, two cuts, two seeds.'''

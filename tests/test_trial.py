@@ -14,8 +14,9 @@ from helpers.quick_trials import children_of, wait_for
 from mmseol.sweeps import trial as trial_module
 from mmseol.sweeps.claims import Claim, live_holder
 from mmseol.sweeps.request import code_version
-from mmseol.sweeps.trial import CLAIMED, DONE, FAILED, INTERRUPTED, read_json, run_trial, state, write_json
+from mmseol.sweeps.trial import CLAIMED, DONE, FAILED, INTERRUPTED, run_trial, state
 from mmseol.sweeps.work_folder import WorkFolder
+from mmseol.utils.files import read_json, write_json
 
 
 def train(folder, trial):
@@ -145,7 +146,7 @@ def test_a_full_disk_leaves_no_record_rather_than_half_of_one(folder, monkeypatc
     write_json(folder / "train.json", {})
     write_json(folder / "score.json", {})
     with monkeypatch.context() as context:
-        context.setattr(trial_module.json, "dumps", lambda *_, **__: "{" + "0" * 100)
+        context.setattr("mmseol.utils.files.json.dumps", lambda *_, **__: "{" + "0" * 100)
         context.setattr("mmseol.utils.files.os.fsync", full)
         with pytest.raises(OSError, match="No space left"):
             run_trial(folder)

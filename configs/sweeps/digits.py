@@ -3,7 +3,8 @@
 scikit-learn's digits cut long-tailed at ratio 20 (332 training images), a narrow ResNet-8. Every loss tries
 12 points on the 200 validation images: 12 for 15 epochs, then the best 4 for 60. Three seeds are trained with
 the chosen point and scored once on the 599 test images. A final training takes about 12 s on one idle core,
-the sweep about 50 minutes. The final checkpoints are kept, since ``tools/analyze.py outlying-label`` reads them.
+the sweep about 50 minutes. The final checkpoints are kept, since ``tools/analyze.py outlying-label`` reads
+them.
 
     python tools/sweep.py configs/sweeps/digits.py --slots 2
     python tools/sweep.py status work_dirs/sweeps/digits

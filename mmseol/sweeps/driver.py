@@ -14,8 +14,9 @@ from mmseol.sweeps.engines import Engine
 from mmseol.sweeps.planner import Later, Trial, choose, later, plan
 from mmseol.sweeps.request import Requests
 from mmseol.sweeps.sweep_file import Sweep
-from mmseol.sweeps.trial import fail, read_json, state, write_json
+from mmseol.sweeps.trial import fail, state
 from mmseol.sweeps.work_folder import WorkFolder, reason_of, score_of
+from mmseol.utils.files import read_json, write_json
 
 __all__ = ["Driver"]
 

@@ -26,7 +26,7 @@ from mmseol.experiment.evaluation import set_split
 from mmseol.experiment.work_dir import lock_work_dir
 from mmseol.sweeps.curves import validation_curve
 from mmseol.sweeps.scoring import keep_predictions
-from mmseol.sweeps.trial import write_json
+from mmseol.utils.files import read_json, write_json
 from mmseol.utils.processes import peak_memory
 from mmseol.utils.unpickling import plain_data_only
 
@@ -148,8 +148,6 @@ def score(folder: Path, trial: Mapping[str, Any]) -> None:
     if trial["stage"] == "tune":
         write_json(folder / "score.json", {})
         return
-    from mmseol.sweeps.trial import read_json
-
     diverged = (read_json(folder / "train.json") or {}).get("diverged")
     if diverged:
         raise FloatingPointError(diverged)

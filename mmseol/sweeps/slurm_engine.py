@@ -16,8 +16,9 @@ from typing import Any, ClassVar
 
 from mmseol.sweeps.engines import Engine, check_trial_began
 from mmseol.sweeps.remote import TRIAL, TrialProcess, settings_of_trials
-from mmseol.sweeps.trial import INTERRUPTED, read_json, write_json
+from mmseol.sweeps.trial import INTERRUPTED
 from mmseol.utils.checks import number, whole_number
+from mmseol.utils.files import read_json, write_json
 
 __all__ = ["SlurmEngine", "SlurmTrial", "minutes"]
 

@@ -13,8 +13,9 @@ from rich.table import Table
 
 from mmseol.sweeps.claims import live_holder
 from mmseol.sweeps.costs import duration
-from mmseol.sweeps.trial import read_json, state
+from mmseol.sweeps.trial import state
 from mmseol.sweeps.work_folder import WorkFolder, reason_of
+from mmseol.utils.files import read_json
 
 __all__ = ["show", "status"]
 

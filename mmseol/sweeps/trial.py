@@ -10,7 +10,6 @@ interrupted trial continues from its last checkpoint when the same command runs 
 from __future__ import annotations
 
 import gc
-import json
 import multiprocessing
 import os
 import signal
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from mmseol.sweeps.claims import Claim, live_holder
-from mmseol.utils.files import replacing
+from mmseol.utils.files import read_json, write_json
 
 __all__ = [
     "CLAIMED",
@@ -33,10 +32,8 @@ __all__ = [
     "FAILED",
     "INTERRUPTED",
     "fail",
-    "read_json",
     "run_trial",
     "state",
-    "write_json",
 ]
 
 DONE, FAILED, CLAIMED, INTERRUPTED = 0, 1, 73, 75
@@ -49,30 +46,6 @@ _STOPPED = (
     128 + signal.SIGINT,
 )  # StopSignalHook's: the signal came to the child itself
 _KILLS = 3  # deaths by signals, as by the out-of-memory killer, that make a failure
-
-
-def read_json(path: str | Path) -> Any:
-    """Return the content of a JSON file, or ``None`` if there is none.
-
-    >>> read_json("no_such.json") is None
-    True
-    """
-    try:
-        return json.loads(Path(path).read_text())
-    except FileNotFoundError:
-        return None
-
-
-def write_json(path: str | Path, content: Any) -> None:
-    """Write a JSON file, whole or not at all.
-
-    >>> import tempfile
-    >>> write_json(path := Path(tempfile.mkdtemp()) / "a.json", {"epoch": 1})
-    >>> read_json(path)
-    {'epoch': 1}
-    """
-    with replacing(path, "w") as file:
-        file.write(json.dumps(content, indent=1) + "\n")
 
 
 def state(folder: str | Path) -> str:

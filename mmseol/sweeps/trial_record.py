@@ -9,7 +9,7 @@ from typing import Any
 from mmseol.analysis.records import environment
 from mmseol.sweeps.curves import class_scores, loss_curve, seconds_per_iteration, validation_curve
 from mmseol.sweeps.runs import best_step, unit_of
-from mmseol.sweeps.trial import read_json
+from mmseol.utils.files import read_json
 
 __all__ = ["FORMAT", "trial_record"]
 

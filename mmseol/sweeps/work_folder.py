@@ -9,7 +9,8 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from mmseol.sweeps.trial import read_json, state, write_json
+from mmseol.sweeps.trial import state
+from mmseol.utils.files import read_json, write_json
 from mmseol.utils.processes import end_of_log
 
 __all__ = ["WorkFolder", "preload_of", "score_of"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["disk_is_full", "replacing"]
+__all__ = ["disk_is_full", "read_json", "replacing", "write_json"]
 
 
 @contextmanager
@@ -66,6 +67,29 @@ class _Recording(io.FileIO):
         except OSError as error:
             self.failure = error
             raise
+
+
+def read_json(path: str | Path) -> Any:
+    """Return the content of a JSON file, or ``None`` if there is none.
+
+    >>> read_json("no_such.json") is None
+    True
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        return None
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write a JSON file, whole or not at all.
+
+    >>> write_json(path := Path(tempfile.mkdtemp()) / "a.json", {"epoch": 1})
+    >>> read_json(path)
+    {'epoch': 1}
+    """
+    with replacing(path, "w") as file:
+        file.write(json.dumps(content, indent=1) + "\n")
 
 
 def disk_is_full(error: BaseException) -> bool:

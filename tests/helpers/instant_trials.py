@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmseol.sweeps.engines import Engine
 from mmseol.sweeps.planner import Trial
-from mmseol.sweeps.trial import read_json, write_json
+from mmseol.utils.files import read_json, write_json
 
 
 class PlainRequests:

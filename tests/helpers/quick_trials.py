@@ -17,7 +17,8 @@ from typing import Any
 
 from mmseol.sweeps.claims import live_holder
 from mmseol.sweeps.engines import Engine
-from mmseol.sweeps.trial import main, read_json, state, write_json
+from mmseol.sweeps.trial import main, state
+from mmseol.utils.files import read_json, write_json
 
 EPOCHS = 10
 COMMAND = (__file__,)

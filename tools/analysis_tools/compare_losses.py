@@ -30,9 +30,8 @@ from mmseol.sweeps.driver import Driver
 from mmseol.sweeps.planner import Trial
 from mmseol.sweeps.request import Requests
 from mmseol.sweeps.sweep_file import Sweep
-from mmseol.sweeps.trial import read_json
 from mmseol.sweeps.work_folder import WorkFolder, preload_of
-from mmseol.utils.files import replacing
+from mmseol.utils.files import read_json, replacing
 
 LENGTHS = {"epochs": "train_cfg.max_epochs", "iterations": "train_cfg.max_iters"}
 
