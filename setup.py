@@ -59,7 +59,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["mmseol", "mmseol.*"]),
-    package_data={"mmseol": ["py.typed", "analysis/*.json", "analysis/reporting/*.jinja"]},
+    package_data={"mmseol": ["py.typed", "analysis/records/*.json", "analysis/reporting/*.jinja"]},
     python_requires=">=3.10",
     install_requires=["numpy>=1.24", "scipy>=1.10", "rich>=13", "pillow>=9.3"],
     extras_require={

@@ -370,7 +370,9 @@ COMMANDS: dict[str, Command | CommandGroup] = {
         _sweep,
         "mmseol.sweeps.command_line",
     ),
-    "tables": Command("Make tables of the records of sweeps.", _tables, "mmseol.analysis.sweep_report"),
+    "tables": Command(
+        "Make tables of the records of sweeps.", _tables, "mmseol.analysis.tabulation.sweep_report"
+    ),
     "tune-decision": Command(
         "Choose the decision of a checkpoint on validation data, after training.",
         _tune_decision,

@@ -11,8 +11,8 @@ from sklearn.metrics import silhouette_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from mmseol.__main__ import main
-from mmseol.analysis.embedding import embed, separation
 from mmseol.analysis.features import Features, save_features
+from mmseol.analysis.figures.embedding import embed, separation
 from mmseol.analysis.figures.scatter import Panel, embedding_figure
 
 NAMES = ("sky", "car", "pole", "sign")

@@ -8,7 +8,7 @@ import torch
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
-from mmseol.analysis.estimates import (
+from mmseol.analysis.statistics.estimates import (
     brier_scores,
     class_means,
     distance_to_labels,

@@ -12,7 +12,7 @@ from PIL import Image
 from mmseol.__main__ import main
 from mmseol.analysis import figure_commands
 from mmseol.analysis.figure_commands import score_group
-from mmseol.analysis.sweep_classes import class_score_groups
+from mmseol.analysis.records.sweep_classes import class_score_groups
 
 ROOT = Path(__file__).parents[1]
 DIGITS = str(ROOT / "results" / "losses_digits" / "record.json")

@@ -18,7 +18,7 @@ from helpers.tiny_runner import TinyModel, tiny_runner
 from mmengine.structures import PixelData
 from PIL import Image
 
-from mmseol.analysis.pictures import comparison_grid
+from mmseol.analysis.figures.side_by_side import comparison_grid
 from mmseol.camvid.convert import convert_color, convert_segnet
 from mmseol.camvid.toy import make_toy
 from mmseol.classifiers.checkpoints import adjust_checkpoint

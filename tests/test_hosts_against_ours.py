@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmseol.analysis.hosts import Situation, situations
-from mmseol.analysis.markdown import markdown
+from mmseol.analysis.tabulation.markdown import markdown
 
 ROOT = Path(__file__).parents[1]
 TOOL = ROOT / "tools" / "analysis_tools" / "hosts_against_ours.py"

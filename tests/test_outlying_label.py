@@ -18,7 +18,7 @@ from mmseol.analysis.outlying_label.label_command import compact
 from mmseol.analysis.outlying_label.label_decisions import decisions, held_out, nearest_target
 from mmseol.analysis.outlying_label.label_markdown import label_markdown
 from mmseol.analysis.outlying_label.target_estimates import class_means_against_labels, estimates, gradients
-from mmseol.analysis.verdicts import resampled, statement, unit_sums, verdict
+from mmseol.analysis.statistics.verdicts import resampled, statement, unit_sums, verdict
 from mmseol.classifiers.decisions import find_winners
 from mmseol.experiment.checkpoint_outputs import (
     NEAREST,

@@ -7,7 +7,7 @@ from helpers.sweep_records import CLASSES, SEG_TRUTH, TRUTH, predict, sklearn_sc
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from mmseol.analysis.paired import (
+from mmseol.analysis.statistics.paired import (
     Predictions,
     image_interval,
     load_predictions,
@@ -95,7 +95,7 @@ def test_every_image_is_drawn_equally_often(image):
 
 
 def test_batches_of_resamples_do_not_change_their_number(monkeypatch):
-    monkeypatch.setattr("mmseol.analysis.paired._BATCH", 7 * len(TRUTH))
+    monkeypatch.setattr("mmseol.analysis.statistics.paired._BATCH", 7 * len(TRUTH))
     assert resampled_scores([labels(1)], resamples=50)[0]["accuracy"].shape == (50,)
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from helpers.sweep_records import write_trial
 
-from mmseol.analysis.paper import Column, printed_tables
-from mmseol.analysis.paper_comparison import beside_printed, paper_table
-from mmseol.analysis.sweep_record import sweep_record
-from mmseol.analysis.trial_records import read_trials
+from mmseol.analysis.records.paper import Column, printed_tables
+from mmseol.analysis.records.sweep_record import sweep_record
+from mmseol.analysis.records.trial_records import read_trials
+from mmseol.analysis.tabulation.paper_comparison import beside_printed, paper_table
 from mmseol.experiment import LOSSES
 from mmseol.sweeps.sweep_file import find_sweep, read_sweep
 
@@ -119,7 +119,7 @@ def test_other_splits_are_named(tmp_path):
 
 
 def test_the_data_lie_beside_their_reader():
-    path = Path(__file__).parents[1] / "mmseol" / "analysis" / "paper_tables.json"
+    path = Path(__file__).parents[1] / "mmseol" / "analysis" / "records" / "paper_tables.json"
     assert json.loads(path.read_text())["source"] == "arXiv 2107.02393"
 
 

@@ -10,9 +10,9 @@ import pytest
 from helpers.sweep_records import write_trial
 from PIL import Image
 
-from mmseol.analysis.parameter_curve import draw_curve, parameter_curve, value_sweep
-from mmseol.analysis.sweep_record import sweep_record
-from mmseol.analysis.trial_records import read_trials
+from mmseol.analysis.figures.parameter_curve import draw_curve, parameter_curve, value_sweep
+from mmseol.analysis.records.sweep_record import sweep_record
+from mmseol.analysis.records.trial_records import read_trials
 
 ROOT = Path(__file__).parents[1]
 

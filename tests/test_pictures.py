@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmseol.analysis.pictures import NEUTRAL, comparison_grid, overlay
+from mmseol.analysis.figures.side_by_side import comparison_grid
+from mmseol.analysis.pictures import NEUTRAL, overlay
 
 PALETTE = [[255, 0, 0], [0, 255, 0], [0, 0, 200]]
 NAMES = ["alpha", "beta", "gamma"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmseol.analysis.records import SCORES
+from mmseol.analysis.records.run_records import SCORES
 
 ROOT = Path(__file__).parents[1]
 TOOL = ROOT / "tools" / "quickstart.py"

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
-from mmseol.analysis import records
-from mmseol.analysis.markdown import markdown
-from mmseol.analysis.records import iou_of_maps, iou_record, scores_record
+from mmseol.analysis.records import run_records
+from mmseol.analysis.records.run_records import iou_of_maps, iou_record, scores_record
+from mmseol.analysis.tabulation.markdown import markdown
 from mmseol.experiment import LOSSES
 
 ROOT = Path(__file__).parents[1]
@@ -58,14 +58,14 @@ def test_scores_record_shows_mean_and_spread():
 
 
 def test_the_environment_names_the_gpus(monkeypatch):
-    cuda = records.torch.cuda
+    cuda = run_records.torch.cuda
     names = ["H200", "H200", "T4"]
     monkeypatch.setattr(cuda, "is_available", lambda: True)
     monkeypatch.setattr(cuda, "device_count", lambda: len(names))
     monkeypatch.setattr(cuda, "get_device_name", names.__getitem__)
-    assert records.environment()["device"] == "2 H200, T4"
+    assert run_records.environment()["device"] == "2 H200, T4"
     monkeypatch.setattr(cuda, "is_available", lambda: False)
-    assert re.fullmatch(r"\d+ CPU cores, \w+", records.environment()["device"])
+    assert re.fullmatch(r"\d+ CPU cores, \w+", run_records.environment()["device"])
 
 
 def test_benchmarks_table_leaves_out_the_long_ones():

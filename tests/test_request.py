@@ -160,7 +160,7 @@ def test_the_version_follows_arithmetic_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(mmseol, "__file__", str(package / "__init__.py"))
     version = code_version.__wrapped__
     before = version()
-    for name in ("sweeps/driver.py", "analysis/records.py"):
+    for name in ("sweeps/driver.py", "analysis/records/run_records.py"):
         path = package / name
         path.write_text(path.read_text() + "\nX = 1\n")
     loss = package / "losses" / "focal.py"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from helpers.sweep_records import CLASSES, TRUTH, predict, sklearn_scores, write_trial
 
-from mmseol.analysis.sweep_record import check_digest, sweep_record
-from mmseol.analysis.trial_records import read_trials
+from mmseol.analysis.records.sweep_record import check_digest, sweep_record
+from mmseol.analysis.records.trial_records import read_trials
 
 
 def record_of(*folders, **arguments):

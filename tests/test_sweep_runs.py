@@ -16,9 +16,9 @@ from helpers.forked_runs import start, status_of
 from helpers.quick_trials import children_of, wait_for
 
 from mmseol.__main__ import main
-from mmseol.analysis.sweep_record import sweep_record
-from mmseol.analysis.sweep_tables import setting_tables, tuning_tables
-from mmseol.analysis.trial_records import read_trials
+from mmseol.analysis.records.sweep_record import sweep_record
+from mmseol.analysis.records.trial_records import read_trials
+from mmseol.analysis.tabulation.sweep_tables import setting_tables, tuning_tables
 from mmseol.experiment import stock_config
 from mmseol.sweeps.claims import live_holder
 from mmseol.sweeps.engines import LocalEngine

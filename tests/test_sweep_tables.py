@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 from helpers.sweep_records import CONFIG, ENVIRONMENT, write_trial
 
-from mmseol.analysis.sweep_record import sweep_record
-from mmseol.analysis.sweep_report import tables_of
-from mmseol.analysis.sweep_tables import (
+from mmseol.analysis.records.sweep_record import sweep_record
+from mmseol.analysis.records.trial_records import failed_trials, read_trials
+from mmseol.analysis.tabulation.sweep_report import tables_of
+from mmseol.analysis.tabulation.sweep_tables import (
     class_tables,
     comparison_tables,
     score_tables,
     setting_tables,
     tuning_tables,
 )
-from mmseol.analysis.text_table import TextTable
-from mmseol.analysis.trial_records import failed_trials, read_trials
+from mmseol.analysis.tabulation.text_table import TextTable
 
 
 def record_of(folder, **arguments):

@@ -5,7 +5,7 @@ import json
 import pytest
 from helpers.sweep_records import write_trial
 
-from mmseol.analysis.trial_records import failed_trials, read_trial, read_trials
+from mmseol.analysis.records.trial_records import failed_trials, read_trial, read_trials
 
 
 def rewrite(path, **changes):

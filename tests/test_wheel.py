@@ -60,7 +60,7 @@ def test_losses_and_configs_are_in_the_wheel(tmp_path: Path) -> None:
     (wheel,) = (tmp_path / "wheels").iterdir()
     run("-m", "pip", "install", *options, "--target", "site", wheel, folder=tmp_path)
     assert (tmp_path / "site" / "mmseol" / "py.typed").is_file()
-    assert (tmp_path / "site" / "mmseol" / "analysis" / "paper_tables.json").is_file()
+    assert (tmp_path / "site" / "mmseol" / "analysis" / "records" / "paper_tables.json").is_file()
     shipped = {path.parent.name for path in (tmp_path / "site/mmseol/.mim/results").glob("*/record.json")}
     assert shipped == {path.parent.name for path in (ROOT / "results").glob("*/record.json")}
 

@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mmseol.analysis.records import SCORES, scores_record, written_scores
+from mmseol.analysis.records.run_records import SCORES, scores_record, written_scores
 from mmseol.utils.files import replacing
 from mmseol.utils.processes import run_side_by_side
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmseol.__main__ import main as run_command
-from mmseol.analysis.parameter_curve import draw_curve, parameter_curve, value_sweep
-from mmseol.analysis.sweep_record import sweep_record
-from mmseol.analysis.trial_records import read_trials
+from mmseol.analysis.figures.parameter_curve import draw_curve, parameter_curve, value_sweep
+from mmseol.analysis.records.sweep_record import sweep_record
+from mmseol.analysis.records.trial_records import read_trials
 from mmseol.experiment.config_files import find_config
 from mmseol.utils.files import replacing
 

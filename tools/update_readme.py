@@ -14,10 +14,10 @@ import sys
 from argparse import ArgumentParser
 from pathlib import Path
 
-from mmseol.analysis.markdown import markdown, tuning_markdown
 from mmseol.analysis.outlying_label.label_markdown import label_markdown
-from mmseol.analysis.sweep_record import check_digest
-from mmseol.analysis.sweep_report import sweep_markdown
+from mmseol.analysis.records.sweep_record import check_digest
+from mmseol.analysis.tabulation.markdown import markdown, tuning_markdown
+from mmseol.analysis.tabulation.sweep_report import sweep_markdown
 from mmseol.utils.checks import choice
 from mmseol.utils.files import replacing
 

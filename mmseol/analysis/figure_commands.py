@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from mmseol.analysis.figures.style import check_picture, save_figure
+from mmseol.analysis.records.sweep_classes import ClassScoreGroup, class_score_groups
 from mmseol.analysis.reporting.run_folder import RunFolder, is_sweep, read_evaluations, read_run
 from mmseol.analysis.reporting.score_sections import seed_groups
-from mmseol.analysis.sweep_classes import ClassScoreGroup, class_score_groups
 from mmseol.counting.counts import ClassCounts, load_counts
 from mmseol.metrics.scores import confusion_matrix
 from mmseol.utils.text import first_few
@@ -179,8 +179,8 @@ def _of_runs(runs: list[RunFolder], score: str) -> ClassScoreGroup:
 
 
 def _of_record(paths: list[Path], score: str | None, only: str | None) -> ClassScoreGroup:
-    from mmseol.analysis.sweep_record import sweep_record
-    from mmseol.analysis.trial_records import read_trials
+    from mmseol.analysis.records.sweep_record import sweep_record
+    from mmseol.analysis.records.trial_records import read_trials
 
     if len(paths) == 1 and paths[0].is_file():
         record = json.loads(paths[0].read_text(encoding="utf-8"))
@@ -245,7 +245,7 @@ def prepare_confusion(args: Namespace) -> Any:
 
 def _of_trial(path: Path) -> Any:
     """Return the confusion matrix of a trial of a sweep, from the class of each image."""
-    from mmseol.analysis.trial_records import read_trial
+    from mmseol.analysis.records.trial_records import read_trial
 
     trial = read_trial(path / "record.json")
     with np.load(path / "predictions.npz", allow_pickle=False) as file:

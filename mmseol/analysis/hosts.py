@@ -254,7 +254,7 @@ def situations_record(environment: dict[str, Any], commands: list[str]) -> dict[
     ['python run.py']
 
     Args:
-        environment: See :func:`mmseol.analysis.records.environment`.
+        environment: See :func:`mmseol.analysis.records.run_records.environment`.
         commands: Command lines of the run.
     """
     return {

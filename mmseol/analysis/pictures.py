@@ -1,9 +1,7 @@
-"""Pictures of label maps: over their image, and the predictions of several methods side by side."""
+"""Images as arrays: a model's input as a picture, label maps in colours over it, captions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
 from mmseol.utils.checks import number
-from mmseol.utils.files import replacing
 from mmseol.utils.modules import unwrap
 
-__all__ = ["captioned", "check_palette", "comparison_grid", "input_image", "overlay"]
+__all__ = ["captioned", "check_palette", "input_image", "overlay"]
 
 NEUTRAL = (255, 255, 255)
 """RGB of void: white, which common palettes use for no class."""
@@ -115,54 +112,3 @@ def captioned(image: NDArray[Any], text: str, width: int = 160) -> NDArray[np.ui
     framed.paste(picture)
     ImageDraw.Draw(framed).text((3, picture.height + 2), text, fill=(0, 0, 0))
     return np.asarray(framed)
-
-
-def comparison_grid(
-    path: str | Path,
-    images: Sequence[NDArray[Any]],
-    truths: Sequence[NDArray[Any]],
-    predictions: Mapping[str, Sequence[NDArray[Any]]],
-    class_names: Sequence[str],
-    palette: ArrayLike,
-    alpha: float = 1.0,
-    column_width: float = 2.4,
-    dpi: int = 150,
-) -> Path:
-    """Save a PNG with a row for each image: image, ground truth and prediction of each method; with a legend.
-
-    Predictions are also drawn where the truth is void.
-
-    >>> import tempfile
-    >>> image, label_map = np.zeros((4, 4, 3)), np.eye(4, dtype=int)
-    >>> path = Path(tempfile.mkdtemp()) / "grid.png"
-    >>> palette = [[0, 0, 0], [200, 100, 0]]
-    >>> comparison_grid(path, [image], [label_map], {"ce": [label_map]}, ["road", "car"], palette).name
-    'grid.png'
-
-    Args:
-        path: File to write; an error leaves no file.
-        images: RGB, 0..255, each (H, W, 3); sizes may differ from row to row.
-        truths: Label maps, each (H, W); labels outside 0..K-1 are void.
-        predictions: Label maps (H, W) of each method, by its column title.
-        class_names: Names of the K classes.
-        palette: RGB of each class, 0..255, (K, 3).
-        alpha: Weight of the label colours against the image.
-        column_width: Width of a column in inches.
-        dpi: Pixels per inch of the file.
-
-    Returns:
-        ``path``.
-
-    Raises:
-        FileExistsError: If ``path`` exists.
-        ValueError: If the numbers of images or the shapes differ.
-    """
-    from mmseol.analysis.figures.side_by_side import label_map_figure
-
-    path = Path(path)
-    if path.exists():
-        raise FileExistsError(f"`path` {str(path)!r} exists; name another file or remove it first.")
-    figure = label_map_figure(images, truths, predictions, class_names, palette, alpha, column_width)
-    with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=dpi)
-    return path

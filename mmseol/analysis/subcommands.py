@@ -176,7 +176,7 @@ ANALYSES: dict[str, Command] = {
     "tsne": Command(
         "Draw the features of several losses side by side, with numbers that say how far classes lie apart.",
         _tsne,
-        "mmseol.analysis.embedding",
+        "mmseol.analysis.figures.embedding",
     ),
     "distribution": Command(
         "Draw the counts of each class, of one or more data sets.", _distribution, _FIGURES

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 
-from mmseol.analysis.evidence import Comparison, RecordedRun, evidence, read_records, recorded_runs
-from mmseol.analysis.paired import seed_interval
-from mmseol.analysis.run_text import SHORT_NAMES, values_text
-from mmseol.analysis.text_table import spread
+from mmseol.analysis.records.evidence import Comparison, RecordedRun, evidence, read_records, recorded_runs
+from mmseol.analysis.statistics.paired import seed_interval
+from mmseol.analysis.tabulation.run_text import SHORT_NAMES, values_text
+from mmseol.analysis.tabulation.text_table import spread
 from mmseol.counting.counts import ClassCounts
 from mmseol.experiment.commands import load_config
 from mmseol.experiment.config_files import sweeps_of

@@ -373,7 +373,7 @@ def _decisions(scoring: _Scoring, tallies: Any) -> list[dict[str, Any]]:
 
 
 def _write(out: Path, facts: dict[str, Any]) -> None:
-    from mmseol.analysis.decision_curve import draw_decisions
+    from mmseol.analysis.figures.decision_curve import draw_decisions
 
     with replacing(out / "decision.json", "w") as file:
         json.dump(facts, file, indent=1)

@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
-from mmseol.analysis.records import environment
+from mmseol.analysis.records.run_records import environment
 from mmseol.experiment.weights import check_classifier, check_initial_weights, check_weights
 from mmseol.utils.files import replacing
 

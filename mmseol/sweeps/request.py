@@ -18,7 +18,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
 import mmseol
-from mmseol.analysis.run_text import SHORT_NAMES
+from mmseol.analysis.tabulation.run_text import SHORT_NAMES
 from mmseol.counting.cache import describe
 from mmseol.counting.wrappers import walk
 from mmseol.experiment.commands import load_config

@@ -13,7 +13,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmseol.analysis.run_text import SHORT_NAMES
+from mmseol.analysis.tabulation.run_text import SHORT_NAMES
 from mmseol.experiment.config_files import find_config
 from mmseol.experiment.data import parse_imbalance
 from mmseol.experiment.loss import known_losses, parse_loss, parse_options, resolved_loss

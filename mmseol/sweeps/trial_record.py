@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmseol.analysis.records import environment
+from mmseol.analysis.records.run_records import environment
 from mmseol.sweeps.curves import class_scores, loss_curve, seconds_per_iteration, validation_curve
 from mmseol.sweeps.runs import best_step, unit_of
 from mmseol.utils.files import read_json

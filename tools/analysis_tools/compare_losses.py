@@ -21,8 +21,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmseol.analysis.markdown import markdown
-from mmseol.analysis.records import SCORES, SEG_SCORES, scores_record
+from mmseol.analysis.records.run_records import SCORES, SEG_SCORES, scores_record
+from mmseol.analysis.tabulation.markdown import markdown
 from mmseol.experiment.config_files import find_config
 from mmseol.experiment.loss import known_losses, parse_options
 from mmseol.sweeps import engines

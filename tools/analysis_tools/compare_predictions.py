@@ -16,10 +16,10 @@ import numpy as np
 from PIL import Image
 
 from mmseol.analysis.color_position import color_position_baseline
-from mmseol.analysis.markdown import markdown
-from mmseol.analysis.pictures import comparison_grid
-from mmseol.analysis.records import iou_of_maps, iou_record
-from mmseol.analysis.training_runs import tuning_rows
+from mmseol.analysis.figures.side_by_side import comparison_grid
+from mmseol.analysis.records.run_records import iou_of_maps, iou_record
+from mmseol.analysis.records.training_runs import tuning_rows
+from mmseol.analysis.tabulation.markdown import markdown
 from mmseol.camvid.layout import CLASSES, PALETTE, find_pairs
 from mmseol.utils.files import replacing
 

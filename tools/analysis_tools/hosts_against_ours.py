@@ -8,8 +8,8 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from mmseol.analysis.hosts import situations_record
-from mmseol.analysis.markdown import markdown
-from mmseol.analysis.records import environment
+from mmseol.analysis.records.run_records import environment
+from mmseol.analysis.tabulation.markdown import markdown
 from mmseol.utils.files import replacing
 
 COMMAND = "python tools/analysis_tools/hosts_against_ours.py --out results/hosts_against_ours/record.json"

@@ -13,9 +13,9 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from mmseol.analysis.markdown import markdown
-from mmseol.analysis.records import scores_record, written_scores
-from mmseol.analysis.training_runs import tuning_rows
+from mmseol.analysis.records.run_records import scores_record, written_scores
+from mmseol.analysis.records.training_runs import tuning_rows
+from mmseol.analysis.tabulation.markdown import markdown
 from mmseol.utils.files import replacing
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from mmseol.analysis.markdown import markdown_table
-from mmseol.analysis.records import environment
+from mmseol.analysis.records.run_records import environment
+from mmseol.analysis.tabulation.markdown import markdown_table
 from mmseol.utils.files import replacing
 from tools.benchmarks._measure import device
 

@@ -26,7 +26,7 @@ class Panel(NamedTuple):
         title: Name of the loss.
         points: Places, (P, 2).
         label: Class of each point, (P,).
-        measured: :class:`mmseol.analysis.embedding.Separation` of the features; ``None`` leaves it out.
+        measured: ``Separation`` of :mod:`mmseol.analysis.figures.embedding`; ``None`` leaves it out.
     """
 
     title: str

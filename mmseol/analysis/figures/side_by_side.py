@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,11 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from mmseol.analysis.figures.style import PALETTE, loss_styles, new_figure, rgb
 from mmseol.analysis.pictures import NEUTRAL, check_palette, overlay
+from mmseol.utils.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["class_figure", "error_map", "label_map_figure"]
+__all__ = ["class_figure", "comparison_grid", "error_map", "label_map_figure"]
 
 _RIGHT, _WRONG = (235, 235, 235), (64, 64, 64)
 _TITLE, _CAPTION, _LINE = 0.25, 0.17, 0.2  # inches: column titles, text below a row, a line of the legend
@@ -242,3 +244,52 @@ def class_figure(
         if note:
             figure.text(0.06 / (width * across), 0.05 / total, note, fontsize=7, color="0.35")
     return figure
+
+
+def comparison_grid(
+    path: str | Path,
+    images: Sequence[NDArray[Any]],
+    truths: Sequence[NDArray[Any]],
+    predictions: Mapping[str, Sequence[NDArray[Any]]],
+    class_names: Sequence[str],
+    palette: ArrayLike,
+    alpha: float = 1.0,
+    column_width: float = 2.4,
+    dpi: int = 150,
+) -> Path:
+    """Save a PNG with a row for each image: image, ground truth and prediction of each method; with a legend.
+
+    Predictions are also drawn where the truth is void.
+
+    >>> import tempfile
+    >>> image, label_map = np.zeros((4, 4, 3)), np.eye(4, dtype=int)
+    >>> path = Path(tempfile.mkdtemp()) / "grid.png"
+    >>> palette = [[0, 0, 0], [200, 100, 0]]
+    >>> comparison_grid(path, [image], [label_map], {"ce": [label_map]}, ["road", "car"], palette).name
+    'grid.png'
+
+    Args:
+        path: File to write; an error leaves no file.
+        images: RGB, 0..255, each (H, W, 3); sizes may differ from row to row.
+        truths: Label maps, each (H, W); labels outside 0..K-1 are void.
+        predictions: Label maps (H, W) of each method, by its column title.
+        class_names: Names of the K classes.
+        palette: RGB of each class, 0..255, (K, 3).
+        alpha: Weight of the label colours against the image.
+        column_width: Width of a column in inches.
+        dpi: Pixels per inch of the file.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        FileExistsError: If ``path`` exists.
+        ValueError: If the numbers of images or the shapes differ.
+    """
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(f"`path` {str(path)!r} exists; name another file or remove it first.")
+    figure = label_map_figure(images, truths, predictions, class_names, palette, alpha, column_width)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=dpi)
+    return path

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmseol.analysis.verdicts import statement
+from mmseol.analysis.statistics.verdicts import statement
 from mmseol.camvid.layout import CAMVID_PIXELS
 from mmseol.counting.counts import outlying_values
 from mmseol.datasets.imbalance import class_sizes

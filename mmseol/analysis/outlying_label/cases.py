@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mmseol.analysis.estimates import prior_weights
-from mmseol.analysis.verdicts import resampled, unit_sums
+from mmseol.analysis.statistics.estimates import prior_weights
+from mmseol.analysis.statistics.verdicts import resampled, unit_sums
 from mmseol.experiment.checkpoint_outputs import CheckpointOutputs
 from mmseol.metrics.scores import overall_score, score_tallies
 from mmseol.utils.arrays import FloatArray, IntArray

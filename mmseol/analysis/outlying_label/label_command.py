@@ -19,8 +19,8 @@ from mmseol.analysis.figures.style import save_figure
 from mmseol.analysis.outlying_label import label_decisions, target_estimates
 from mmseol.analysis.outlying_label.alpha_search import alpha_grid, alpha_measurement
 from mmseol.analysis.outlying_label.cases import EARLY, LATE, TITLES, Case
-from mmseol.analysis.records import environment
-from mmseol.analysis.verdicts import RULES
+from mmseol.analysis.records.run_records import environment
+from mmseol.analysis.statistics.verdicts import RULES
 from mmseol.experiment.checkpoint_outputs import CheckpointOutputs, ordered_loader, read_outputs, run_config
 from mmseol.experiment.runner import CommandRunner
 from mmseol.utils.files import replacing

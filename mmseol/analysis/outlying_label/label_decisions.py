@@ -19,7 +19,7 @@ from mmseol.analysis.outlying_label.cases import (
     paired,
     thirds,
 )
-from mmseol.analysis.verdicts import averaged, statement
+from mmseol.analysis.statistics.verdicts import averaged, statement
 from mmseol.classifiers.decisions import DecisionTallies, Selection, select
 from mmseol.experiment.checkpoint_outputs import NEAREST, PLAIN, RANK, CheckpointOutputs, prior
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmseol.analysis.markdown import markdown_table
+from mmseol.analysis.tabulation.markdown import markdown_table
 from mmseol.utils.checks import choice
 
 __all__ = ["label_markdown"]

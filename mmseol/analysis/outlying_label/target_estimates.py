@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from mmseol.analysis.estimates import output_gradients, probabilities, reliability
 from mmseol.analysis.outlying_label.cases import (
     CROSS_ENTROPY,
     ONE_HOT,
@@ -20,7 +19,8 @@ from mmseol.analysis.outlying_label.cases import (
     paired,
     thirds,
 )
-from mmseol.analysis.verdicts import averaged, resampled, statement, unit_sums
+from mmseol.analysis.statistics.estimates import output_gradients, probabilities, reliability
+from mmseol.analysis.statistics.verdicts import averaged, resampled, statement, unit_sums
 from mmseol.counting.counts import outlying_values
 from mmseol.experiment.checkpoint_outputs import CheckpointOutputs
 from mmseol.utils.arrays import FloatArray, IntArray

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from mmseol.analysis.text_table import TextTable
+from mmseol.analysis.tabulation.text_table import TextTable
 
 __all__ = [
     "MISSING",

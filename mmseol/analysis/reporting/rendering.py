@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from mmseol.analysis.reporting.page_parts import Block, Code, Links, Note, Picture, Report
-from mmseol.analysis.text_table import TextTable
+from mmseol.analysis.tabulation.text_table import TextTable
 from mmseol.utils.files import replacing
 
 __all__ = ["LARGEST", "SUFFIXES", "html_page", "markdown_page", "write_report"]

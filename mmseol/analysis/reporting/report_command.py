@@ -36,8 +36,8 @@ def report_of(sources: list[str], title: str = "") -> Report:
     if len(named) == 1 and named[0][1].is_file():
         return sweep_report(_record(named[0][1]), title)
     if all(sweeps):
-        from mmseol.analysis.sweep_record import sweep_record
-        from mmseol.analysis.trial_records import failed_trials, read_trials
+        from mmseol.analysis.records.sweep_record import sweep_record
+        from mmseol.analysis.records.trial_records import failed_trials, read_trials
 
         paths = [path for _, path in named]
         trials = read_trials(paths)

@@ -19,7 +19,7 @@ from mmseol.analysis.reporting.score_sections import (
     curve_blocks,
     score_blocks,
 )
-from mmseol.analysis.text_table import TextTable
+from mmseol.analysis.tabulation.text_table import TextTable
 from mmseol.experiment.config_files import read_config, shipped_configs
 from mmseol.experiment.work_dir import differences
 from mmseol.utils.arrays import IntArray

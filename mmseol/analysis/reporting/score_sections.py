@@ -9,10 +9,10 @@ import numpy as np
 from mmseol.analysis.figures.class_curves import class_curve_figure, scalar_figure
 from mmseol.analysis.figures.confusion_cells import confusion_figure
 from mmseol.analysis.figures.score_counts import score_count_figure
-from mmseol.analysis.records import SCORES, SEG_SCORES
+from mmseol.analysis.records.run_records import SCORES, SEG_SCORES
 from mmseol.analysis.reporting.page_parts import MISSING, Block, Note, drawn
 from mmseol.analysis.reporting.run_folder import Evaluation, RunFolder
-from mmseol.analysis.text_table import TextTable, spread
+from mmseol.analysis.tabulation.text_table import TextTable, spread
 from mmseol.experiment.work_dir import differences
 from mmseol.utils.text import first_few
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from mmseol.analysis.figures.distributions import distribution_figure
 from mmseol.analysis.figures.score_counts import score_count_figure
+from mmseol.analysis.records.sweep_classes import class_score_groups
 from mmseol.analysis.reporting.page_parts import Block, Code, Note, Report, Section, drawn
-from mmseol.analysis.sweep_classes import class_score_groups
-from mmseol.analysis.sweep_report import tables_of
+from mmseol.analysis.tabulation.sweep_report import tables_of
 
 __all__ = ["sweep_report"]
 

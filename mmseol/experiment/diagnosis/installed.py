@@ -15,7 +15,7 @@ import torch
 from mmengine.registry import MODELS, DefaultScope
 
 import mmseol
-from mmseol.analysis.records import installed_versions
+from mmseol.analysis.records.run_records import installed_versions
 from mmseol.counting.cache import default_cache_dir
 from mmseol.experiment.config_files import types_in
 from mmseol.experiment.diagnosis.findings import Check, Finding, Subject, error_text

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 import mmseol
-from mmseol.analysis.paired import SeedInterval, seed_interval
-from mmseol.analysis.paper import dataset_of
-from mmseol.analysis.records import SCORES, SEG_SCORES
+from mmseol.analysis.records.paper import dataset_of
+from mmseol.analysis.records.run_records import SCORES, SEG_SCORES
+from mmseol.analysis.statistics.paired import SeedInterval, seed_interval
 
 __all__ = [
     "Comparison",

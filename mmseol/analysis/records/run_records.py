@@ -1,4 +1,4 @@
-"""Records of real runs: scores, commands, environment. :mod:`mmseol.analysis.markdown` prints them."""
+"""Records of real runs: scores, commands, environment; ``analysis.tabulation.markdown`` prints them."""
 
 from __future__ import annotations
 

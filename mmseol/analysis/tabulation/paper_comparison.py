@@ -8,9 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from mmseol.analysis.paper import Column, PrintedRow, PrintedTable, dataset_of, network_of, printed_tables
-from mmseol.analysis.run_text import Run, differences, length_text, network_text, setting_text, values_text
-from mmseol.analysis.text_table import TextTable, spread
+from mmseol.analysis.records.paper import (
+    Column,
+    PrintedRow,
+    PrintedTable,
+    dataset_of,
+    network_of,
+    printed_tables,
+)
+from mmseol.analysis.tabulation.run_text import (
+    Run,
+    differences,
+    length_text,
+    network_text,
+    setting_text,
+    values_text,
+)
+from mmseol.analysis.tabulation.text_table import TextTable, spread
 from mmseol.utils.checks import choice
 
 __all__ = ["beside_printed", "paper_table"]

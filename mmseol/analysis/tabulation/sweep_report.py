@@ -10,18 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmseol.analysis.paper import printed_tables
-from mmseol.analysis.paper_comparison import beside_printed, paper_table
-from mmseol.analysis.sweep_record import check_digest, sweep_record
-from mmseol.analysis.sweep_tables import (
+from mmseol.analysis.records.paper import printed_tables
+from mmseol.analysis.records.sweep_record import check_digest, sweep_record
+from mmseol.analysis.records.trial_records import Trial, failed_trials, read_trials
+from mmseol.analysis.tabulation.paper_comparison import beside_printed, paper_table
+from mmseol.analysis.tabulation.sweep_tables import (
     class_tables,
     comparison_tables,
     score_tables,
     setting_tables,
     tuning_tables,
 )
-from mmseol.analysis.text_table import TextTable
-from mmseol.analysis.trial_records import Trial, failed_trials, read_trials
+from mmseol.analysis.tabulation.text_table import TextTable
 from mmseol.utils.checks import choice
 from mmseol.utils.files import replacing
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mmseol.analysis.paired import seed_interval
+from mmseol.analysis.statistics.paired import seed_interval
 from mmseol.utils.arrays import FloatArray
 from mmseol.utils.checks import choice, number, whole_number
 

@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from mmseol.analysis.paired import (
+from mmseol.analysis.records.trial_records import KINDS, FailedTrial, Trial
+from mmseol.analysis.statistics.paired import (
     Predictions,
     image_interval,
     load_predictions,
     resampled_scores,
     seed_interval,
 )
-from mmseol.analysis.trial_records import KINDS, FailedTrial, Trial
 from mmseol.utils.checks import choice
 
 __all__ = ["check_digest", "record_digest", "sweep_record"]

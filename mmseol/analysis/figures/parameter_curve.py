@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mmseol.analysis.run_text import length_text
-from mmseol.analysis.text_table import spread
+from mmseol.analysis.tabulation.run_text import length_text
+from mmseol.analysis.tabulation.text_table import spread
 from mmseol.utils.files import replacing
 
 __all__ = ["draw_curve", "parameter_curve", "value_sweep"]

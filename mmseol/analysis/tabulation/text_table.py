@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mmseol.analysis.markdown import markdown_table
+from mmseol.analysis.tabulation.markdown import markdown_table
 
 __all__ = ["TextTable", "spread"]
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from mmseol.analysis.paper import network_of
-from mmseol.analysis.records import SCORES, SEG_SCORES
-from mmseol.analysis.run_text import (
+from mmseol.analysis.records.paper import network_of
+from mmseol.analysis.records.run_records import SCORES, SEG_SCORES
+from mmseol.analysis.tabulation.run_text import (
     Run,
     differences,
     length_text,
@@ -24,7 +24,7 @@ from mmseol.analysis.run_text import (
     short_name,
     values_text,
 )
-from mmseol.analysis.text_table import TextTable, spread
+from mmseol.analysis.tabulation.text_table import TextTable, spread
 from mmseol.utils.text import first_few
 
 __all__ = [

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mmseol.analysis.records import COSTS, SCORES, SEG_SCORES
+from mmseol.analysis.records.run_records import COSTS, SCORES, SEG_SCORES
 
 __all__ = ["markdown", "markdown_table", "tuning_markdown"]
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from mmseol.analysis.paper import network_of
+from mmseol.analysis.records.paper import network_of
 from mmseol.utils.text import first_few
 
 __all__ = [

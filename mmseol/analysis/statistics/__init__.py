@@ -1,0 +1,1 @@
+"""Differences of scores with their intervals, and what outputs estimate."""

@@ -1,0 +1,1 @@
+"""Records -> tables in Markdown, LaTeX and JSON."""
