@@ -90,7 +90,7 @@ def find_winners(outputs: Tensor, candidates: Tensor, kind: Kind) -> Winners:
     values = (candidates.exp() if kind == "multiplicative" else candidates).to(outputs.dtype)
     numbers = torch.arange(outputs[0].numel(), device=outputs.device).view(outputs.shape[1:])
     first = torch.empty_like(numbers).flatten()
-    changes = [(first[:0],) * 4]
+    changes: list[tuple[Tensor, Tensor, Tensor, Tensor]] = [(first[:0],) * 4]
     for rows, columns, tile in _strips(outputs):
         tiles = _in_tiles(outputs[:, rows, columns], tile)
         elements = _in_tiles(numbers[None, rows, columns], tile)[0]
@@ -104,8 +104,8 @@ def find_winners(outputs: Tensor, candidates: Tensor, kind: Kind) -> Winners:
             before, at, pixel = (places[1:] != places[:-1]).nonzero(as_tuple=True)
             old, new = (classes[places[c, at, pixel].long(), at] for c in (before, before + 1))
             changes.append((pixels[at, pixel], before + 1, old, new))
-    columns_of_changes = (torch.cat(column) for column in zip(*changes, strict=True))
-    return Winners(first, *columns_of_changes, candidates=len(values))
+    changed, decisions, old, new = (torch.cat(column) for column in zip(*changes, strict=True))
+    return Winners(first, changed, decisions, old, new, len(values))
 
 
 def _strips(outputs: Tensor) -> Iterator[tuple[slice, slice, tuple[int, int]]]:
