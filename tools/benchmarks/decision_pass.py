@@ -121,6 +121,6 @@ def run(repeats: int = 10, cases: Sequence[dict[str, Any]] = CASES) -> dict[str,
         "Decisions scored in a validation with FastFCN-R18",
         rows,
         "Reference: the same validation with `mmseol.SegClassBalanceMetric`. Both predict as mmseg does, or\n"
-        "with `mmseol.UpsampleFreePredictionHook`: there only the decisions need upsampled outputs. No image\n"
-        "is kept, so that memory does not depend on the number of images. Images are not loaded in either.",
+        "with `mmseol.UpsampleFreePredictionHook`: only the decisions then need upsampled outputs. No\n"
+        "image is kept: memory does not depend on the number of images. Images are not loaded in either.",
     )
