@@ -124,8 +124,8 @@ class Sweep:
             whole_number("keep_every", self.keep_every, at_least=1)
             if not self.keep_checkpoints or self.best_on_test:
                 raise ValueError(
-                    "`keep_every` needs `keep_checkpoints = True`, and no `best_on_test`, with which those of "
-                    "all validations stay."
+                    "`keep_every` needs `keep_checkpoints = True`, and no `best_on_test`, which keeps one of "
+                    "each validation."
                 )
         if not (isinstance(self.metric, str) and self.metric):
             raise ValueError(f"`metric` must be the name of a validation score, got {self.metric!r}.")
