@@ -246,6 +246,14 @@ def _sweep(parser: ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, help="of the final trainings; rungs in proportion")
     parser.add_argument("--iterations", type=int, help="the same where the configs train by iterations")
     parser.add_argument("--seeds", type=int, nargs="+", help="of the final trainings")
+    parser.add_argument(
+        "--keep-checkpoints",
+        action="store_true",
+        help="keep the last and the best checkpoint of final trainings",
+    )
+    parser.add_argument(
+        "--keep-every", type=int, metavar="N", help="keep those of every N epochs, or iterations, as well"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print every command and its estimated cost")
     parser.add_argument("--retry-failed", action="store_true", help="run failed trials again")
     parser.add_argument(

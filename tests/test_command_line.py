@@ -55,6 +55,17 @@ def test_a_dry_run_prints_commands_and_costs_and_writes_nothing(file, tmp_path, 
     assert not work_dir.exists()
 
 
+def test_early_checkpoints_are_kept_on_request(tmp_path, capsys):
+    untuned = tmp_path / "untuned.py"
+    settings = ['configs = ["quickstart/digits.py"]', 'losses = ["ce"]', "epochs = 4", 'metric = "accuracy"']
+    untuned.write_text("\n".join(settings))
+    main("sweep", [str(untuned), "--work-dir", str(tmp_path / "work"), "--dry-run", "--keep-every", "2"])
+    text = capsys.readouterr().out
+    assert "default_hooks.checkpoint.interval=2 default_hooks.checkpoint.max_keep_ckpts=-1" in text
+    main("sweep", [str(untuned), "--work-dir", str(tmp_path / "work"), "--dry-run", "--keep-checkpoints"])
+    assert "checkpoint.interval=1 default_hooks.checkpoint.max_keep_ckpts=1" in capsys.readouterr().out
+
+
 def test_the_state_of_a_sweep(tmp_path, capsys):
     write_json(tmp_path / "sweep.json", {"format": 1, "sweep": "mine"})
     request = {"key": "k", "version": "1", "config": "a.py", "imbalance": None, "loss": "ce"}

@@ -19,6 +19,7 @@ import torch
 from helpers.seg_heads import samples, segmentor
 from helpers.tool_runs import call
 from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
@@ -168,6 +169,16 @@ def test_search_scores_every_decision_and_leaves_the_classifier_alone(scenes, to
         assert record["confirmed"]["scores"]["macro_f1"] == pytest.approx(score, abs=0.05)
 
 
+def write_images(folder: Path) -> None:
+    """Write the validation images of the digits, in order."""
+    folder.mkdir()
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        validation = DATASETS.build(Config.fromfile(DIGITS).val_dataloader.dataset)
+    for i in range(len(validation)):
+        pixels = validation[i]["inputs"].permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(folder / f"{i:03}.png")
+
+
 def test_digits_are_decided_as_mmpretrain_does(digits, monkeypatch, tmp_path):
     out = tmp_path / "out"
     tune(monkeypatch, DIGITS, digits, "--loss", "ce", "--value", 1, "--out", out)
@@ -179,6 +190,13 @@ def test_digits_are_decided_as_mmpretrain_does(digits, monkeypatch, tmp_path):
     call(monkeypatch, "test.py", DIGITS, checkpoint, *test)
     samples = json.loads((tmp_path / "classes" / "predictions.json").read_text())
     truth, labels = ([sample[key] for sample in samples] for key in ("truth", "label"))
+    np.testing.assert_array_equal(confusion_matrix(truth, labels), record["confirmed"]["confusion"])
+    assert record["confirmed"]["other_elements"] == 0  # as the pass over the raw outputs scored it
+    write_images(tmp_path / "images")
+    arguments = (tmp_path / "images", "--out", tmp_path / "predicted")
+    call(monkeypatch, "predict.py", DIGITS, checkpoint, *arguments)
+    predicted = json.loads((tmp_path / "predicted" / "predictions.json").read_text())
+    labels = [predicted[name]["label"] for name in sorted(predicted)]
     np.testing.assert_array_equal(confusion_matrix(truth, labels), record["confirmed"]["confusion"])
     cfg = Config.fromfile(digits.parent / DIGITS.name)
     cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, dict(type="ConfusionMatrix")
@@ -256,6 +274,9 @@ def test_what_cannot_be_tuned_is_refused(digits, monkeypatch, tmp_path, capsys):
     assert (
         "`--floor` must be reached by a decision, got accuracy=100; alone, the best of them reach"
         in message("--floor", "accuracy=100")
+    )
+    assert "head.fc.weight is of shape (10, 32) there and (9, 32)" in message(
+        "--cfg-options", "model.head.num_classes=9"
     )
     assert "`--objective` must be one of 'mIoU'" in message("--objective", "iou")
     assert "`--floor` must be NAME=PERCENT, got 'accuracy=high'" in message("--floor", "accuracy=high")

@@ -65,6 +65,19 @@ def test_options_that_open_the_test_split_are_refused(options, loader):
                 Requests(sweep(options=options, split=split)).of(trial)
 
 
+def test_only_final_trainings_keep_checkpoints():
+    """Tuning trials stay the same trials, so that a sweep can be continued for the checkpoints."""
+    one = sweep(keep_checkpoints=True, keep_every=3)
+    made = Requests(one).of(FINAL)
+    hook = resolved(made).default_hooks.checkpoint
+    assert (hook.interval, hook.max_keep_ckpts, made["keep_checkpoints"]) == (3, -1, True)
+    assert made["key"] != Requests(sweep()).of(FINAL)["key"]
+    tuning = Requests(one).of(TUNE)
+    hook = resolved(tuning).default_hooks.checkpoint
+    assert (hook.interval, hook.max_keep_ckpts, tuning["keep_checkpoints"]) == (1, 1, False)
+    assert tuning["key"] == Requests(sweep()).of(TUNE)["key"]
+
+
 def test_tuned_settings_that_open_the_test_split_are_refused():
     key = "val_dataloader.dataset.dataset.split"
     one = sweep(tune={key: ["train", "test"]})

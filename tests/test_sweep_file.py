@@ -86,6 +86,11 @@ BAD = {
     "tuning a loss that is not there": ({"tune_losses": '{"focal": {"gamma": [1]}}'}, "got 'focal'"),
     "a split of its own": ({"split": '"train"'}, "`split` must be one of 'test', 'val'"),
     "best on a closed split": ({"split": '"val"', "best_on_test": "True"}, "`best_on_test` needs"),
+    "early checkpoints that are removed": ({"keep_every": "5"}, "`keep_every` needs `keep_checkpoints"),
+    "checkpoints of no epoch": (
+        {"keep_every": "0", "keep_checkpoints": "True"},
+        "`keep_every` must be a whole number of at least 1, got 0",
+    ),
     "epochs by an option": ({"options": '["train_cfg.max_epochs=3"]'}, "set `epochs` of the sweep"),
     "what is tuned by an option": (
         {"options": '["optim_wrapper.optimizer.lr=1"]', "tune": '{"lr": [0.1, 1.0]}'},

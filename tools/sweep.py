@@ -2,6 +2,10 @@
 
 python tools/sweep.py configs/sweeps/digits.py --work-dir work_dirs/digits --slots 2
 python tools/sweep.py status work_dirs/digits
+python tools/sweep.py configs/sweeps/digits.py --work-dir work_dirs/digits --keep-every 10 --any-version
+
+The last line trains the chosen points again and keeps their last, their best and every tenth checkpoint, for
+``tools/analyze.py`` and ``tools/tune_decision.py``; finished tuning trials are not repeated.
 
 Engines; ``help(mmseol.sweeps.ray_engine.RayEngine)`` and those of ``LocalEngine`` and ``SlurmEngine`` list
 what ``--engine-options`` takes:

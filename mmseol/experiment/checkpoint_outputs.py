@@ -221,6 +221,7 @@ def read_outputs(
             labels += [
                 find_winners(outputs, torch.from_numpy(f.candidates()), kind).labels() for f in families
             ]
+            outputs = outputs.flatten(1)
             if kind == "multiplicative":
                 values = torch.from_numpy(np.exp(logs)).to(outputs)[:, None]
                 labels.append((outputs * values - values**2 / 2).argmax(0, keepdim=True))

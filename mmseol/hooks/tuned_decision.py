@@ -164,13 +164,12 @@ class DecisionPass:
 
     def _add_fold(self, images: list[int], fold: int, observed: Observed) -> None:
         outputs, truth, plain = observed
-        valid = truth != self.tallies.ignore_index
         families, candidates = [*self.families], [*self.candidates]
         if self.fold_families:
             families.append(self.fold_families[fold])
             candidates.append(self.fold_candidates[fold])
         winners = [
-            find_winners(outputs, logs, family.kind, valid, plain)
+            find_winners(outputs, logs, family.kind)
             for family, logs in zip(families, candidates, strict=True)
         ]
         if len(truth) == len(images):
@@ -178,6 +177,7 @@ class DecisionPass:
         else:
             self.tallies.add(images[0], truth, plain, winners)
         if self.sample is not None:
+            outputs = outputs.flatten(1)
             for number, image in enumerate(images):
                 if image < self.tallies.images:
                     own = slice(None) if len(images) == 1 else slice(number, number + 1)

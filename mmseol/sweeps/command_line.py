@@ -59,6 +59,9 @@ def prepare_sweep(args: Namespace) -> Driver | None:
             )
     if args.cfg_options:
         sweep = replace(sweep, options=[*sweep.options, *args.cfg_options])
+    if args.keep_checkpoints or args.keep_every is not None:
+        every = sweep.keep_every if args.keep_every is None else args.keep_every
+        sweep = replace(sweep, keep_checkpoints=True, keep_every=every)
     folder = WorkFolder(args.work_dir or Path("work_dirs", "sweeps", sweep.name))
     if not args.dry_run:
         folder.claim(sweep.name)

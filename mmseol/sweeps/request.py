@@ -147,15 +147,18 @@ class Requests:
         by_epoch = self.sweep.unit == "epochs"
         name, default = ("max_epochs", 1) if by_epoch else ("max_iters", 1000)
         interval = min(cfg.train_cfg.get("val_interval", default), length)
-        every = self.sweep.best_on_test and trial.stage == "final"
+        final = trial.stage == "final"
+        every = self.sweep.best_on_test and final
+        kept = self.sweep.keep_every if final else None
+        own = kept or (1 if by_epoch and not every else interval)
         return [
             f"train_cfg.{name}={length}",
             f"train_cfg.val_interval={interval}",
             *_scaled_schedules(cfg.get("param_scheduler") or [], length / cfg.train_cfg[name], by_epoch),
             "default_hooks.checkpoint.type=mmseol.WholeCheckpointHook",
             *(() if by_epoch else _BY_ITERATION),
-            f"default_hooks.checkpoint.interval={1 if by_epoch and not every else interval}",
-            f"default_hooks.checkpoint.max_keep_ckpts={-1 if every else 1}",
+            f"default_hooks.checkpoint.interval={own}",
+            f"default_hooks.checkpoint.max_keep_ckpts={-1 if every or kept else 1}",
             f"default_hooks.checkpoint.save_best={self.sweep.metric}",
             "default_hooks.checkpoint.rule=greater",
         ]

@@ -68,6 +68,7 @@ class Sweep:
         seconds_per_epoch: Guess for the estimates before any trial has finished.
         seconds_per_iteration: The same for trainings by iterations.
         keep_checkpoints: Whether the last and the best checkpoint of final trainings stay on disk.
+        keep_every: Epochs, or iterations, between further checkpoints that stay; ``None``: none.
         note: Docstring of the file.
     """
 
@@ -94,6 +95,7 @@ class Sweep:
     seconds_per_epoch: float | None = None
     seconds_per_iteration: float | None = None
     keep_checkpoints: bool = False
+    keep_every: int | None = None
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -118,6 +120,13 @@ class Sweep:
         choice("split", self.split, ("test", "val"))
         for name in ("best_on_test", "keep_checkpoints"):
             boolean(name, getattr(self, name))
+        if self.keep_every is not None:
+            whole_number("keep_every", self.keep_every, at_least=1)
+            if not self.keep_checkpoints or self.best_on_test:
+                raise ValueError(
+                    "`keep_every` needs `keep_checkpoints = True`, and no `best_on_test`, which keeps one of "
+                    "each validation."
+                )
         if not (isinstance(self.metric, str) and self.metric):
             raise ValueError(f"`metric` must be the name of a validation score, got {self.metric!r}.")
         if self.best_on_test and self.split != "test":

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmseol.analysis.statistics.verdicts import statement
+from mmseol.analysis.statistics.verdicts import spread, statement
 from mmseol.camvid.layout import CAMVID_PIXELS
 from mmseol.counting.counts import outlying_values
 from mmseol.datasets.imbalance import class_sizes
@@ -160,18 +160,14 @@ def alpha_table(grid: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                     "alpha": alpha,
                     "lr": best,
                     "at the grid's border": best in (rates[0], rates[-1]),
-                    "validation": _spread([row["validation"] for row in mine]),
-                    "test": _spread([row["test"] for row in mine]),
+                    "validation": spread([row["validation"] for row in mine]),
+                    "test": spread([row["test"] for row in mine]),
                     "test by seed": [row["test"] for row in mine],
                     "validation by rate": [float(mean) for mean in means],
                     "rates": rates,
                 }
             )
     return rows
-
-
-def _spread(values: Sequence[float]) -> tuple[float, float | None]:
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def auto_alphas() -> list[dict[str, Any]]:

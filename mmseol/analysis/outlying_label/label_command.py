@@ -91,7 +91,10 @@ def run_outlying_label(folders: dict[str, list[Path]], args: Namespace) -> None:
     for name, own in folders.items():
         runs = [run for folder in own for run in find_runs(folder)]
         if not runs:
-            raise ValueError(f"`--runs` {name} must hold finished runs of tools/train.py, got none.")
+            raise ValueError(
+                f"`--runs` {name} must hold finished runs with their checkpoints, got none. tools/sweep.py "
+                "keeps checkpoints with --keep-checkpoints, and early ones with --keep-every N."
+            )
         case, rows = _case(name, runs, Path(args.work_dir))
         cases.append(case)
         used += rows
@@ -230,6 +233,7 @@ def _case(name: str, runs: list[Run], cache: Path) -> tuple[Case, list[dict[str,
         print(f"{name}: {run.loss}, seed {run.seed}, {run.stage}", file=sys.stderr)
     first = next(iter(next(iter(found.values())).values()))
     segmentation = first["val"].segmentation
+    rows.sort(key=lambda row: (row["loss"], row["stage"], row["seed"]))
     ordered = {key: {seed: seeds[seed] for seed in sorted(seeds)} for key, seeds in sorted(found.items())}
     return Case(name, ordered, balanced=not segmentation, segmentation=segmentation), rows
 
@@ -247,7 +251,8 @@ def _outputs(name: str, run: Run, cache: Path) -> dict[str, CheckpointOutputs]:
     for split in ("train", "val", "test"):
         path = cache / f"{stem}_{split}.npz"
         known = CheckpointOutputs.load(path, source)
-        if known is None and (cache / f"{stem}_{split}.none").is_file():
+        none = cache / f"{stem}_{split}.none"
+        if known is None and none.is_file() and none.read_text() == source:
             continue
         if known is None:
             runner = runner or _runner(run)
@@ -258,7 +263,7 @@ def _outputs(name: str, run: Run, cache: Path) -> dict[str, CheckpointOutputs]:
             except (FileNotFoundError, ValueError):  # copies of CamVid often lack the test split
                 loader = None
             if loader is None:
-                with replacing(cache / f"{stem}_{split}.none", "w") as file:
+                with replacing(none, "w") as file:
                     file.write(source)
                 continue
             known = read_outputs(runner, run.checkpoint, loader)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from mmseol.analysis.outlying_label.cases import (
     paired,
     thirds,
 )
-from mmseol.analysis.statistics.verdicts import averaged, statement
+from mmseol.analysis.statistics.verdicts import spread, statement
 from mmseol.classifiers.decisions import DecisionTallies, Selection, select
 from mmseol.experiment.checkpoint_outputs import NEAREST, PLAIN, RANK, CheckpointOutputs, prior
 
@@ -67,7 +66,7 @@ def decisions(case: Case) -> dict[str, Any]:
             }
             for name in (PLAIN, prior(0), RANK, prior(1)):
                 if loss != VS or name == PLAIN:  # its factors are not accounted for
-                    row[name] = averaged(lambda o, name=name: case.score(o, name), outputs)  # type: ignore[misc]
+                    row[name] = spread([case.score(o, name)[0] for o in outputs])
             rows.append(row)
         for text, first, second, rule in _COMPARISONS:
             sides = paired(case.of(first[0], stage), case.of(second[0], stage))
@@ -98,7 +97,7 @@ def nearest_target(case: Case) -> dict[str, Any]:
             continue
         row: dict[str, Any] = {"data": title, "seeds": len(outputs), "score": case.score_name}
         for name in (PLAIN, prior(0), NEAREST):
-            row[name] = averaged(lambda o, name=name: case.score(o, name), outputs)  # type: ignore[misc]
+            row[name] = spread([case.score(o, name)[0] for o in outputs])
         facts = np.array([_nearest_facts(o) for o in outputs])
         for i, name in enumerate(
             ("differs from argmax", "a class above 1/2", "equals P there", "frequent third elsewhere")
@@ -148,11 +147,11 @@ def held_out(case: Case) -> dict[str, Any]:
                     "seeds": len(pairs),
                     "score": case.score_name,
                     "tuned": list(names),
-                    "validation, argmax": _spread([c.scores[0] for c in choices]),
-                    "gain by cross-validation": _spread([c.out_of_fold - c.scores[0] for c in choices]),
-                    "held out, argmax": averaged(lambda s: s, scores[0]),
-                    "held out, tuned": averaged(lambda s: s, tuned),
-                    "held out, P / n": averaged(lambda s: s, scores[1]),
+                    "validation, argmax": spread([c.scores[0] for c in choices]),
+                    "gain by cross-validation": spread([c.out_of_fold - c.scores[0] for c in choices]),
+                    "held out, argmax": spread([s[0] for s in scores[0]]),
+                    "held out, tuned": spread([s[0] for s in tuned]),
+                    "held out, P / n": spread([s[0] for s in scores[1]]),
                 }
             )
             text = "the tuned decision is better than the argmax on held-out data"
@@ -173,7 +172,3 @@ def _tuned(case: Case, outputs: CheckpointOutputs) -> tuple[str, Selection]:
         tallies.add_counted(image, own, torch.from_numpy(outputs.truth_tallies[image].astype(np.int64)))
     selection = select(tallies, case.score_name, default=names.index(prior(1)))
     return names[selection.chosen], selection
-
-
-def _spread(values: Sequence[float]) -> tuple[float, float | None]:
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None

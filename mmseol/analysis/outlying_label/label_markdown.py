@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mmseol.analysis.outlying_label.cases import TITLES
 from mmseol.analysis.tabulation.markdown import markdown_table
 from mmseol.utils.checks import choice
 
@@ -14,7 +15,6 @@ _HIDDEN = (
     *("classes", "counts", "means", "score", "fraction by class and output", "tuned"),
     *("test by seed", "validation by rate", "rates"),
 )
-_HEADINGS = {"ce": "cross entropy", "mse": "one-hot MSE", "outlying_mse": "outlying MSE", "vs": "VS loss"}
 
 
 def label_markdown(record: Mapping[str, Any], part: str | None) -> str:
@@ -50,7 +50,7 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return _HEADINGS.get(value, value.replace("_", " "))
+        return TITLES.get(value, value.replace("_", " "))
     if isinstance(value, bool):
         return "yes" if value else ""
     if isinstance(value, (int, float)):
@@ -114,7 +114,7 @@ def _runs(record: Mapping[str, Any]) -> str:
     rows = [
         [
             key[0],
-            _HEADINGS.get(key[1], key[1].replace("_", " ")),
+            TITLES[key[1]],
             f"{key[2]}, epoch {key[3]}",
             key[4],
             ", ".join(map(str, seeds)),

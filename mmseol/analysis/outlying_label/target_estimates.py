@@ -20,7 +20,7 @@ from mmseol.analysis.outlying_label.cases import (
     thirds,
 )
 from mmseol.analysis.statistics.estimates import output_gradients, probabilities, reliability
-from mmseol.analysis.statistics.verdicts import averaged, resampled, statement, unit_sums
+from mmseol.analysis.statistics.verdicts import resampled, spread, statement, unit_sums
 from mmseol.counting.counts import outlying_values
 from mmseol.experiment.checkpoint_outputs import CheckpointOutputs
 from mmseol.utils.arrays import FloatArray, IntArray
@@ -88,9 +88,9 @@ def estimates(case: Case) -> dict[str, Any]:
             ]
             curves[f"{title}: {loss}"] = _curves(p, outputs[0].counts)
             row: dict[str, Any] = {"data": title, "loss": loss, "seeds": len(moments)}
-            row["Brier score of P"] = averaged(_Moments.brier, moments)
+            row["Brier score of P"] = spread([m.brier()[0] for m in moments])
             if moments[0].kind == "multiplicative":
-                row["of a common divisor"] = averaged(_Moments.brier_of_common_divisor, moments)
+                row["of a common divisor"] = spread([m.brier_of_common_divisor()[0] for m in moments])
                 ratio = np.mean([m.divisors()[0] / m.targets for m in moments], axis=0)
                 row["best divisor over target"] = ratio.tolist()
             row["calibration error"] = [float(np.mean([r.error().mean() for r in p])), None]
@@ -214,8 +214,8 @@ def gradients(case: Case) -> dict[str, Any]:
                     "data": title,
                     "loss": loss,
                     "seeds": len(masses),
-                    "fraction on wrong outputs": averaged(_wrong, masses),
-                    "fraction of rare classes": averaged(lambda m, few=few: _of(m, few), masses),  # type: ignore[misc]
+                    "fraction on wrong outputs": spread([_wrong(m)[0] for m in masses]),
+                    "fraction of rare classes": spread([_of(m, few)[0] for m in masses]),
                     "samples of rare classes": [float(counts[few].sum() / counts.sum()), None],
                     "classes": outputs[0].classes.tolist(),
                     "counts": outputs[0].counts.tolist(),

@@ -6,7 +6,7 @@ frames of a video. All runs see the same resamples of the units.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,7 +17,7 @@ from mmseol.analysis.statistics.paired import seed_interval
 from mmseol.utils.arrays import FloatArray
 from mmseol.utils.checks import choice, number, whole_number
 
-__all__ = ["RULES", "Statement", "averaged", "resampled", "statement", "unit_sums", "verdict"]
+__all__ = ["RULES", "Statement", "resampled", "spread", "statement", "unit_sums", "verdict"]
 
 RULES = {
     "above": "supported if the interval lies above 0, refuted if below",
@@ -163,11 +163,10 @@ def statement(
     return Statement(text, data, mean, images, by_seed, len(differences), rule, margin, says)
 
 
-def averaged(score: Callable[[Any], FloatArray], runs: Sequence[Any]) -> tuple[float, float | None]:
-    """Return the mean and the standard deviation over seeds of a score of all units.
+def spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean and the standard deviation of the values of several seeds; ``None`` for one seed.
 
-    >>> averaged(lambda run: np.array([run, 0.0]), [1.0, 3.0])
-    (2.0, 1.4142135623730951)
+    >>> spread([1.0, 3.0]), spread([2.0])
+    ((2.0, 1.4142135623730951), (2.0, None))
     """
-    values = [float(score(run)[0]) for run in runs]
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None

@@ -16,7 +16,9 @@ _UNEQUAL = 1e-3  # fraction of samples whose class is another than the argmax: t
 
 
 class Observed(NamedTuple):
-    """Raw outputs, (K, P), labels of P elements and the classes that the host predicts, (P,).
+    """Raw outputs, labels of P elements and the classes that the host predicts, (P,).
+
+    The outputs are those of samples, (K, P), or of a label map, (K, H, W).
 
     >>> Observed(torch.zeros(2, 1), torch.tensor([1]), torch.tensor([0])).truth
     tensor([1])
@@ -86,7 +88,7 @@ class OutputReader:
                 f"Label maps must be of the size of the predictions, {tuple(plain.shape[-2:])}, got "
                 f"{tuple(truth.shape[-2:])} for {path}."
             )
-        return Observed(outputs.flatten(1), truth.flatten().to(outputs.device), plain.flatten())
+        return Observed(outputs, truth.flatten().to(outputs.device), plain.flatten())
 
     def _read_labels(self, samples: Sequence[Any]) -> Observed:
         outputs, self.kept = self.kept, None
@@ -148,7 +150,7 @@ class OutputReader:
             weight.copy_(before[0])
             if bias is not None:
                 bias.copy_(before[1])
-        column = values[:, None].to(observed.outputs)
+        column = values.view(-1, *[1] * (observed.outputs.dim() - 1)).to(observed.outputs)
         expected = observed.outputs * column if kind == "multiplicative" else observed.outputs + column
         size = expected.abs().max().clamp(min=1e-6)
         if changed.shape != expected.shape or (changed - expected).abs().max() > 1e-3 * size:
@@ -162,7 +164,7 @@ class OutputReader:
 
     def _raw(self, samples: Sequence[Any]) -> Iterator[Tensor]:
         if hasattr(samples[0], "pred_sem_seg"):
-            yield samples[0].seg_logits.data.flatten(1)
+            yield samples[0].seg_logits.data
         elif self.kept is not None:
             yield self.kept.T
             self.kept = None

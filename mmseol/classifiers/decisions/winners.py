@@ -1,17 +1,14 @@
 r"""The classes that many decisions choose, from one pass over the outputs.
 
-For :math:`\log m_k = b_k + t d_k` the difference of two classes' scores changes its sign at most once over t.
-If the same class wins at two strengths, it therefore wins at all between. The winners of all pixels are
-computed at both ends. Where they differ, the two classes alone say between which decisions they would change
-places; if they also win there against all others, no third class comes between. What is left is looked at by
-bisection. To see whether a class wins takes a third of the time of finding the class that wins. For products
-this holds with outputs of any sign: a positive output wins over all others, and if all are negative, the
-logarithm of their size is linear in t as well.
+The outputs of neighbouring pixels are alike. For each tile of pixels and each decision, the class whose
+smallest score in the tile is highest gives a bound: a class whose largest score is below it wins at no pixel
+of the tile. Few classes are left, and all decisions are made among these. A score is a rounded product or sum
+and never falls when the output rises, so the bound is exact and ties are decided as among all classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -21,13 +18,11 @@ from mmseol.classifiers.decisions.families import Kind
 
 __all__ = ["Winners", "find_winners"]
 
-_STRIP = 8192  # elements of one argmax, so that a strip of scores stays in the cache
-_BLOCK = 1 << 24  # outputs that are looked at together
-_MANY = 0.7  # fraction of elements with a change from which the others stay among them
-_DIRECT = 0.5  # fraction of elements with one change below which bisection alone is faster
-_WRONG = 0.5  # fraction of wrong guesses above which the search alone is faster
-_FEW = 64  # classes up to which the argmax by keys is faster
-_KEY_BITS = 10
+_TILE = 8  # rows, and columns, of a tile
+# Outputs whose tiles are bounded together, and scores of a class that are compared together. On a CPU the
+# latter stay in a core's cache.
+_STRIP = {"cpu": 2**22, "cuda": 2**26}
+_SCORES = {"cpu": 2**17, "cuda": 2**26}
 
 
 class Winners(NamedTuple):
@@ -69,17 +64,10 @@ class Winners(NamedTuple):
         return cls(labels[0], elements, before + 1, old, new, len(labels))
 
 
-def find_winners(
-    outputs: Tensor,
-    candidates: Tensor,
-    kind: Kind,
-    valid: Tensor | None = None,
-    plain: Tensor | None = None,
-) -> Winners:
+def find_winners(outputs: Tensor, candidates: Tensor, kind: Kind) -> Winners:
     r"""Return :math:`\arg\max_k m_{ck} a_k` or :math:`\arg\max_k a_k + \log m_{ck}` for the decisions c.
 
-    The decisions must lie on a line, as those of a :class:`~mmseol.classifiers.decisions.Family` in the order
-    of their strengths. The first of equal scores wins.
+    The first of equal scores wins. Fast where neighbouring elements have similar outputs.
 
     >>> outputs = torch.tensor([[0.6, 0.9], [0.4, 0.1]])  # of two elements
     >>> candidates = torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.0, 2.0]])  # second class times 1, 2.7, 7.4
@@ -89,178 +77,100 @@ def find_winners(
             [1, 0]])
 
     Args:
-        outputs: :math:`a`, (K, P); half precision is computed in float32.
+        outputs: :math:`a`, of P elements (K, P) or of a label map with P pixels (K, H, W); finite; half
+            precision is computed in float32.
         candidates: :math:`\log m_{ck}`, (C, K).
         kind: ``'multiplicative'`` or ``'additive'``.
-        valid: Elements whose changes matter, (P,); ``None``: all.
-        plain: Classes that probably win for the first decision, (P,), which saves time if they do.
     """
     if outputs.dtype in (torch.float16, torch.bfloat16):
         outputs = outputs.float()
+    if outputs.dim() == 2:
+        outputs = outputs[:, None]
     candidates = candidates.to(outputs.device, torch.float64)
     values = (candidates.exp() if kind == "multiplicative" else candidates).to(outputs.dtype)
-    block = max(_STRIP, _BLOCK // len(outputs) // _STRIP * _STRIP)
-    firsts, changes = [outputs.new_zeros(0, dtype=torch.int64)], []
-    for start in range(0, outputs.shape[1], block):
-        part = outputs[:, start : start + block]
-        inside = None if valid is None else valid[start : start + block]
-        guess = None if plain is None else plain[start : start + block].long()
-        first = _argmax(part, values[0], kind, guess)
-        firsts.append(first)
-        second = first if len(values) == 1 else _argmax(part, values[-1], kind, first)
-        last = second if inside is None else torch.where(inside, second, first)
-        numbers = torch.arange(start, start + part.shape[1], device=part.device)
-        changes += _all_changes(part, values, kind, first, last, numbers)
-    if not changes:
-        none = firsts[0]
-        return Winners(torch.cat(firsts), none, none, none, none, len(values))
-    elements, decisions, old, new = (torch.cat(column) for column in zip(*changes, strict=True))
-    return Winners(torch.cat(firsts), elements, decisions, old, new, len(values))
+    numbers = torch.arange(outputs[0].numel(), device=outputs.device).view(outputs.shape[1:])
+    first = torch.empty_like(numbers).flatten()
+    changes: list[tuple[Tensor, Tensor, Tensor, Tensor]] = [(first[:0],) * 4]
+    for rows, columns, tile in _strips(outputs):
+        tiles = _in_tiles(outputs[:, rows, columns], tile)
+        elements = _in_tiles(numbers[None, rows, columns], tile)[0]
+        for own, classes in _possible_classes(tiles, values, kind):
+            row, column = own // tiles.shape[3], own % tiles.shape[3]
+            pixels = elements[row, :, column].flatten(1)  # (T, n)
+            scored = tiles[classes, row, :, column].flatten(2)  # (S, T, n)
+            places = _argmax(scored, values[:, classes], kind)  # (C, T, n)
+            labels = classes.T.gather(1, places[0].long())
+            first[pixels] = labels
+            before, at, pixel = (places[1:] != places[:-1]).nonzero(as_tuple=True)
+            old, new = (classes[places[c, at, pixel].long(), at] for c in (before, before + 1))
+            changes.append((pixels[at, pixel], before + 1, old, new))
+    changed, decisions, old, new = (torch.cat(column) for column in zip(*changes, strict=True))
+    return Winners(first, changed, decisions, old, new, len(values))
 
 
-def _all_changes(
-    outputs: Tensor, values: Tensor, kind: Kind, first: Tensor, last: Tensor, elements: Tensor
-) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Return the changes of elements between the first and the last decision with these winners."""
-    if len(values) <= 2 or outputs.is_cuda:
-        return _changes(outputs, values, kind, 0, len(values) - 1, first, last, elements)
-    own = (first != last).nonzero().squeeze(1)
-    table, parts = values.T.contiguous(), []
-    done = 0
-    while done < len(own):
-        part = own[done : done + _STRIP]
-        done += len(part)
-        pair = [x.index_select(0, part) for x in (first, last)]
-        begin, direct = _pair(outputs.index_select(1, part), table, kind, *pair)
-        parts.append((part[direct], begin[direct]))
-        if direct.sum() < _DIRECT * len(part):
-            break  # several classes win in between; the other elements are probably of this kind
-    changes = []
-    if parts:
-        found, begins = (torch.cat(column) for column in zip(*parts, strict=True))
-        changes.append((elements[found], begins, first[found], last[found]))
-        last = last.index_copy(0, found, first[found])
-    return [*changes, *_changes(outputs, values, kind, 0, len(values) - 1, first, last, elements)]
+def _strips(outputs: Tensor) -> Iterator[tuple[slice, slice, tuple[int, int]]]:
+    """Yield rows and columns of parts of the outputs, (K, H, W), and the rows and columns of their tiles."""
+    classes, height, width = outputs.shape
+    budget = _STRIP.get(outputs.device.type, _STRIP["cuda"]) // max(classes, 1)
+    across = max(min(budget // _TILE, width), 1)
+    for columns, tile_width in _spans(width, across):
+        for rows, tile_height in _spans(height, budget // across):
+            yield rows, columns, (tile_height, tile_width)
 
 
-def _pair(outputs: Tensor, table: Tensor, kind: Kind, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the decision from which on the last winner beats the first, and whether no third class wins.
+def _spans(size: int, step: int) -> Iterator[tuple[slice, int]]:
+    """Yield parts of an axis and the size of their tiles: whole tiles, and one for the rest.
 
-    Args:
-        outputs: As of :func:`find_winners`; so is ``kind``.
-        table: Values of the decisions, (K, C).
-        first: Winner of the first decision, (P,).
-        last: Winner of the last decision, another class, (P,).
+    >>> list(_spans(27, 20))
+    [(slice(0, 16, None), 8), (slice(16, 24, None), 8), (slice(24, 27, None), 3)]
     """
+    whole, step = size // _TILE * _TILE, max(step // _TILE, 1) * _TILE
+    for start in range(0, whole, step):
+        yield slice(start, min(start + step, whole)), _TILE
+    if whole < size:
+        yield slice(whole, size), size - whole
+
+
+def _in_tiles(values: Tensor, tile: tuple[int, int]) -> Tensor:
+    """Return (K, H, W) as (K, rows of tiles, rows in a tile, columns of tiles, columns in a tile)."""
+    return values.unflatten(2, (-1, tile[1])).unflatten(1, (-1, tile[0]))
+
+
+def _possible_classes(tiles: Tensor, values: Tensor, kind: Kind) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield tiles with similar numbers of possible winners, (T,), and these classes, (S, T).
+
+    The classes of a tile ascend; the last one is repeated where there are fewer than S.
+    """
+    low, high = (
+        reduced(reduced(tiles, 2), 3).flatten(1)  # rows first, which are vectors
+        for reduced in (torch.amin, torch.amax)
+    )
     combine = torch.mul if kind == "multiplicative" else torch.add
-    before, after = (
-        combine(outputs.gather(0, winner[None]), table.index_select(0, winner).T) for winner in (first, last)
-    )  # (C, P)
-    wins = (after > before) | ((after == before) & (last < first))
-    begin = len(wins) - wins.sum(0)
-    direct = (wins[1:] >= wins[:-1]).all(0) & (begin > 0) & (begin < len(wins))
-    begin = begin.clamp(1, len(wins) - 1)
-    for decision, winner in ((begin - 1, first), (begin, last)):
-        direct &= _wins(combine(outputs, table.index_select(1, decision)), winner)
-    return begin, direct
+    possible = torch.zeros_like(low, dtype=torch.bool)  # (K, tiles)
+    for value in values[:, :, None]:
+        possible |= combine(high, value) >= combine(low, value).amax(0)
+    counts = possible.sum(0)
+    classes = possible.T.nonzero()[:, 1]  # those of the first tile, of the second, ..
+    starts = counts.cumsum(0) - counts
+    size = len(values) * tiles.shape[2] * tiles.shape[4]
+    together = max(_SCORES.get(tiles.device.type, _SCORES["cuda"]) // size, 1)
+    for own in counts.argsort().split(together):
+        most = int(counts[own[-1]])
+        places = torch.arange(most, device=own.device)[:, None].minimum(counts[own] - 1)
+        yield own, classes[starts[own] + places]
 
 
-def _wins(scores: Tensor, classes: Tensor) -> Tensor:
-    """Return whether each element's class has a higher score than all others, (P,); changes ``scores``."""
-    own = scores.gather(0, classes[None])[0]
-    scores.scatter_(0, classes[None], -torch.inf)
-    return own > scores.amax(0)
-
-
-def _changes(
-    outputs: Tensor,
-    values: Tensor,
-    kind: Kind,
-    low: int,
-    high: int,
-    first: Tensor,
-    second: Tensor,
-    elements: Tensor,
-) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Return the changes of elements between two decisions with the winners ``first`` and ``second``.
-
-    Elements without a change stay among the others while these are many, which is faster than to take those
-    out.
-    """
-    differs = first != second
-    own = differs.nonzero().squeeze(1)
-    if not own.numel():
-        return []
-    if high - low == 1:
-        return [
-            (
-                elements.index_select(0, own),
-                torch.full_like(own, high),
-                first.index_select(0, own),
-                second.index_select(0, own),
-            )
-        ]
-    center = (low + high) // 2
-    if own.numel() < _MANY * len(first):
-        outputs = outputs.index_select(1, own)
-        first, second, elements = (x.index_select(0, own) for x in (first, second, elements))
-        middle = _argmax(outputs, values[center], kind)
-    else:
-        middle = torch.where(differs, _argmax(outputs, values[center], kind), first)
-    return [
-        *_changes(outputs, values, kind, low, center, first, middle, elements),
-        *_changes(outputs, values, kind, center, high, middle, second, elements),
-    ]
-
-
-def _argmax(outputs: Tensor, values: Tensor, kind: Kind, guess: Tensor | None = None) -> Tensor:
-    """Return the class of the highest score of each element, (P,); a right guess saves time."""
+def _argmax(outputs: Tensor, values: Tensor, kind: Kind) -> Tensor:
+    """Return the place of the highest score, (C, T, n), of outputs (S, T, n) and values (C, S, T)."""
     combine = torch.mul if kind == "multiplicative" else torch.add
-    if outputs.is_cuda:
-        return combine(outputs, values[:, None]).max(0).indices
-    winners = torch.empty(outputs.shape[1], dtype=torch.int64)
-    few = len(outputs) <= _FEW and outputs.dtype == torch.float32
-    strip_argmax = _key_argmax(values, kind) if few else None
-
-    def search(strip: Tensor) -> Tensor:
-        if strip_argmax is not None:
-            return strip_argmax(strip)
-        # `max` returns the indices several times as fast as `argmax`.
-        return combine(strip, values[:, None]).max(0).indices
-
-    for start in range(0, outputs.shape[1], _STRIP):
-        strip = outputs[:, start : start + _STRIP]
-        if guess is None:
-            winners[start : start + _STRIP] = search(strip)
-            continue
-        own = guess[start : start + _STRIP].clone()
-        wrong = (~_wins(combine(strip, values[:, None]), own)).nonzero().squeeze(1)
-        if wrong.numel():
-            own[wrong] = search(strip.index_select(1, wrong))
-        winners[start : start + _STRIP] = own
-        if wrong.numel() > _WRONG * len(own):
-            guess = None  # the other strips are probably as bad
-    return winners
-
-
-def _key_argmax(values: Tensor, kind: Kind) -> Callable[[Tensor], Tensor]:
-    """Return an argmax of float32 scores that writes the class into the last bits of a float64.
-
-    The maximum of such keys has the class with it, and takes half the time. A product of two float32 numbers
-    needs 48 of the 53 bits; the 43 that are left distinguish more scores than float32 does.
-    """
-    classes = len(values)
-    buffer = torch.empty(classes, _STRIP, dtype=torch.float64)
-    column = values.double()[:, None]
-    codes = torch.arange(classes - 1, -1, -1)[:, None]  # of equal positive scores the first class wins
-
-    def argmax(strip: Tensor) -> Tensor:
-        scores = buffer[:, : strip.shape[1]]
-        scores.copy_(strip)
-        scores.mul_(column) if kind == "multiplicative" else scores.add_(column)
-        bits = scores.view(torch.int64)
-        bits.bitwise_and_(-(1 << _KEY_BITS)).bitwise_or_(codes)
-        best = torch.amax(scores, 0).view(torch.int64)
-        return classes - 1 - best.bitwise_and_((1 << _KEY_BITS) - 1)
-
-    return argmax
+    dtype = torch.uint8 if len(outputs) < 2**8 else torch.int16 if len(outputs) < 2**15 else torch.int32
+    best = combine(outputs[0], values[:, 0, :, None])
+    places = torch.zeros_like(best, dtype=dtype)
+    score = torch.empty_like(best)
+    for place in range(1, len(outputs)):
+        combine(outputs[place], values[:, place, :, None], out=score)
+        better = score > best
+        torch.maximum(best, score, out=best)
+        # A later place is a larger number: a maximum, which is faster than a choice.
+        torch.maximum(places, better.to(dtype) * place, out=places)
+    return places
