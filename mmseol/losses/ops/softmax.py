@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmseol.losses.ops.tiles import RANGE, Tile, Visitor
+from mmseol.losses.ops.tiles import RANGE, LabelGrid, Tile, Visitor
 
-__all__ = ["SoftmaxForm", "SoftmaxVisitor", "softmax_visitor", "tile_softmax"]
+__all__ = ["SoftmaxForm", "SoftmaxVisitor", "softmax_sums", "softmax_visitor", "tile_softmax"]
 
 
 class SoftmaxForm(NamedTuple):
@@ -97,6 +97,26 @@ def softmax_visitor(form: SoftmaxForm, scale: Tensor | None) -> Visitor:
         scale: Factor of the gradient; ``None`` if no gradient is needed.
     """
     return _CrossEntropy(form, scale)
+
+
+def softmax_sums(grid: LabelGrid, form: SoftmaxForm, scale: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return sums of the losses of all pixels that add up to the batch's, and the gradient.
+
+    >>> from mmseol.losses.ops.inputs import Labels
+    >>> labels = Labels.of(torch.zeros(1, 2, 4, dtype=torch.long), classes=2, ignore_index=255)
+    >>> softmax_sums(LabelGrid(torch.ones(1, 2, 1, 2), labels), SoftmaxForm(), None)[0].tolist()
+    [5.545177459716797]
+
+    Args:
+        grid: Outputs, labels and weights of pixels.
+        form: The loss.
+        scale: Factor of the gradient; ``None`` if no gradient is needed.
+
+    Returns:
+        The sums, float64, one for each image or group of images, and the gradient by the outputs, of their
+        shape, in float32, or float64 for such outputs, or ``None``.
+    """
+    return grid.visit(softmax_visitor(form, scale), requires_grad=scale is not None)
 
 
 class SoftmaxVisitor(Visitor):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import ClassVar, NamedTuple
@@ -14,7 +14,7 @@ from mmseol.losses.ops.inputs import Labels, zero_invalid
 from mmseol.losses.ops.squared_error_upsampled import axis_taps
 from mmseol.losses.ops.threads import in_threads, single_threaded
 
-__all__ = ["LabelGrid", "Tile", "Visitor", "differentiate", "tiles_of"]
+__all__ = ["LabelGrid", "Tile", "Visitor", "differentiate", "tiles_of", "unread_points"]
 
 # Elements of a tile, K times its pixels. A CPU's tile, 1 MB in float32, fits in a core's cache.
 TILE = {"cpu": 2**18, "cuda": 2**26}
@@ -246,12 +246,8 @@ class LabelGrid:
         small.copy_(self.pred[n].permute(2, 0, 1))
         if small.sum().isfinite():
             return small
-        rows, columns = (
-            dense_axis(axis, large, self.align_corners, torch.float64, small.device).ne(0).double()
-            for axis, large in zip(self.pred.shape[2:], self.labels.target.shape[1:], strict=True)
-        )
-        read = columns.T @ self.labels.valid[n].double().T @ rows
-        return small.masked_fill((read == 0).unsqueeze(1), 0)
+        unread = unread_points(self.labels.valid[n], self.pred.shape[2:], self.align_corners)
+        return small.masked_fill(unread.T.unsqueeze(1), 0)
 
     def _tiles(self, n: int, visitor: Visitor, gradient: Tensor | None) -> Iterator[Tensor]:
         """Visit the tiles of an image, row by row, and write its gradient.
@@ -339,6 +335,24 @@ def axis_blocks(
         inputs = slice(int(read[0]), int(read[-1]) + 1)
         blocks.append(Block(part, inputs, matrix[part, inputs].contiguous()))
     return blocks
+
+
+def unread_points(valid: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
+    """Return the mask of the small outputs that no valid pixel reads, (*, h, w).
+
+    >>> unread_points(torch.tensor([[True, False, False, False]]), (1, 2), align_corners=False)
+    tensor([[False,  True]])
+
+    Args:
+        valid: Mask of the pixels that are not ignored, (*, H, W).
+        size: h, w.
+        align_corners: As in :func:`torch.nn.functional.interpolate`.
+    """
+    rows, columns = (
+        dense_axis(small, large, align_corners, torch.float64, valid.device).ne(0).double()
+        for small, large in zip(size, valid.shape[-2:], strict=True)
+    )
+    return rows.T @ valid.double() @ columns == 0
 
 
 def dense_axis(
