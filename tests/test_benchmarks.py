@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 from helpers.allocation import allocate, refuse
+from mmengine.optim import OptimWrapper
 
 from mmseol.losses.base.class_loss import ClassLoss
 from mmseol.registry import MODELS
-from tools.benchmarks import _measure, _report, all_losses, psp_step, run
+from tools.benchmarks import _measure, _report, all_losses, gpu_step, psp_step, run
 
 CASES: dict[str, tuple[dict[str, Any], int]] = {
     "upsampled_loss": (
@@ -44,7 +45,7 @@ def in_this_process(case: Callable[..., Callable[[], Any]], small: dict[str, Any
 
 
 def test_every_benchmark_is_tried_here() -> None:
-    assert set(CASES) == set(run.BENCHMARKS)
+    assert {*CASES, "gpu_step"} == set(run.BENCHMARKS)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -149,3 +150,33 @@ def test_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: p
     run.main()
     assert "3" in capsys.readouterr().out
     assert json.loads((tmp_path / "record.json").read_text())[0]["notes"] == "3"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+def test_steps_on_a_gpu_say_that_there_is_none() -> None:
+    table = gpu_step.run()
+    assert [row["note"] for row in table["rows"]] == ["not run: there is no CUDA device"] * 2
+    assert "(not run: there is no CUDA device)" in _report.markdown([table])
+
+
+@pytest.mark.parametrize("side", ["ours", "reference"])
+def test_steps_on_a_gpu_run_here(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu_step.loss_step(side, "bfloat16", batch=1, size=2)()
+    if not torch.cuda.is_available():  # mmengine's wrapper for autocast starts on a GPU only
+        monkeypatch.setattr(gpu_step, "AmpOptimWrapper", lambda optimizer, dtype: OptimWrapper(optimizer))
+    for model in gpu_step.MODELS:
+        logged = gpu_step.model_step(side, model, batch=2, crop=64)()
+        assert {"decode.loss_ce", "decode.acc_seg"} <= logged.keys()
+
+
+@pytest.mark.parametrize(("capacity", "least"), [(1, 1), (2, 2), (37, 35), (64, 64), (1000, 100)])
+def test_largest_batch(capacity: int, least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def model_step(side: str, model: str, batch: int) -> Callable[[], None]:
+        def step() -> None:
+            if batch > capacity:
+                raise torch.cuda.OutOfMemoryError
+
+        return step
+
+    monkeypatch.setattr(gpu_step, "model_step", model_step)
+    assert least <= gpu_step.largest_batch("ours", "PSPNet-R50", most=100) <= min(capacity, 100)

@@ -10,7 +10,15 @@ from torch import Tensor
 
 from mmseol.losses.ops.tiles import RANGE, LabelGrid, Tile, Visitor
 
-__all__ = ["SoftmaxForm", "SoftmaxVisitor", "softmax_sums", "softmax_visitor", "tile_softmax"]
+__all__ = [
+    "NEGLIGIBLE",
+    "SoftmaxForm",
+    "SoftmaxVisitor",
+    "look_up",
+    "softmax_sums",
+    "softmax_visitor",
+    "tile_softmax",
+]
 
 
 class SoftmaxForm(NamedTuple):
@@ -71,7 +79,7 @@ class SoftmaxForm(NamedTuple):
 
 
 # A probability of exp(-60) adds nothing to a gradient in float32, and is far from its smallest numbers.
-_NEGLIGIBLE = 60.0
+NEGLIGIBLE = 60.0
 
 
 def look_up(values: Tensor, label: Tensor) -> Tensor:
@@ -211,8 +219,8 @@ class _CrossEntropy(SoftmaxVisitor):
             tile = tile.masked()
             tile = tile._replace(valid=torch.ones_like(tile.valid))
             return self._exact(tile, self.form.adjust(tile.outputs))
-        if entropy.numel() and entropy.max() > _NEGLIGIBLE:  # products with denormal numbers are slow
-            logarithm.clamp_(min=-_NEGLIGIBLE)
+        if entropy.numel() and entropy.max() > NEGLIGIBLE:  # products with denormal numbers are slow
+            logarithm.clamp_(min=-NEGLIGIBLE)
         return entropy, logarithm.exp_(), None
 
     def _subtract_margin(self, outputs: Tensor, label: Tensor) -> Tensor:
