@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from mmengine.config import ConfigDict
 from mmseol.experiment import LOSSES
 from mmseol.losses.base.class_loss import ClassLoss
 from mmseol.registry import MODELS
-from tools.benchmarks._measure import Step, alternate, device, extra_memory, fill
+from tools.benchmarks._measure import Step, alternate, device, extra_memory, fill, in_parallel
 from tools.benchmarks._report import row, table
 
 NAME = "all_losses"
@@ -32,7 +33,6 @@ REASONS = {
     "seesaw": "a softmax without gradient beside the one with",
     "equalization": "draws a number for every output of a tail class",
     "ghmc": "a pass over the outputs for a histogram, and one for softplus and sigmoid",
-    "influence_balanced": "not tile by tile at label size: its norms have a gradient too",
 }
 
 
@@ -79,24 +79,31 @@ def run(
 ) -> dict[str, Any]:
     """Return the table of this benchmark, the losses of ``only`` or all."""
     n, k, h, w = outputs
-    reference = step(REFERENCE, outputs)
-    reference_memory = extra_memory(step, SMALL, loss=REFERENCE, outputs=outputs)
-    rows = []
     cfgs = losses()
-    for loss in only or cfgs:
+    names = list(only or cfgs)
+    reference = step(REFERENCE, outputs)
+    seconds: dict[str, dict[str, list[float]]] = {}
+    failed: dict[str, str] = {}
+    for loss in names:
         try:
-            seconds = alternate({"ours": step(loss, outputs), "reference": reference}, repeats, 1)
-            memory = extra_memory(step, SMALL, loss=loss, outputs=outputs)
+            seconds[loss] = alternate({"ours": step(loss, outputs), "reference": reference}, repeats, 1)
         except (RuntimeError, ValueError) as error:  # it needs more than outputs and labels
-            rows.append(row(loss, f"({n}, {k}, {h}, {w})", note=f"not run: {str(error).splitlines()[0]}"))
+            failed[loss] = str(error).splitlines()[0]
+    measured = [REFERENCE, *seconds]
+    calls = [{"loss": loss, "outputs": outputs} for loss in measured]
+    memory = dict(zip(measured, in_parallel(partial(extra_memory, step, SMALL), calls), strict=True))
+    rows = []
+    for loss in names:
+        if loss in failed:
+            rows.append(row(loss, f"({n}, {k}, {h}, {w})", note=f"not run: {failed[loss]}"))
             continue
         made = row(
             loss,
             f"({n}, {k}, {h}, {w})",
-            seconds["ours"],
-            seconds["reference"],
-            memory,
-            reference_memory,
+            seconds[loss]["ours"],
+            seconds[loss]["reference"],
+            memory[loss],
+            memory[REFERENCE],
             logits=4 * n * k * h * w,
             limits=OWN_LIMITS.get(cfgs[loss]["type"], LIMITS),
         )

@@ -13,6 +13,7 @@ from tools.benchmarks.training_step import segmentor_step
 NAME = "psp_step"
 SIDES: dict[str, dict[str, Any]] = {
     "reference": {"loss": "CrossEntropyLoss"},
+    "cross entropy": {"loss": "CrossEntropyLoss", "accuracy": "exact"},
     "outlying MSE": {"loss": "mmseol.OutlyingMSELoss", "accuracy": "exact"},
     "outlying MSE of upsampled outputs": {"loss": "mmseol.OutlyingMSELoss"},
 }
@@ -96,5 +97,6 @@ def run(
         NAME,
         f"A training step of PSPNet-R50, {classes} classes",
         rows,
-        "Reference: mmseg's `CrossEntropyLoss` in both heads. Memory is that of all activations.",
+        "Reference: mmseg's `CrossEntropyLoss` of upsampled outputs in both heads. Memory is that of all\n"
+        "activations.",
     )
