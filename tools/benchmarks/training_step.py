@@ -92,7 +92,7 @@ def run(repeats: int = 20, batch: int = 4, crop: int = 320) -> dict[str, Any]:
         NAME,
         "A training step of `configs/camvid/fastfcn_r18.py`",
         rows,
-        "Reference: the same with mmseg's `CrossEntropyLoss` of upsampled outputs in both heads. Except for\n"
-        "`accuracy='off'` a step includes the accuracy of all pixels, as mmseg's does. Memory is that of all\n"
-        "activations.",
+        "Reference: the same with mmseg's `CrossEntropyLoss` of upsampled outputs in both heads. Except\n"
+        "for `accuracy='off'` a step includes the accuracy of all pixels, as mmseg's does. Memory is that\n"
+        "of all activations.",
     )

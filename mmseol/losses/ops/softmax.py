@@ -40,6 +40,9 @@ class SoftmaxForm(NamedTuple):
     """Margin of each class, (K,), subtracted from the label's adjusted output."""
     margin_of: Callable[[Tensor, Tensor], Tensor] | None = None
     """In place of ``margin``: margin of every element, of adjusted outputs, (N, K, *), and labels, (N, *)."""
+    shift: Callable[[Tensor, Tensor], Tensor] | None = None
+    """Adds to every element's adjusted outputs, (N, K, *), offsets that have no gradient, which it computes
+    of them and of the labels, (N, *); returns a new tensor."""
     weight: Tensor | None = None
     """Class weights w, (K,); :class:`~mmseol.losses.ClassLoss` sets them."""
     modulate: Callable[[Tensor, Tensor | None], Tensor] | None = None
@@ -181,9 +184,13 @@ class _CrossEntropy(SoftmaxVisitor):
     def __init__(self, form: SoftmaxForm, scale: Tensor | None) -> None:
         super().__init__(form)
         self.scale = scale
+        self.may_draw = form.shift is not None
 
     def __call__(self, tile: Tile) -> tuple[Tensor, Tensor | None]:
-        if tile.upsample is None:
+        if self.form.shift is not None:
+            adjusted = tile.outputs if tile.upsample is not None else self.form.adjust(tile.outputs)
+            entropy, probability, total = self._exact(tile, self.form.shift(adjusted, tile.label))
+        elif tile.upsample is None:
             entropy, probability, total = self._exact(tile, self.form.adjust(tile.outputs))
         else:
             entropy, probability, total = self._shifted(tile)
@@ -218,7 +225,10 @@ class _CrossEntropy(SoftmaxVisitor):
         if tile.upsample is None and not entropy.isfinite().all() and not tile.valid.all():
             tile = tile.masked()
             tile = tile._replace(valid=torch.ones_like(tile.valid))
-            return self._exact(tile, self.form.adjust(tile.outputs))
+            outputs = self.form.adjust(tile.outputs)
+            return self._exact(
+                tile, outputs if self.form.shift is None else self.form.shift(outputs, tile.label)
+            )
         if entropy.numel() and entropy.max() > NEGLIGIBLE:  # products with denormal numbers are slow
             logarithm.clamp_(min=-NEGLIGIBLE)
         return entropy, logarithm.exp_(), None

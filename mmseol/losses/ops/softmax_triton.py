@@ -182,10 +182,11 @@ def _gather_kernel(
 def softmax_sums(grid: LabelGrid, form: SoftmaxForm, scale: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Triton version of the function of this name in ``softmax``; a label out of range gives NaN.
 
-    Outputs of label size, cells of more than 64 rows or columns, and margins that depend on the outputs are
-    left to the tiles.
+    Outputs of label size, cells of more than 64 rows or columns, and margins and shifts that depend on the
+    outputs are left to the tiles.
     """
-    if grid.same_size or form.margin_of is not None or not grid.pred.numel():
+    depends = form.margin_of is not None or form.shift is not None
+    if grid.same_size or depends or not grid.pred.numel():
         return tiled_softmax_sums(grid, form, scale)
     sizes = grid.pred.shape[2:], grid.labels.target.shape[1:]
     rows, columns = (

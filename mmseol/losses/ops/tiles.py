@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -94,7 +94,7 @@ class Visitor:
     [8.0]
     """
 
-    may_draw: ClassVar[bool] = False
+    may_draw: bool = False
     """Whether it may draw random numbers."""
 
     def prepare(self, outputs: Tensor) -> Tensor:
