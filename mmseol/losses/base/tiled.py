@@ -59,11 +59,12 @@ def fits_tiles(loss: ClassLoss, target: Tensor, dims: int, weight: Tensor | None
 def has_element_losses(loss: ClassLoss) -> bool:
     """Return whether :func:`element_losses` gives the loss of every pixel.
 
-    >>> from mmseol.losses import CrossEntropyLoss, DiceLoss
-    >>> has_element_losses(CrossEntropyLoss()), has_element_losses(DiceLoss())
-    (True, False)
+    >>> from mmseol.losses import CrossEntropyLoss, DiceLoss, OneHotMSELoss
+    >>> [has_element_losses(loss) for loss in (CrossEntropyLoss(), OneHotMSELoss(), DiceLoss())]
+    [True, True, False]
     """
-    return loss.per_element and loss.takes_avg_factor and _owner(loss, "evaluate") is _base(loss, "evaluate")
+    adds_elements = vars(_owner(loss, "evaluate")).get("adds_elements", False)
+    return loss.per_element and loss.takes_avg_factor and adds_elements
 
 
 def fits_one_pass(target: Tensor, dims: int, weight: Tensor | None, reduction: str) -> bool:
