@@ -264,13 +264,19 @@ class LabelGrid:
         given = self.align_corners, small.dtype, device
         all_rows = axis_blocks(height, large_height, step, *given)
         all_columns = axis_blocks(width, large_width, COLUMNS[kind], *given)
-        projected = None if gradient is None else torch.zeros_like(small)
+        projected = None
+        if gradient is not None:  # in its own memory unless the tiles have another precision
+            same = gradient.dtype == small.dtype
+            projected = gradient.permute(2, 0, 1).zero_() if same else torch.zeros_like(small)
         # Kept buffers: to allocate one for every tile would cause page faults.
         tile_buffer = small.new_empty(min(COLUMNS[kind], large_width) * classes * step)
-        strip_buffer = small.new_empty(0 if projected is None else width * classes * step)
+        strip_buffer = small.new_empty(width * classes * step)
+        gradient_buffer = small.new_empty(0 if projected is None else width * classes * step)
         for rows in all_rows:
-            strip = torch.mm(small[:, :, rows.small].flatten(0, 1), rows.matrix.T).view(width, -1)
-            strip_gradient = strip_buffer[: strip.numel() if projected is not None else 0].zero_()
+            strip = strip_buffer[: width * classes * len(rows.matrix)].view(width * classes, -1)
+            torch.mm(small[:, :, rows.small].flatten(0, 1), rows.matrix.T, out=strip)
+            strip = strip.view(width, -1)
+            strip_gradient = gradient_buffer[: strip.numel() if projected is not None else 0].zero_()
             labels, masks = (part.T.contiguous() for part in self.labels.chunk((n, rows.large)))
             weight = self._weight(n, rows.large)
             for columns in all_columns:
@@ -296,7 +302,8 @@ class LabelGrid:
                 projected[:, :, rows.small] += part.view(width, classes, -1)
         if gradient is not None and projected is not None:
             visitor.finish(projected)
-            gradient.copy_(projected.permute(1, 2, 0))
+            if projected.dtype != gradient.dtype:
+                gradient.copy_(projected.permute(1, 2, 0))
 
 
 def _upsample(matrix: Tensor, strip: Tensor, classes: int, buffer: Tensor) -> Tensor:
