@@ -198,14 +198,17 @@ class InfluenceBalancedLoss(WeightedClassLoss):
         avg_factor: float | Tensor | None,
     ) -> Tensor:
         """Return the loss of outputs of label size, whose gradients are computed in the same pass."""
+        assert self._norm is not None
         norm = self._norm_like(pred)
+        # The interpolated norms are needed once and nowhere else: their gradient takes their memory.
+        by_norm = norm.detach() if norm.shape != self._norm.shape else torch.zeros_like(norm)
         requires_grad = torch.is_grad_enabled() and (pred.requires_grad or norm.requires_grad)
         with torch.no_grad():
             labels = Labels.of(target, pred.shape[1], ignore_index)
             grid = LabelGrid(pred, labels, weight, requires_grad=requires_grad)
             divisor = grid_divisor(self, grid, reduction, avg_factor)
             scale = 1 / divisor if requires_grad else None
-            visitor = _OfEntropy(self, norm.detach(), self.class_weight_like(pred[:0]), scale)
+            visitor = _OfEntropy(self, norm.detach(), self.class_weight_like(pred[:0]), scale, by_norm)
             totals, gradient = grid.visit(visitor)
             value = (totals.sum() / divisor).to(grid.dtype)
         if gradient is None:
@@ -296,13 +299,18 @@ class _OfEntropy(Visitor):
         norm: Norms, (N, *).
         weight: Class weights, (K,).
         scale: Factor of the gradients; ``None`` if none is needed.
+        by_norm: Memory of the gradient by the norms, (N, *), if one is needed; may be that of the norms.
     """
 
     def __init__(
-        self, loss: InfluenceBalancedLoss, norm: Tensor, weight: Tensor | None, scale: Tensor | None
+        self,
+        loss: InfluenceBalancedLoss,
+        norm: Tensor,
+        weight: Tensor | None,
+        scale: Tensor | None,
+        by_norm: Tensor,
     ) -> None:
-        self.loss, self.norm, self.weight, self.scale = loss, norm, weight, scale
-        self.by_norm = None if scale is None else torch.zeros_like(norm)
+        self.loss, self.norm, self.weight, self.scale, self.by_norm = loss, norm, weight, scale, by_norm
 
     def __call__(self, tile: Tile) -> tuple[Tensor, Tensor | None]:
         norm = self.norm[tile.image][tile.where].unsqueeze(0)
@@ -311,7 +319,7 @@ class _OfEntropy(Visitor):
         def balanced(entropy: Tensor, weight: Tensor | None) -> Tensor:
             distance = -2 * torch.expm1(-entropy)  # ||p - t||_1 = 2 (1 - p_y)
             loss = self.loss._balanced(entropy if weight is None else weight * entropy, distance, norm)
-            if self.by_norm is not None and self.scale is not None:
+            if self.scale is not None:
                 with torch.no_grad():
                     by_norm = -loss * distance / (distance * norm + _EPSILON) * tile.factor() * self.scale
                     self.by_norm[tile.image][tile.where] = by_norm[0]
