@@ -283,6 +283,8 @@ def test_dropout_checkpointed_layers_and_half_precision(half: bool) -> None:
         if change is upsample_free:
             assert upsample_free(model) == {"decode_head": None, "auxiliary_head.0": None}
         x, labels = torch.randn(2, 3, 64, 64), samples()
+        if not half:  # in float32, layers far below the losses differ by rounding
+            model, x = model.double(), x.double()
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             losses = model.loss(x, labels)
         model.parse_losses(losses)[0].backward()
@@ -290,7 +292,7 @@ def test_dropout_checkpointed_layers_and_half_precision(half: bool) -> None:
         compared = {key: v for key, v in gradients(model).items() if not half or "conv_seg" in key}
         assert compared
         results.append(({key: float(v) for key, v in losses.items() if "loss" in key}, compared))
-    close = dict(rtol=2e-2, atol=2e-2) if half else dict(rtol=1e-4, atol=1e-6)
+    close = dict(rtol=2e-2, atol=2e-2) if half else dict(rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(results[1], results[0], **close)
 
 
