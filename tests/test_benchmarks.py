@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 from helpers.allocation import allocate, refuse
+from mmengine.optim import OptimWrapper
 
 from mmseol.losses.base.class_loss import ClassLoss
 from mmseol.registry import MODELS
-from tools.benchmarks import _measure, _report, all_losses, psp_step, run
+from tools.benchmarks import _measure, _report, all_losses, gpu_step, psp_step, run, upsampled_loss
 
 CASES: dict[str, tuple[dict[str, Any], int]] = {
     "upsampled_loss": (
@@ -28,8 +29,8 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     ),
     "same_size_loss": ({"sizes": [{"outputs": (2, 5, 8, 8)}]}, 1),
     "all_losses": ({"outputs": (2, 11, 8, 8), "only": ["ce", "outlying_mse"]}, 2),
-    "training_step": ({"batch": 2, "crop": 32}, 3),
-    "psp_step": ({"batch": 2, "crop": 64, "classes": 5, "width": 4}, 2),
+    "training_step": ({"batch": 2, "crop": 32}, 4),
+    "psp_step": ({"batch": 2, "crop": 64, "classes": 5, "width": 4}, 3),
     "validation_pass": ({"cases": [{"classes": 5, "stride": 8, "size": (64, 80)}]}, 1),
     "decision_pass": ({"cases": [{"classes": 5, "height": 64, "width": 80}]}, 1),
     "count_labels": ({"maps": 3, "size": (48, 64)}, 4),
@@ -44,7 +45,7 @@ def in_this_process(case: Callable[..., Callable[[], Any]], small: dict[str, Any
 
 
 def test_every_benchmark_is_tried_here() -> None:
-    assert set(CASES) == set(run.BENCHMARKS)
+    assert {*CASES, "gpu_step"} == set(run.BENCHMARKS)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -82,6 +83,32 @@ def test_what_exceeds_a_limit_is_named_and_bold() -> None:
     (line,) = [line for line in page.splitlines() if "| 1x1 |" in line]
     assert "| **2.000** (limit 1.5) [2.000, 2.000] |" in line
     assert "| 2.000 (limit 2) | 3.00 (limit 3) / 1.50 |" in line
+
+
+def test_equal_calls_are_measured_once() -> None:
+    seen: list[int] = []
+
+    def measure(size: int) -> int:
+        seen.append(size)
+        return 2 * size
+
+    assert _measure.in_parallel(measure, [{"size": 3}, {"size": 4}, {"size": 3}]) == [6, 8, 6]
+    assert sorted(seen) == [3, 4]
+
+
+def test_limits_of_outputs_of_label_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(all_losses, "extra_memory", in_this_process)
+    names = ["ce", "focal", "lovasz_hinge"]
+    rows = all_losses.run(repeats=1, outputs=(1, 11, 4, 4), only=names)["rows"]
+    assert [row["limits"]["time_ratio"] for row in rows] == [1.0, 1.5, 8]
+
+
+def test_every_shape_has_a_row_of_the_softmax_family() -> None:
+    shapes = {(*size["outputs"], *size["label"]) for size in upsampled_loss.SIZES}
+    assert len(shapes) == 4
+    for loss in ("ce", *upsampled_loss.SOFTMAX):
+        measured = [size for size in upsampled_loss.SIZES if size["loss"] == loss]
+        assert {(*size["outputs"], *size["label"]) for size in measured} == shapes
 
 
 def test_all_losses_are_all() -> None:
@@ -149,3 +176,33 @@ def test_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: p
     run.main()
     assert "3" in capsys.readouterr().out
     assert json.loads((tmp_path / "record.json").read_text())[0]["notes"] == "3"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+def test_steps_on_a_gpu_say_that_there_is_none() -> None:
+    table = gpu_step.run()
+    assert [row["note"] for row in table["rows"]] == ["not run: there is no CUDA device"] * 2
+    assert "(not run: there is no CUDA device)" in _report.markdown([table])
+
+
+@pytest.mark.parametrize("side", ["ours", "reference"])
+def test_steps_on_a_gpu_run_here(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu_step.loss_step(side, "bfloat16", batch=1, size=2)()
+    if not torch.cuda.is_available():  # mmengine's wrapper for autocast starts on a GPU only
+        monkeypatch.setattr(gpu_step, "AmpOptimWrapper", lambda optimizer, dtype: OptimWrapper(optimizer))
+    for model in gpu_step.MODELS:
+        logged = gpu_step.model_step(side, model, batch=2, crop=64)()
+        assert {"decode.loss_ce", "decode.acc_seg"} <= logged.keys()
+
+
+@pytest.mark.parametrize(("capacity", "least"), [(1, 1), (2, 2), (37, 35), (64, 64), (1000, 100)])
+def test_largest_batch(capacity: int, least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def model_step(side: str, model: str, batch: int) -> Callable[[], None]:
+        def step() -> None:
+            if batch > capacity:
+                raise torch.cuda.OutOfMemoryError
+
+        return step
+
+    monkeypatch.setattr(gpu_step, "model_step", model_step)
+    assert least <= gpu_step.largest_batch("ours", "PSPNet-R50", most=100) <= min(capacity, 100)

@@ -19,6 +19,7 @@ from mmseol.losses import (
     SeesawLoss,
     SigmoidEqualizationLoss,
 )
+from mmseol.losses.ops.tiles import tiles_of
 
 K = 5
 COUNTS = [500, 40, 300, 20, 10]  # shares .575 .046 .345 .023 .011
@@ -548,6 +549,31 @@ def under_autocast(loss, pred, target):
 def test_a_class_at_the_threshold_is_not_rare(loss):
     assert loss(class_counts=[5, 95], threshold=0.05).tail.tolist() == [0, 0]
     assert loss(class_counts=[5, 96], threshold=0.05).tail.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("size", [(5, 4), (10, 8)])
+@pytest.mark.parametrize("weighted", [None, "pixels", "samples"])
+@pytest.mark.parametrize("settings", [dict(), dict(gamma=1.0, normalize="weight", reduction="sum")])
+def test_influence_balanced_in_chunks_equals_one_piece(settings, weighted, size, monkeypatch):
+    """Value, and gradients by outputs and features, of large outputs of label size."""
+    pred, target = batch((3, 10, 8), len(COUNTS))
+    pred.data.movedim(1, -1)[target == IGNORE] = 1e4
+    h = torch.randn(3, 6, *size, dtype=torch.float64, requires_grad=True)
+    shape = dict(pixels=target.shape, samples=(3,)).get(weighted)
+    weight = None if shape is None else torch.rand(shape, dtype=torch.float64)
+    results = []
+    for elements in (2**18, 60):
+        loss = InfluenceBalancedLoss(class_counts=COUNTS, ignore_index=IGNORE, **settings)
+        loss.set_features(h)
+        with tiles_of(elements):
+            with torch.no_grad():
+                kept = loss(pred, target, weight)
+            if elements == 60:
+                monkeypatch.setattr(loss, "position_loss", None)  # is what one piece is computed with
+            value = loss(pred, target, weight)
+        results.append((kept, value.detach(), *torch.autograd.grad(value, (pred, h))))
+    for whole, chunks in zip(*results, strict=True):
+        torch.testing.assert_close(chunks, whole, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("gamma", [0.25, 0.5, 1.0, 2.0])

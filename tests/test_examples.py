@@ -5,6 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 WITHOUT_EXAMPLE = {
+    "mmseol.losses.ops.softmax_triton.softmax_sums": "runs on a GPU only",
     "mmseol.losses.ops.squared_error_triton.half_squared_error_sum": "runs on a GPU only",
     "mmseol.losses.ops.squared_error_triton.upsampled_half_squared_error_sum": "runs on a GPU only",
 }

@@ -36,34 +36,6 @@ def test_in_the_interpreter():
     assert "passed" in run.stdout
 
 
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
-def test_compiles_for_cuda_without_a_gpu(monkeypatch, tmp_path):
-    """The interpreter accepts types and masks that the compiler refuses: compile the kernels too."""
-    if OLD:
-        pytest.skip(f"Triton {triton.__version__} compiles only where there is a CUDA driver")
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from mmseol.losses.ops import squared_error_triton as kernels
-
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    single, double, labels = "*fp32", "*fp64", "*i64"
-    coupled = dict.fromkeys(("bins", "itself", "right", "below", "across"), double)
-    residual = dict(pred="*bf16", target=labels, weight=single, values=single, scale=single)
-    taps = dict(row_first=labels, row_weights=double, column_first=labels, column_weights=double)
-    stencil = dict(pred=single, values=double, divisor=double, gradient=single, sums=double)
-    for kernel, pointers, constants in (
-        (kernels._residual_kernel, residual | dict(gradient=single, sums=single), dict(WEIGHT=2, WRITE=True)),
-        (kernels._project_kernel, taps | coupled | dict(target="*u8", weight=single), dict(WEIGHT=1)),
-        (kernels._stencil_kernel, coupled | stencil, dict(WRITE=True)),
-    ):
-        constants = {**constants, "BLOCK": 256}
-        types = {name: pointers.get(name, "i32") for name in kernel.arg_names}
-        types |= dict.fromkeys(constants, "constexpr")
-        source = ASTSource(fn=kernel, signature=types, constexprs=constants)
-        assert "ptx" in triton.compile(source, target=GPUTarget("cuda", 80, 32)).asm
-
-
 def arguments(shape, small=None, dtype=torch.float64, ignored=0.3, weight=None):
     """Return what the kernels and their references are called with."""
     pred, target = batch(shape, 3, outputs=small, ignored=ignored, dtype=dtype)

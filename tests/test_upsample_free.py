@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.distributed import run_ranks
 from helpers.seg_heads import COUNTS, LOSSES, SIZE, K, build, features, samples, segmentor
 from helpers.tiny_runner import log_of
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import EMAHook
+from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmengine.structures import PixelData
 from mmseg.models.losses import accuracy as host_accuracy
@@ -145,7 +148,7 @@ def test_other_cross_entropies_of_the_host_keep_its_path() -> None:
 
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("thresh", [None, 0.28, 0.9])
-@pytest.mark.parametrize("loss", ["host", "weighted_ce", "both"])
+@pytest.mark.parametrize("loss", ["host", "weighted_ce", "outlying", "both"])
 def test_hard_pixels(loss: str, thresh: float | None, align_corners: bool) -> None:
     """OHEM keeps the pixels that it keeps of upsampled outputs, here of 9 rows, so that no two are equal."""
     host = dict(type="CrossEntropyLoss", class_weight=[1.0, 2, 3, 0.5], loss_weight=0.7)
@@ -197,8 +200,8 @@ def test_losses_of_one_name_are_added_and_others_kept_apart() -> None:
         (dict(kind="FCNHead", loss=HOST), "DiceLoss has no `forward_upsampled`"),
         (dict(kind="FCNHead", loss=[OUTLYING, HOST]), "DiceLoss has no `forward_upsampled`"),
         (
-            dict(kind="FCNHead", loss=[LOSSES["ce"], LOSSES["outlying"]], sampler=OHEM),
-            "OutlyingMSELoss has no loss of each pixel by tiles to sample by",
+            dict(kind="FCNHead", loss=[LOSSES["ce"], dict(type="mmseol.DiceLoss")], sampler=OHEM),
+            "DiceLoss has no loss of each pixel by tiles to sample by",
         ),
         (dict(kind="DDRHead", loss=[OUTLYING] * 2, in_channels=16), "DDRHead has its own `loss_by_feat`"),
     ],
@@ -291,6 +294,47 @@ def test_dropout_checkpointed_layers_and_half_precision(half: bool) -> None:
         results.append(({key: float(v) for key, v in losses.items() if "loss" in key}, compared))
     close = dict(rtol=2e-2, atol=2e-2) if half else dict(rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(results[1], results[0], **close)
+
+
+def test_layers_of_synchronized_norms() -> None:
+    """Norms that are converted, as for several GPUs, compute as others in a process of its own."""
+    results = []
+    for change in (dict, upsample_free):
+        torch.manual_seed(0)
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(segmentor("ce")).double().train()
+        assert any(isinstance(layer, nn.SyncBatchNorm) for layer in model.decode_head.modules())
+        if change is upsample_free:
+            assert set(upsample_free(model).values()) == {None}
+        losses = model.loss(torch.randn(2, 3, 64, 64).double(), samples())
+        model.parse_losses(losses)[0].backward()
+        results.append(({key: v.detach() for key, v in losses.items()}, gradients(model)))
+    torch.testing.assert_close(results[1], results[0])
+
+
+def distributed_steps(rank: int, free: bool) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+    """Return the losses of two steps of a wrapped model on this rank's images, and the last gradients."""
+    torch.manual_seed(0)
+    model = MMDistributedDataParallel(segmentor("weighted_ce").double().train())
+    if free:
+        assert set(upsample_free(model).values()) == {None}
+    optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), 0.01))
+    torch.manual_seed(1 + rank)
+    logged = []
+    for _ in range(2):
+        made = samples()
+        for sample in made:  # so that ranks differ in their valid pixels
+            sample.gt_sem_seg.data[:, : 4 + 4 * rank] = 255
+        images = [torch.randint(256, (3, SIZE, SIZE), dtype=torch.uint8) for _ in made]
+        losses = model.train_step({"inputs": images, "data_samples": made}, optimizer)
+        logged.append({key: float(value) for key, value in losses.items()})
+    return logged, {name: value.grad for name, value in model.module.named_parameters()}
+
+
+def test_two_processes() -> None:
+    expected, got = (run_ranks(distributed_steps, free) for free in (False, True))
+    torch.testing.assert_close(got, expected)
+    assert got[0][0] != got[1][0]
+    torch.testing.assert_close(got[0][1], got[1][1])
 
 
 STOCK = {"fcn_r50-d8": 1e-2, "pspnet_r50-d8": 1e-2, "upernet_r50": 1e-2, "segformer_mit-b0": 1e-3}

@@ -96,29 +96,32 @@ class GHMCLoss(StatefulLoss):
         by_bin = self._weight_of_bins(counts.reshape(-1, self.bins).sum(0))
 
         def position_loss(outputs: Tensor, label: Tensor, valid: Tensor) -> Tensor:
-            index = self._bin_index(outputs.detach(), label, valid)
-            weight = by_bin.to(outputs).index_select(0, index.flatten()).view_as(outputs)
-            return binary_cross_entropy(outputs, label, weight) / outputs.shape[1]
+            residual = sigmoid_residual(outputs.detach(), label)
+            weight = by_bin.to(outputs).index_select(0, self._bin_index(residual).flatten())
+            return binary_cross_entropy(outputs, label, weight.view_as(outputs), residual) / outputs.shape[1]
 
         return visit_elements(self, grid, grid_divisor(self, grid, reduction, None), position_loss)
 
     @torch.no_grad()
     def _weights(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """Return N K / (M R) of the bin of every output, (N, K, *)."""
-        index = self._bin_index(pred, target, valid)
+        index = self._bin_index(sigmoid_residual(pred, target))
+        index.masked_fill_(~valid.unsqueeze(1), self.bins)
         by_bin = self._weight_of_bins(_count(index.flatten(), self.bins + 1)[: self.bins])
         return by_bin.to(pred).index_select(0, index.flatten()).view_as(pred)
 
     def _tile_counts(self, tile: Tile) -> Tensor:
-        index = self._bin_index(tile.outputs, tile.label, tile.valid)
-        return _count(index.flatten(), self.bins + 1)[: self.bins]
+        index = self._bin_index(sigmoid_residual(tile.outputs, tile.label))
+        counts = _count(index.flatten(), self.bins)
+        # Outputs are 0 where ignored, so that their residuals are -1/2 or 1/2.
+        ignored = tile.valid.numel() - tile.valid.count_nonzero()
+        counts[self.bins // 2] -= ignored * tile.outputs.shape[1]
+        return counts
 
-    def _bin_index(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        """Return the bin of every output, (N, K, *), M where ignored."""
+    def _bin_index(self, residual: Tensor) -> Tensor:
+        """Return the bin of every output, of its residual, (N, K, *)."""
         # int32 takes half the time of int64; a NaN gets an arbitrary bin, and its loss stays NaN.
-        index = sigmoid_residual(pred, target).abs_().mul_(self.bins).to(torch.int32)
-        index.clamp_(0, self.bins - 1)
-        return index.masked_fill_(~valid.unsqueeze(1), self.bins)
+        return residual.abs().mul_(self.bins).to(torch.int32).clamp_(0, self.bins - 1)
 
     def _weight_of_bins(self, counts: Tensor) -> Tensor:
         """Update the state and return the weight of the outputs of every bin, and 0, (M + 1,)."""

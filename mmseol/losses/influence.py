@@ -9,12 +9,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmseol.losses.base.class_loss import Normalize, Reduction, evaluate_once
-from mmseol.losses.base.tiled import evaluate_tiles, fits_one_pass, grid_divisor
+from mmseol.losses.base.tiled import evaluate_tiles, fits_one_pass, grid_divisor, is_large
 from mmseol.losses.base.weighted import WeightedClassLoss
 from mmseol.losses.cross_entropy import CrossEntropyLoss
 from mmseol.losses.ops.autograd import limit_half_gradients, outside_graphs, with_gradient
-from mmseol.losses.ops.inputs import Labels, lift
-from mmseol.losses.ops.tiles import LabelGrid, Tile, differentiate
+from mmseol.losses.ops.inputs import Labels, is_compiling, lift
+from mmseol.losses.ops.softmax import SoftmaxForm, softmax_visitor
+from mmseol.losses.ops.tiles import LabelGrid, Tile, Visitor, differentiate
 from mmseol.registry import MODELS
 from mmseol.utils.checks import number, whole_number
 
@@ -142,7 +143,12 @@ class InfluenceBalancedLoss(WeightedClassLoss):
                 "    custom_hooks = [dict(type='mmseol.ClassifierFeatureHook'), ...]\n"
                 "or call loss.set_features(h), (N, F, *), before each evaluation."
             )
-        loss = super().evaluate(pred, target, weight, ignore_index, reduction, avg_factor)
+        call = target, weight, ignore_index, reduction, avg_factor
+        one_pass = fits_one_pass(target, pred.dim(), weight, reduction) and not is_compiling()
+        if self._norm is not None and one_pass and is_large(pred):
+            loss = self._in_chunks(pred, *call)
+        else:
+            loss = super().evaluate(pred, *call)
         # alpha w / (|p - t| |h| + 1e-3) reaches a million where features vanish.
         limit_half_gradients(loss, (self._norm, self._features_dtype))
         if torch.is_grad_enabled():
@@ -180,6 +186,36 @@ class InfluenceBalancedLoss(WeightedClassLoss):
         if torch.is_grad_enabled():
             self._norm = None
         return loss
+
+    @outside_graphs
+    def _in_chunks(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        ignore_index: int,
+        reduction: Reduction,
+        avg_factor: float | Tensor | None,
+    ) -> Tensor:
+        """Return the loss of outputs of label size, whose gradients are computed in the same pass."""
+        assert self._norm is not None
+        norm = self._norm_like(pred)
+        # The interpolated norms are needed once and nowhere else: their gradient takes their memory.
+        by_norm = norm.detach() if norm.shape != self._norm.shape else torch.zeros_like(norm)
+        requires_grad = torch.is_grad_enabled() and (pred.requires_grad or norm.requires_grad)
+        with torch.no_grad():
+            labels = Labels.of(target, pred.shape[1], ignore_index)
+            grid = LabelGrid(pred, labels, weight, requires_grad=requires_grad)
+            divisor = grid_divisor(self, grid, reduction, avg_factor)
+            scale = 1 / divisor if requires_grad else None
+            visitor = _OfEntropy(self, norm.detach(), self.class_weight_like(pred[:0]), scale, by_norm)
+            totals, gradient = grid.visit(visitor)
+            value = (totals.sum() / divisor).to(grid.dtype)
+        if gradient is None:
+            return value
+        return with_gradient(pred, value, gradient) + with_gradient(
+            norm, value.new_zeros(()), visitor.by_norm
+        )
 
     @outside_graphs
     def _in_tiles(
@@ -229,6 +265,10 @@ class InfluenceBalancedLoss(WeightedClassLoss):
             weight = self.weight_of(pred, target)
             weighted = entropy if weight is None else weight * entropy
             distance = -2 * torch.expm1(-entropy)  # ||p - t||_1 = 2 (1 - p_y)
+        return self._balanced(weighted, distance, norm)
+
+    def _balanced(self, weighted: Tensor, distance: Tensor, norm: Tensor) -> Tensor:
+        """Return the loss of every element, of its weighted cross entropy and its influence's two factors."""
         loss = weighted * self.scale / (distance * norm + _EPSILON)
         if self.gamma > 0:
             tiny = torch.finfo(loss.dtype).tiny  # keeps 0 ** (gamma - 1) out of the gradient
@@ -249,6 +289,43 @@ class InfluenceBalancedLoss(WeightedClassLoss):
         mode = _LINEAR[len(shape)]
         norm = F.interpolate(norm.unsqueeze(1), shape, mode=mode, align_corners=self._align_corners)
         return norm.squeeze(1)
+
+
+class _OfEntropy(Visitor):
+    """Sum the loss of outputs of label size, and write its gradient by the norms of the features.
+
+    Args:
+        loss: The loss.
+        norm: Norms, (N, *).
+        weight: Class weights, (K,).
+        scale: Factor of the gradients; ``None`` if none is needed.
+        by_norm: Memory of the gradient by the norms, (N, *), if one is needed; may be that of the norms.
+    """
+
+    def __init__(
+        self,
+        loss: InfluenceBalancedLoss,
+        norm: Tensor,
+        weight: Tensor | None,
+        scale: Tensor | None,
+        by_norm: Tensor,
+    ) -> None:
+        self.loss, self.norm, self.weight, self.scale, self.by_norm = loss, norm, weight, scale, by_norm
+
+    def __call__(self, tile: Tile) -> tuple[Tensor, Tensor | None]:
+        norm = self.norm[tile.image][tile.where].unsqueeze(0)
+        norm = torch.where(tile.valid, norm, 1)
+
+        def balanced(entropy: Tensor, weight: Tensor | None) -> Tensor:
+            distance = -2 * torch.expm1(-entropy)  # ||p - t||_1 = 2 (1 - p_y)
+            loss = self.loss._balanced(entropy if weight is None else weight * entropy, distance, norm)
+            if self.scale is not None:
+                with torch.no_grad():
+                    by_norm = -loss * distance / (distance * norm + _EPSILON) * tile.factor() * self.scale
+                    self.by_norm[tile.image][tile.where] = by_norm[0]
+            return loss
+
+        return softmax_visitor(SoftmaxForm(weight=self.weight, modulate=balanced), self.scale)(tile)
 
 
 def influence_balanced_loss(

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from mmseol.counting.counts import at_least_one
 from mmseol.losses.base.class_loss import ClassLoss, Reduction, evaluate_once
 from mmseol.losses.base.tiled import grid_divisor
-from mmseol.losses.ops.inputs import by_class
-from mmseol.losses.ops.softmax import SoftmaxForm
+from mmseol.losses.ops.inputs import by_class, zero_invalid
+from mmseol.losses.ops.softmax import NEGLIGIBLE, SoftmaxForm, look_up
 from mmseol.losses.ops.tiles import LabelGrid, Tile, Visitor
 from mmseol.registry import MODELS
 from mmseol.utils.checks import number
@@ -111,7 +111,8 @@ class LADELoss(ClassLoss):
         class_weight = None if self._class_factor is None else self._class_factor.to(weight)
         first = _Sums(weight, class_weight)
         totals = grid.visit(first, requires_grad=False)[0].reshape(-1, 2).sum(0)
-        log_sum, log_prior = first.log_sum_exp(), torch.log(prior + 1e-9)
+        largest, sums = first.largest_and_sums()
+        log_sum, log_prior = _logarithm(largest, sums), torch.log(prior + 1e-9)
         second = log_sum - log_prior + np.log(1 / len(prior) + 1e-9) - counts.sum().clamp(min=1).log()
         regulariser = -totals[0] + (prior * (second + self.remine_lambda * second.square())).sum()
         regulariser = torch.where(counts.any(), regulariser, 0)
@@ -119,9 +120,9 @@ class LADELoss(ClassLoss):
         strength = self.remine_weight * totals[1] / divisor
         scale = 1 / divisor if grid.requires_grad else None
         slope = strength * prior * (1 + 2 * self.remine_lambda * second)
-        visitor = _Gradient(
-            SoftmaxForm(offset=log_prior, weight=class_weight), scale, slope, strength * weight, log_sum
-        )
+        slope = torch.where(sums > 0, slope / sums, 0)
+        form = SoftmaxForm(offset=log_prior, weight=class_weight)
+        visitor = _Gradient(form, scale, slope, strength * weight, largest)
         entropies, gradient = grid.visit(visitor)
         return entropies.sum() / divisor + strength * regulariser, gradient
 
@@ -130,7 +131,7 @@ class LADELoss(ClassLoss):
         assert self.prior is not None
         prior, classes, number_valid = self.prior.to(pred), pred.shape[1], valid.sum()
         first = _mean_label_output(pred, target, valid, prior)
-        second = _log_sum_exp(pred, valid)
+        second = _logarithm(*_sums(pred, valid))
         second = second - log_prior + np.log(1 / classes + 1e-9) - number_valid.clamp(min=1).to(pred).log()
         total = -first + (prior * (second + self.remine_lambda * second.square())).sum()
         return torch.where(number_valid > 0, total, 0)
@@ -141,59 +142,96 @@ class _Sums(Visitor):
 
     def __init__(self, weight: Tensor, class_weight: Tensor | None) -> None:
         self.weight, self.class_weight = weight, class_weight
-        self.parts: dict[int, list[Tensor]] = defaultdict(list)
+        self.parts: dict[int, list[tuple[Tensor, Tensor]]] = defaultdict(list)
 
     def __call__(self, tile: Tile) -> tuple[Tensor, Tensor | None]:
-        tile = tile.masked()
-        self.parts[tile.image].append(_log_sum_exp(tile.outputs, tile.valid).double())
-        own = tile.outputs.gather(1, tile.label.unsqueeze(1)).squeeze(1)
+        largest, sums = _tile_sums(tile)
+        self.parts[tile.image].append((largest.double(), sums.double()))
+        own = torch.where(tile.valid, tile.outputs.gather(1, tile.label.unsqueeze(1)).squeeze(1), 0)
         factor = tile.factor().double()
         if self.class_weight is not None:
             factor *= self.class_weight[tile.label]
-        return torch.stack([(own * self.weight[tile.label] * tile.valid).sum(), factor.sum()]), None
+        return torch.stack([(own * look_up(self.weight, tile.label)).sum(), factor.sum()]), None
 
-    def log_sum_exp(self) -> Tensor:
-        """Return the log-sum-exp of each class over the valid elements, (K,)."""
-        return torch.stack([part for _, parts in sorted(self.parts.items()) for part in parts]).logsumexp(0)
+    def largest_and_sums(self) -> tuple[Tensor, Tensor]:
+        """Return m and s of each class, (K,), whose log-sum-exp over the valid elements is m + log s."""
+        parts = [part for _, parts in sorted(self.parts.items()) for part in parts]
+        largest, sums = (torch.stack(column) for column in zip(*parts, strict=True))
+        most = largest.amax(0)
+        return most, (sums * (largest - most).exp()).sum(0)
 
 
 class _Gradient(Visitor):
-    """Compute the cross entropies, and the gradient of them and of the regulariser."""
+    """Compute the cross entropies, and the gradient of them and of the regulariser.
+
+    Args:
+        form: Cross entropy.
+        scale: Factor of its gradient; ``None`` if none is needed.
+        slope: Factor of :math:`e^{a - m}` in the gradient, (K,).
+        label_slope: Part of the gradient by an element's label, negative, (K,).
+        largest: m of each class, (K,).
+    """
 
     def __init__(
-        self, form: SoftmaxForm, scale: Tensor | None, slope: Tensor, label_slope: Tensor, log_sum: Tensor
+        self, form: SoftmaxForm, scale: Tensor | None, slope: Tensor, label_slope: Tensor, largest: Tensor
     ) -> None:
         self.form, self.scale = form, scale
-        self.slope, self.label_slope, self.log_sum = slope, label_slope, log_sum
+        self.slope, self.label_slope, self.largest = slope, label_slope, largest
 
     def __call__(self, tile: Tile) -> tuple[Tensor, Tensor | None]:
-        tile, index = tile.masked(), tile.label.unsqueeze(1)
-        outputs = tile.outputs
-        probability = torch.log_softmax(self.form.adjust(outputs), 1)
-        entropy = probability.gather(1, index).squeeze(1).neg_()
-        value, derivative = self.form.elements(entropy, tile.label, tile.factor())
+        index = tile.label.unsqueeze(1)
+        adjusted = self.form.adjust(tile.outputs)
+        if not tile.valid.all():
+            zero_invalid(tile.valid, adjusted)
+        largest = adjusted.amax(1, keepdim=True)
+        probability = adjusted - largest
+        own_output = probability.gather(1, index).squeeze(1)
+        if own_output.numel() and own_output.min() < -NEGLIGIBLE:
+            probability.clamp_(min=-NEGLIGIBLE)
+        total = probability.exp_().sum(1)
+        value, derivative = self.form.elements(total.log() - own_output, tile.label, tile.factor())
         if self.scale is None:
             return value, None
-        derivative = (derivative * self.scale).to(outputs.dtype)
-        gradient = probability.exp_().mul_(derivative.unsqueeze(1))
-        # Where ignored, outputs may lie above the log-sum-exp of the others.
-        exponentials = (outputs - by_class(self.log_sum, outputs)).clamp_(max=0).exp_()
-        exponentials.mul_(by_class(self.slope, outputs))
-        gradient.addcmul_(exponentials, tile.valid.unsqueeze(1).to(outputs))
-        own = derivative + self.label_slope.to(outputs)[tile.label] * tile.valid
+        derivative = (derivative * self.scale).to(adjusted.dtype)
+        gradient = probability.mul_((derivative / total).unsqueeze(1))
+        exponentials = tile.outputs - by_class(self.largest, adjusted)
+        if not tile.valid.all():  # ignored outputs may be larger
+            zero_invalid(tile.valid, exponentials)
+        exponentials.exp_().mul_(by_class(self.slope, adjusted))
+        gradient.addcmul_(exponentials, tile.valid.unsqueeze(1).to(adjusted))
+        own = derivative + look_up(self.label_slope.to(adjusted), tile.label) * tile.valid
         return value, gradient.scatter_add_(1, index, own.neg_().unsqueeze(1))
 
 
-def _log_sum_exp(pred: Tensor, valid: Tensor) -> Tensor:
-    """Return the log-sum-exp of each class over the valid elements, (K,), finite if there is none.
+def _tile_sums(tile: Tile) -> tuple[Tensor, Tensor]:
+    """Return :func:`_sums` of a tile, in half of its time unless ignored outputs are far larger."""
+    outputs = tile.outputs
+    elements = [0, *range(2, outputs.dim())]
+    largest = outputs.amax(elements, keepdim=True)
+    exponentials = (outputs - largest).exp_()
+    if not tile.valid.all():
+        exponentials.mul_(tile.valid.unsqueeze(1))
+    sums = exponentials.sum(elements)
+    if not sums.isfinite().all() or sums.min() < torch.finfo(sums.dtype).tiny ** 0.8:
+        return _sums(tile.masked().outputs, tile.valid)
+    return largest.flatten(), sums
 
-    As :func:`torch.logsumexp`, with less memory.
-    """
+
+def _sums(pred: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the largest output m of each class and the sum of :math:`e^{a - m}`, both (K,)."""
     elements = [0, *range(2, pred.dim())]
     ignored = ~valid.unsqueeze(1)
     largest = pred.detach().masked_fill(ignored, torch.finfo(pred.dtype).min).amax(elements, keepdim=True)
     sums = (pred - largest).masked_fill_(ignored, -torch.inf).exp_().sum(elements)
-    return largest.flatten() + sums.clamp(min=torch.finfo(pred.dtype).tiny).log()
+    return largest.flatten(), sums
+
+
+def _logarithm(largest: Tensor, sums: Tensor) -> Tensor:
+    """Return the log-sum-exp of each class over the valid elements, (K,), finite if there is none.
+
+    As :func:`torch.logsumexp`, with less memory.
+    """
+    return largest + sums.clamp(min=torch.finfo(sums.dtype).tiny).log()
 
 
 def _mean_label_output(pred: Tensor, target: Tensor, valid: Tensor, prior: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from mmseol.losses.base.class_loss import Reduction, evaluate_once
 from mmseol.losses.base.stateful import StatefulLoss
 from mmseol.losses.ops.inputs import Labels, by_class
+from mmseol.losses.ops.softmax import SoftmaxForm
 from mmseol.registry import MODELS
 from mmseol.utils.checks import number
 
@@ -80,6 +81,10 @@ class SeesawLoss(StatefulLoss):
     def initial_state(self, num_classes: int) -> Tensor:
         """Return the counts before training, all zero."""
         return torch.zeros(num_classes, dtype=torch.int64)
+
+    def softmax_form(self) -> SoftmaxForm:
+        """Return the cross entropy of outputs plus log S, which has no gradient."""
+        return SoftmaxForm(shift=lambda outputs, label: self._log_factors(outputs, label).add_(outputs))
 
     def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """Return the loss of every element, (N, *)."""

@@ -14,7 +14,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["alternate", "bandwidth_note", "device", "extra_memory", "fill"]
+__all__ = ["alternate", "bandwidth_note", "device", "extra_memory", "fill", "in_parallel"]
 
 Step = Callable[[], Any]
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -80,6 +81,17 @@ def extra_memory(case: Callable[..., Step], small: Mapping[str, Any], **sizes: A
     if child.returncode:
         raise RuntimeError(f"{name} with {sizes} failed: {child.stderr.strip()[-2000:]}")
     return int(child.stdout.split()[-1])
+
+
+def in_parallel(measure: Callable[..., Any], calls: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Return ``measure(**call)`` of each call, two at once on a CPU, and equal calls once; not for times."""
+    texts = [json.dumps(call, sort_keys=True) for call in calls]
+    different = dict(zip(texts, calls, strict=True))
+    with ThreadPoolExecutor(1 if device() == "cuda" else 2) as pool:
+        results = dict(
+            zip(different, pool.map(lambda call: measure(**call), different.values()), strict=True)
+        )
+    return [results[text] for text in texts]
 
 
 def bandwidth_note(traffic: int, seconds: list[float], numbers: int = 1 << 28) -> str:

@@ -36,6 +36,7 @@ Written by `python -m tools.benchmarks.run`; `record.json` has the numbers. Step
 with the reference's: seconds are medians, the ratio is the median over the pairs, with its quartiles in
 brackets. Extra memory is the peak above the inputs, gradients included on both sides; copies are those of the
 outputs at label size, ours / the reference's. **Bold** is over the limit that we set ourselves.
+Variants that were tried are in `NOTES.md`, what the Triton kernels need in `KERNELS.md`.
 """
 
 

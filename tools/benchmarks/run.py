@@ -19,6 +19,7 @@ BENCHMARKS = (
     "all_losses",
     "training_step",
     "psp_step",
+    "gpu_step",
     "validation_pass",
     "decision_pass",
     "count_labels",

@@ -94,6 +94,10 @@ class ClassLoss(KnownArguments, CountedModule):
     """Whether :meth:`position_loss` needs nothing but an element's own outputs and label, so that a batch can
     be evaluated in parts. False for sums over the batch, and by default for losses with a state."""
 
+    adds_elements: ClassVar[bool] = True
+    """Whether this class's own :meth:`evaluate` adds :meth:`position_loss` of all elements. Not inherited: a
+    class that overrides :meth:`evaluate` must say so itself."""
+
     normalize: Normalize = "weight"
     """With class weights, whether ``'mean'`` divides by their sum or by the number of elements."""
 

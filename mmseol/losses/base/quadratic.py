@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib.util import find_spec
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from mmseol.losses.base.class_loss import ClassLoss, Reduction
@@ -15,6 +12,7 @@ from mmseol.losses.ops.inputs import expand_weight, is_compiling, lift
 from mmseol.losses.ops.squared_error import half_squared_error, half_squared_error_sum
 from mmseol.losses.ops.squared_error_upsampled import upsampled_half_squared_error_sum
 from mmseol.losses.ops.tiles import LabelGrid
+from mmseol.losses.ops.triton_versions import for_device
 
 __all__ = ["QuadraticLoss"]
 
@@ -36,6 +34,7 @@ class QuadraticLoss(ClassLoss):
 
     exclusive_classes = True
     lifts_precision = True
+    adds_elements = True  # its `evaluate` is a faster way to do so
     curvature: ClassVar[float] = 1.0
     """Second derivative of the loss of one element in its output."""
 
@@ -77,22 +76,6 @@ class QuadraticLoss(ClassLoss):
         divisor = self._resolve_divisor(target, grid.labels.valid, reduction, avg_factor, grid.dtype)
         values, given = self.target_values_of(pred), (weight, divisor, grid.requires_grad)
         if grid.same_size:
-            return _for_device(half_squared_error_sum, pred)(pred, grid.labels, values, *given)
-        compute = _for_device(upsampled_half_squared_error_sum, pred)
+            return for_device(half_squared_error_sum, pred)(pred, grid.labels, values, *given)
+        compute = for_device(upsampled_half_squared_error_sum, pred)
         return compute(pred, grid.labels, values, *given, align_corners=grid.align_corners)
-
-
-def _for_device(compute: Callable[..., Any], pred: Tensor) -> Callable[..., Any]:
-    """Return the Triton version of ``compute`` if it can run here, and ``compute`` otherwise.
-
-    The Triton kernels add atomically, in no fixed order, so they do not run in deterministic mode.
-    """
-    if not pred.is_cuda or find_spec("triton") is None or torch.are_deterministic_algorithms_enabled():
-        return compute
-    from mmseol.losses.ops import squared_error_triton as triton  # not at the top: Triton is optional
-
-    versions: dict[Callable[..., Any], Callable[..., Any]] = {
-        half_squared_error_sum: triton.half_squared_error_sum,
-        upsampled_half_squared_error_sum: triton.upsampled_half_squared_error_sum,
-    }
-    return versions[compute]

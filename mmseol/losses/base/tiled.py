@@ -10,8 +10,9 @@ from torch import Tensor
 
 from mmseol.losses.ops.autograd import outside_graphs, with_gradient
 from mmseol.losses.ops.inputs import Labels
-from mmseol.losses.ops.softmax import softmax_visitor
+from mmseol.losses.ops.softmax import softmax_sums
 from mmseol.losses.ops.tiles import TILE, LabelGrid, Tile, Visitor, differentiate
+from mmseol.losses.ops.triton_versions import for_device
 
 if TYPE_CHECKING:
     from mmseol.losses.base.class_loss import ClassLoss, Reduction
@@ -58,11 +59,12 @@ def fits_tiles(loss: ClassLoss, target: Tensor, dims: int, weight: Tensor | None
 def has_element_losses(loss: ClassLoss) -> bool:
     """Return whether :func:`element_losses` gives the loss of every pixel.
 
-    >>> from mmseol.losses import CrossEntropyLoss, DiceLoss
-    >>> has_element_losses(CrossEntropyLoss()), has_element_losses(DiceLoss())
-    (True, False)
+    >>> from mmseol.losses import CrossEntropyLoss, DiceLoss, OneHotMSELoss
+    >>> [has_element_losses(loss) for loss in (CrossEntropyLoss(), OneHotMSELoss(), DiceLoss())]
+    [True, True, False]
     """
-    return loss.per_element and loss.takes_avg_factor and _owner(loss, "evaluate") is _base(loss, "evaluate")
+    adds_elements = vars(_owner(loss, "evaluate")).get("adds_elements", False)
+    return loss.per_element and loss.takes_avg_factor and adds_elements
 
 
 def fits_one_pass(target: Tensor, dims: int, weight: Tensor | None, reduction: str) -> bool:
@@ -195,22 +197,19 @@ def visit_elements(
     (tensor(0.6931, dtype=torch.float64), None)
     """
     scale = (1 / divisor.double()).to(grid.dtype) if grid.requires_grad else None
-    totals, gradient = grid.visit(_visitor(loss, grid, scale, position_loss))
+    form = loss.softmax_form() if position_loss is None else None
+    if form is not None and issubclass(_owner(loss, "softmax_form"), _owner(loss, "position_loss")):
+        form = form._replace(weight=loss.class_weight_like(grid.pred[:0].to(grid.dtype)))
+        totals, gradient = for_device(softmax_sums, grid.pred)(grid, form, scale)
+    else:
+        totals, gradient = grid.visit(_differentiated(loss, position_loss or loss.position_loss, scale))
     return totals.sum() / divisor, gradient
 
 
-def _visitor(
-    loss: ClassLoss,
-    grid: LabelGrid,
-    scale: Tensor | None,
-    position_loss: Callable[[Tensor, Tensor, Tensor], Tensor] | None,
+def _differentiated(
+    loss: ClassLoss, position_loss: Callable[[Tensor, Tensor, Tensor], Tensor], scale: Tensor | None
 ) -> Visitor:
-    form = loss.softmax_form() if position_loss is None else None
-    if form is not None and issubclass(_owner(loss, "softmax_form"), _owner(loss, "position_loss")):
-        weight = loss.class_weight_like(grid.pred[:0].to(grid.dtype))
-        return softmax_visitor(form._replace(weight=weight), scale)
-
-    position_loss = position_loss or loss.position_loss
+    """Return the visitor that sums the losses of pixels, differentiated by autograd."""
 
     def total(tile: Tile) -> Tensor:
         losses = _tile_losses(loss, position_loss, tile)

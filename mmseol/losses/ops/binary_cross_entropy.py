@@ -28,7 +28,9 @@ def sigmoid_residual(pred: Tensor, target: Tensor) -> Tensor:
     return residual.scatter_add_(1, label, -torch.ones_like(label, dtype=pred.dtype))
 
 
-def binary_cross_entropy(pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+def binary_cross_entropy(
+    pred: Tensor, target: Tensor, weight: Tensor, residual: Tensor | None = None
+) -> Tensor:
     r"""Return :math:`\sum_k w_k \mathrm{BCE}(\sigma(z_k), t_k)` of each element, (N, *).
 
     The gradient is computed beside the value: autograd would keep several times the outputs.
@@ -40,6 +42,7 @@ def binary_cross_entropy(pred: Tensor, target: Tensor, weight: Tensor) -> Tensor
         pred: Raw outputs, (N, K, *).
         target: Labels, (N, *), or soft labels, (N, K, *).
         weight: Factors, (N, K, *); no gradient flows through them.
+        residual: :func:`sigmoid_residual` if it is known already; it is overwritten.
     """
     requires_grad = torch.is_grad_enabled() and pred.requires_grad
     with torch.no_grad():
@@ -52,5 +55,5 @@ def binary_cross_entropy(pred: Tensor, target: Tensor, weight: Tensor) -> Tensor
             value = negative.mul_(weight).sum(1) - positive.squeeze(1)
         if not requires_grad:
             return value
-        gradient = sigmoid_residual(pred, target).mul_(weight)
+        gradient = (sigmoid_residual(pred, target) if residual is None else residual).mul_(weight)
     return with_elementwise_gradient(pred, value, gradient, 1)

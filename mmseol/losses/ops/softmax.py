@@ -8,9 +8,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmseol.losses.ops.tiles import RANGE, Tile, Visitor
+from mmseol.losses.ops.tiles import RANGE, LabelGrid, Tile, Visitor
 
-__all__ = ["SoftmaxForm", "SoftmaxVisitor", "softmax_visitor", "tile_softmax"]
+__all__ = [
+    "NEGLIGIBLE",
+    "SoftmaxForm",
+    "SoftmaxVisitor",
+    "look_up",
+    "softmax_sums",
+    "softmax_visitor",
+    "tile_softmax",
+]
 
 
 class SoftmaxForm(NamedTuple):
@@ -32,6 +40,9 @@ class SoftmaxForm(NamedTuple):
     """Margin of each class, (K,), subtracted from the label's adjusted output."""
     margin_of: Callable[[Tensor, Tensor], Tensor] | None = None
     """In place of ``margin``: margin of every element, of adjusted outputs, (N, K, *), and labels, (N, *)."""
+    shift: Callable[[Tensor, Tensor], Tensor] | None = None
+    """Adds to every element's adjusted outputs, (N, K, *), offsets that have no gradient, which it computes
+    of them and of the labels, (N, *); returns a new tensor."""
     weight: Tensor | None = None
     """Class weights w, (K,); :class:`~mmseol.losses.ClassLoss` sets them."""
     modulate: Callable[[Tensor, Tensor | None], Tensor] | None = None
@@ -71,7 +82,7 @@ class SoftmaxForm(NamedTuple):
 
 
 # A probability of exp(-60) adds nothing to a gradient in float32, and is far from its smallest numbers.
-_NEGLIGIBLE = 60.0
+NEGLIGIBLE = 60.0
 
 
 def look_up(values: Tensor, label: Tensor) -> Tensor:
@@ -97,6 +108,26 @@ def softmax_visitor(form: SoftmaxForm, scale: Tensor | None) -> Visitor:
         scale: Factor of the gradient; ``None`` if no gradient is needed.
     """
     return _CrossEntropy(form, scale)
+
+
+def softmax_sums(grid: LabelGrid, form: SoftmaxForm, scale: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return sums of the losses of all pixels that add up to the batch's, and the gradient.
+
+    >>> from mmseol.losses.ops.inputs import Labels
+    >>> labels = Labels.of(torch.zeros(1, 2, 4, dtype=torch.long), classes=2, ignore_index=255)
+    >>> softmax_sums(LabelGrid(torch.ones(1, 2, 1, 2), labels), SoftmaxForm(), None)[0].tolist()
+    [5.545177459716797]
+
+    Args:
+        grid: Outputs, labels and weights of pixels.
+        form: The loss.
+        scale: Factor of the gradient; ``None`` if no gradient is needed.
+
+    Returns:
+        The sums, float64, one for each image or group of images, and the gradient by the outputs, of their
+        shape, in float32, or float64 for such outputs, or ``None``.
+    """
+    return grid.visit(softmax_visitor(form, scale), requires_grad=scale is not None)
 
 
 class SoftmaxVisitor(Visitor):
@@ -153,9 +184,13 @@ class _CrossEntropy(SoftmaxVisitor):
     def __init__(self, form: SoftmaxForm, scale: Tensor | None) -> None:
         super().__init__(form)
         self.scale = scale
+        self.may_draw = form.shift is not None
 
     def __call__(self, tile: Tile) -> tuple[Tensor, Tensor | None]:
-        if tile.upsample is None:
+        if self.form.shift is not None:
+            adjusted = tile.outputs if tile.upsample is not None else self.form.adjust(tile.outputs)
+            entropy, probability, total = self._exact(tile, self.form.shift(adjusted, tile.label))
+        elif tile.upsample is None:
             entropy, probability, total = self._exact(tile, self.form.adjust(tile.outputs))
         else:
             entropy, probability, total = self._shifted(tile)
@@ -190,9 +225,12 @@ class _CrossEntropy(SoftmaxVisitor):
         if tile.upsample is None and not entropy.isfinite().all() and not tile.valid.all():
             tile = tile.masked()
             tile = tile._replace(valid=torch.ones_like(tile.valid))
-            return self._exact(tile, self.form.adjust(tile.outputs))
-        if entropy.numel() and entropy.max() > _NEGLIGIBLE:  # products with denormal numbers are slow
-            logarithm.clamp_(min=-_NEGLIGIBLE)
+            outputs = self.form.adjust(tile.outputs)
+            return self._exact(
+                tile, outputs if self.form.shift is None else self.form.shift(outputs, tile.label)
+            )
+        if entropy.numel() and entropy.max() > NEGLIGIBLE:  # products with denormal numbers are slow
+            logarithm.clamp_(min=-NEGLIGIBLE)
         return entropy, logarithm.exp_(), None
 
     def _subtract_margin(self, outputs: Tensor, label: Tensor) -> Tensor:

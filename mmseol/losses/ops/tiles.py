@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from mmseol.losses.ops.inputs import Labels, zero_invalid
 from mmseol.losses.ops.squared_error_upsampled import axis_taps
 from mmseol.losses.ops.threads import in_threads, single_threaded
 
-__all__ = ["LabelGrid", "Tile", "Visitor", "differentiate", "tiles_of"]
+__all__ = ["LabelGrid", "Tile", "Visitor", "differentiate", "tiles_of", "unread_points"]
 
 # Elements of a tile, K times its pixels. A CPU's tile, 1 MB in float32, fits in a core's cache.
 TILE = {"cpu": 2**18, "cuda": 2**26}
@@ -94,7 +94,7 @@ class Visitor:
     [8.0]
     """
 
-    may_draw: ClassVar[bool] = False
+    may_draw: bool = False
     """Whether it may draw random numbers."""
 
     def prepare(self, outputs: Tensor) -> Tensor:
@@ -246,12 +246,8 @@ class LabelGrid:
         small.copy_(self.pred[n].permute(2, 0, 1))
         if small.sum().isfinite():
             return small
-        rows, columns = (
-            dense_axis(axis, large, self.align_corners, torch.float64, small.device).ne(0).double()
-            for axis, large in zip(self.pred.shape[2:], self.labels.target.shape[1:], strict=True)
-        )
-        read = columns.T @ self.labels.valid[n].double().T @ rows
-        return small.masked_fill((read == 0).unsqueeze(1), 0)
+        unread = unread_points(self.labels.valid[n], self.pred.shape[2:], self.align_corners)
+        return small.masked_fill(unread.T.unsqueeze(1), 0)
 
     def _tiles(self, n: int, visitor: Visitor, gradient: Tensor | None) -> Iterator[Tensor]:
         """Visit the tiles of an image, row by row, and write its gradient.
@@ -268,13 +264,19 @@ class LabelGrid:
         given = self.align_corners, small.dtype, device
         all_rows = axis_blocks(height, large_height, step, *given)
         all_columns = axis_blocks(width, large_width, COLUMNS[kind], *given)
-        projected = None if gradient is None else torch.zeros_like(small)
+        projected = None
+        if gradient is not None:  # in its own memory unless the tiles have another precision
+            same = gradient.dtype == small.dtype
+            projected = gradient.permute(2, 0, 1).zero_() if same else torch.zeros_like(small)
         # Kept buffers: to allocate one for every tile would cause page faults.
         tile_buffer = small.new_empty(min(COLUMNS[kind], large_width) * classes * step)
-        strip_buffer = small.new_empty(0 if projected is None else width * classes * step)
+        strip_buffer = small.new_empty(width * classes * step)
+        gradient_buffer = small.new_empty(0 if projected is None else width * classes * step)
         for rows in all_rows:
-            strip = torch.mm(small[:, :, rows.small].flatten(0, 1), rows.matrix.T).view(width, -1)
-            strip_gradient = strip_buffer[: strip.numel() if projected is not None else 0].zero_()
+            strip = strip_buffer[: width * classes * len(rows.matrix)].view(width * classes, -1)
+            torch.mm(small[:, :, rows.small].flatten(0, 1), rows.matrix.T, out=strip)
+            strip = strip.view(width, -1)
+            strip_gradient = gradient_buffer[: strip.numel() if projected is not None else 0].zero_()
             labels, masks = (part.T.contiguous() for part in self.labels.chunk((n, rows.large)))
             weight = self._weight(n, rows.large)
             for columns in all_columns:
@@ -300,7 +302,8 @@ class LabelGrid:
                 projected[:, :, rows.small] += part.view(width, classes, -1)
         if gradient is not None and projected is not None:
             visitor.finish(projected)
-            gradient.copy_(projected.permute(1, 2, 0))
+            if projected.dtype != gradient.dtype:
+                gradient.copy_(projected.permute(1, 2, 0))
 
 
 def _upsample(matrix: Tensor, strip: Tensor, classes: int, buffer: Tensor) -> Tensor:
@@ -339,6 +342,24 @@ def axis_blocks(
         inputs = slice(int(read[0]), int(read[-1]) + 1)
         blocks.append(Block(part, inputs, matrix[part, inputs].contiguous()))
     return blocks
+
+
+def unread_points(valid: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
+    """Return the mask of the small outputs that no valid pixel reads, (*, h, w).
+
+    >>> unread_points(torch.tensor([[True, False, False, False]]), (1, 2), align_corners=False)
+    tensor([[False,  True]])
+
+    Args:
+        valid: Mask of the pixels that are not ignored, (*, H, W).
+        size: h, w.
+        align_corners: As in :func:`torch.nn.functional.interpolate`.
+    """
+    rows, columns = (
+        dense_axis(small, large, align_corners, torch.float64, valid.device).ne(0).double()
+        for small, large in zip(size, valid.shape[-2:], strict=True)
+    )
+    return rows.T @ valid.double() @ columns == 0
 
 
 def dense_axis(
