@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from mmseol.analysis.records.evidence import compare, evidence, read_records, recorded_runs
-from mmseol.analysis.records.run_records import evidence as module
+from mmseol.analysis.records import evidence as module
 from mmseol.experiment import LOSSES
 from mmseol.experiment.config_files import find_config
 

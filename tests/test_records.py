@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
-from mmseol.analysis.records.run_records import iou_of_maps, iou_record, run_records, scores_record
+from mmseol.analysis.records import run_records
+from mmseol.analysis.records.run_records import iou_of_maps, iou_record, scores_record
 from mmseol.analysis.tabulation.markdown import markdown
 from mmseol.experiment import LOSSES
 
