@@ -218,7 +218,7 @@ def test_images_of_two_folders_have_no_common_root(tmp_path: Path) -> None:
     experiment.set_prediction_folder(cfg, str(tmp_path))
     assert "image_root" not in cfg.test_evaluator
     cfg.test_evaluator = [dict(type="A"), dict(type="B")]
-    with pytest.raises(ValueError, match="`--out` needs a metric that writes label maps .* got A, B"):
+    with pytest.raises(ValueError, match=r"`--out` needs a metric that writes label maps .* got A, B"):
         experiment.set_prediction_folder(cfg, str(tmp_path))
 
 
@@ -228,7 +228,7 @@ def test_every_picture_is_drawn(tmp_path: Path) -> None:
     experiment.set_show_folder(cfg, str(tmp_path))
     assert cfg.default_hooks.visualization == dict(type="SegVisualizationHook", draw=True, interval=1)
     assert cfg.visualizer == dict(type="A", save_dir=str(tmp_path))
-    with pytest.raises(ValueError, match="`--show-dir` needs `default_hooks.visualization`"):
+    with pytest.raises(ValueError, match=r"`--show-dir` needs `default_hooks\.visualization`"):
         experiment.set_show_folder(Config(dict(visualizer={})), str(tmp_path))
 
 

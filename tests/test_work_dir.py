@@ -78,7 +78,9 @@ def test_a_new_training_says_which_weights_are_new() -> None:
 
 def test_a_classifier_of_cosines_is_no_plain_one_and_the_reverse() -> None:
     plain, cosine = ({"meta": {"cfg": f"type={kind!r}"}} for kind in ("FCN", "mmseol.CosineClassifierHead"))
-    plain_config, cosine_config = (Config(dict(model=dict(type=kind))) for kind in ("FCN", "CosineClassifierHead"))
+    plain_config, cosine_config = (
+        Config(dict(model=dict(type=kind))) for kind in ("FCN", "CosineClassifierHead")
+    )
     check_classifier(plain_config, "a.pth", plain)
     check_classifier(cosine_config, "a.pth", cosine)
     for other in ({}, {"meta": None}, {"meta": {}}):  # of another program
@@ -116,14 +118,21 @@ def test_a_folder_is_free_after_its_run(tmp_path: Path) -> None:
     for _ in range(2):
         with lock_work_dir(folder):
             assert json.loads(lock.read_text())["process"] == os.getpid()
-            with pytest.raises(ValueError, match=rf"is in use by process {os.getpid()} on \S+ since .*\. Wait"):
-                with lock_work_dir(folder):
-                    pass
+            with (
+                pytest.raises(
+                    ValueError, match=rf"is in use by process {os.getpid()} on \S+ since .*\. Wait"
+                ),
+                lock_work_dir(folder),
+            ):
+                pass
         assert lock.read_text() == ""
     with lock_work_dir(folder):
         for text in ("", "{", "[1]", "{}"):  # while it is written
             lock.write_text(text)
-            with pytest.raises(ValueError, match=r"is in use by another process\. Wait"), lock_work_dir(folder):
+            with (
+                pytest.raises(ValueError, match=r"is in use by another process\. Wait"),
+                lock_work_dir(folder),
+            ):
                 pass
 
 
@@ -166,7 +175,9 @@ def test_a_run_goes_on_with_its_model_and_data_alone(tmp_path: Path) -> None:
     assert re.search(r"randomness\.seed\W+1\W+2\b", table)
     assert "run in the work directory" in table
     cfg.model.type = "B"
-    with pytest.raises(ValueError, match=r"another model, loss, imbalance or data \(mine.py\):(.|\n)*model.type"):
+    with pytest.raises(
+        ValueError, match=r"another model, loss, imbalance or data \(mine.py\):(.|\n)*model.type"
+    ):
         check_work_dir(cfg, resume=True)
     table = check_work_dir(cfg, resume=True, force=True)
     assert re.search(r"model\.type\W+A\W+B\b", table)

@@ -46,7 +46,9 @@ def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
             find_images(str(path))
     (tmp_path / "none").mkdir()
     for path in (tmp_path / "none", tmp_path / "b.png"):
-        with pytest.raises(FileNotFoundError, match=r"`image` must be an image or a folder with images \(\.bmp"):
+        with pytest.raises(
+            FileNotFoundError, match=r"`image` must be an image or a folder with images \(\.bmp"
+        ):
             find_images(str(path))
 
 
@@ -68,7 +70,10 @@ def test_the_output_is_a_picture_of_one_image_or_a_folder(tmp_path: Path, monkey
     assert predict(image.parent, out="new.png", opacity=1).out == "new.png"  # of one image
     for arguments, message in (
         (dict(out=str(image)), "`--out` '.*a.png' exists"),
-        (dict(out="new.png", scores=True), "`--out` must be a new or empty folder here, got the file 'new.png'"),
+        (
+            dict(out="new.png", scores=True),
+            "`--out` must be a new or empty folder here, got the file 'new.png'",
+        ),
         (dict(out="in"), "`--out` must be a new or empty folder, got 'in'"),
         (dict(opacity=1.5), "`--opacity` must be a finite number of at least 0 and at most 1, got 1.5"),
     ):
@@ -88,7 +93,9 @@ LABELS = np.array([[0, 0, 2, 2], [0, 2, 2, 2]])
 def seg_result() -> Any:
     scores = torch.arange(24.0).reshape(3, 2, 4)
     parts = (torch.from_numpy(LABELS)[None], scores)
-    return SimpleNamespace(**dict(zip(("pred_sem_seg", "seg_logits"), (SimpleNamespace(data=p) for p in parts))))
+    return SimpleNamespace(
+        **dict(zip(("pred_sem_seg", "seg_logits"), (SimpleNamespace(data=p) for p in parts)))
+    )
 
 
 def read(path: Path) -> Any:
@@ -159,7 +166,9 @@ def test_classes_of_a_test_are_recorded_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bgr", [False, True])
 def test_pictures_of_a_test_do_not_replace_each_other(tmp_path: Path, bgr: bool) -> None:
     writer = ClassPredictions(["cat", "dog"], None, str(tmp_path), bgr)
-    views = [torch.tensor([k, 20, 30], dtype=torch.uint8)[:, None, None].expand(3, 160, 160) for k in range(4)]
+    views = [
+        torch.tensor([k, 20, 30], dtype=torch.uint8)[:, None, None].expand(3, 160, 160) for k in range(4)
+    ]
     names = ["x/a.png", "x/a.jpg", "y/a.png", ""]
     writer.process({"inputs": [views, views[::-1]]}, [sample(0, name) for name in names])  # the first view
     writer.process({"inputs": torch.stack(views[:1])}, [sample(0, "x/a.bmp")])
