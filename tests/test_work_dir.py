@@ -62,7 +62,7 @@ def test_weights_of_other_shapes_count_where_no_classifier_is_known() -> None:
     values = {**model.state_dict(), **{name: torch.zeros(5) for name in names[:2]}}
     check_weights(model, "a.pth", values)
     values[names[2]] = torch.zeros(5)
-    with pytest.raises(ValueError, match="3 of 4 weights are missing or of another shape: a.weight is of"):
+    with pytest.raises(ValueError, match=r"3 of 4 weights are missing or of another shape: a\.weight is of"):
         check_weights(model, "a.pth", values)
 
 
@@ -72,7 +72,9 @@ def test_a_new_training_says_which_weights_are_new() -> None:
     assert text == "`load_from` 'a.pth' has 3 of the model's 4 weights. neck.bias is missing."
     text = check_initial_weights(network(), "a.pth", state("head.fc.weight", "head.fc.bias", "neck.bias"))
     assert "has 1 of the model's 4 weights; the classifier head.fc starts from new weights. " in text
-    with pytest.raises(ValueError, match="`load_from` 'a.pth' has none of the model's weights: neck.weight"):
+    with pytest.raises(
+        ValueError, match=r"`load_from` 'a\.pth' has none of the model's weights: neck\.weight"
+    ):
         check_initial_weights(network(), "a.pth", {"other.weight": torch.zeros(2)})
 
 

@@ -92,10 +92,8 @@ LABELS = np.array([[0, 0, 2, 2], [0, 2, 2, 2]])
 
 def seg_result() -> Any:
     scores = torch.arange(24.0).reshape(3, 2, 4)
-    parts = (torch.from_numpy(LABELS)[None], scores)
-    return SimpleNamespace(
-        **dict(zip(("pred_sem_seg", "seg_logits"), (SimpleNamespace(data=p) for p in parts)))
-    )
+    labels = SimpleNamespace(data=torch.from_numpy(LABELS)[None])
+    return SimpleNamespace(pred_sem_seg=labels, seg_logits=SimpleNamespace(data=scores))
 
 
 def read(path: Path) -> Any:
@@ -264,7 +262,9 @@ def test_the_config_of_a_run_is_the_one_in_its_folder(tmp_path: Path) -> None:
     (tmp_path / "run" / "a.py").write_text("x = 1\nmodel = dict(type='A')\n")
     assert run_config(tmp_path / "run").x == 1
     (tmp_path / "run" / "b.py").write_text("x = 2\n")
-    with pytest.raises(FileNotFoundError, match="`folder` must hold the config of a run, or the trial.json"):
+    with pytest.raises(
+        FileNotFoundError, match=r"`folder` must hold the config of a run, or the trial\.json"
+    ):
         run_config(tmp_path / "run")
     request = dict(config=str(tmp_path / "run" / "a.py"), cfg_options=["test_cfg.x=1", "model.y=2"])
     (tmp_path / "trial.json").write_text(json.dumps({"train": request}))
