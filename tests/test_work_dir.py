@@ -72,9 +72,7 @@ def test_a_new_training_says_which_weights_are_new() -> None:
     assert text == "`load_from` 'a.pth' has 3 of the model's 4 weights. neck.bias is missing."
     text = check_initial_weights(network(), "a.pth", state("head.fc.weight", "head.fc.bias", "neck.bias"))
     assert "has 1 of the model's 4 weights; the classifier head.fc starts from new weights. " in text
-    with pytest.raises(
-        ValueError, match=r"'a\.pth' has none of the model's weights: neck\.weight"
-    ):
+    with pytest.raises(ValueError, match=r"'a\.pth' has none of the model's weights: neck\.weight"):
         check_initial_weights(network(), "a.pth", {"other.weight": torch.zeros(2)})
 
 

@@ -262,9 +262,7 @@ def test_the_config_of_a_run_is_the_one_in_its_folder(tmp_path: Path) -> None:
     (tmp_path / "run" / "a.py").write_text("x = 1\nmodel = dict(type='A')\n")
     assert run_config(tmp_path / "run").x == 1
     (tmp_path / "run" / "b.py").write_text("x = 2\n")
-    with pytest.raises(
-        FileNotFoundError, match=r"`folder` must hold the config of a run, or the trial"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"`folder` must hold the config of a run, or the trial"):
         run_config(tmp_path / "run")
     request = dict(config=str(tmp_path / "run" / "a.py"), cfg_options=["test_cfg.x=1", "model.y=2"])
     (tmp_path / "trial.json").write_text(json.dumps({"train": request}))
