@@ -157,6 +157,27 @@ def test_parts_of_a_mosaic_are_read_by_their_own_loaders(root: Path) -> None:
     assert counted == slow_maps(ConcatDataset([seg_dataset(root)] * 2))
 
 
+class KFoldDataset:
+    """Known by its name; the pipeline may be that of a wrapper around it."""
+
+    def __init__(self, dataset: Any, pipeline: Any = None) -> None:
+        self.dataset, self.pipeline = dataset, pipeline
+
+
+def test_labels_are_loaded_by_the_nearest_pipeline_around_them(root: Path) -> None:
+    plain, bare = seg_dataset(root), seg_dataset(root, pipeline=[])
+    for nest in (
+        KFoldDataset(KFoldDataset(bare), plain.pipeline.transforms),
+        KFoldDataset(KFoldDataset(bare, plain.pipeline.transforms), [LoadOtherAnnotations()]),
+    ):
+        assert count_dataset(nest, K) == slow_maps(plain)
+
+
+class LoadOtherAnnotations:
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        raise AssertionError("this pipeline is farther away")
+
+
 def test_torch_subset_of_a_nest(root: Path) -> None:
     nest = RepeatDataset(seg_dataset(root), 2)
     subset = torch.utils.data.Subset(
@@ -197,6 +218,15 @@ def test_workers_that_are_asked_for_do_the_work() -> None:
     found = set(run([os.getpid] * 20, workers=2, progress=False, description="Asking"))
     assert len(found) == 2
     assert os.getpid() not in found
+
+
+def test_workers_that_are_asked_for_are_no_reason_to_warn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch warns of more workers than cores; here the user chose the number."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(list(run([int] * 16, workers=2, progress=False, description="Asking"))) == 16
 
 
 def test_work_that_pays_starts_workers(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
