@@ -157,18 +157,21 @@ def test_parts_of_a_mosaic_are_read_by_their_own_loaders(root: Path) -> None:
     assert counted == slow_maps(ConcatDataset([seg_dataset(root)] * 2))
 
 
-class KFoldDataset:
-    """Known by its name; the pipeline may be that of a wrapper around it."""
+class Wrapped:
+    """A wrapper whose pipeline may be that of another one around it; `walk` knows wrappers by their names."""
 
     def __init__(self, dataset: Any, pipeline: Any = None) -> None:
         self.dataset, self.pipeline = dataset, pipeline
 
 
-def test_labels_are_loaded_by_the_nearest_pipeline_around_them(root: Path) -> None:
+def test_labels_are_loaded_by_the_nearest_pipeline_around_them(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Wrapped, "__name__", "KFoldDataset")
     plain, bare = seg_dataset(root), seg_dataset(root, pipeline=[])
     for nest in (
-        KFoldDataset(KFoldDataset(bare), plain.pipeline.transforms),
-        KFoldDataset(KFoldDataset(bare, plain.pipeline.transforms), [LoadOtherAnnotations()]),
+        Wrapped(Wrapped(bare), plain.pipeline.transforms),
+        Wrapped(Wrapped(bare, plain.pipeline.transforms), [LoadOtherAnnotations()]),
     ):
         assert count_dataset(nest, K) == slow_maps(plain)
 
