@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import multiprocessing
 import os
@@ -158,16 +159,16 @@ def test_parts_of_a_mosaic_are_read_by_their_own_loaders(root: Path) -> None:
 
 
 class Wrapped:
-    """A wrapper whose pipeline may be that of another one around it; `walk` knows wrappers by their names."""
+    """A wrapper whose pipeline may be that of another one around it."""
 
     def __init__(self, dataset: Any, pipeline: Any = None) -> None:
         self.dataset, self.pipeline = dataset, pipeline
 
 
-def test_labels_are_loaded_by_the_nearest_pipeline_around_them(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Wrapped, "__name__", "KFoldDataset")
+Wrapped.__name__ = "KFoldDataset"  # wrappers are known by their names
+
+
+def test_labels_are_loaded_by_the_nearest_pipeline_around_them(root: Path) -> None:
     plain, bare = seg_dataset(root), seg_dataset(root, pipeline=[])
     for nest in (
         Wrapped(Wrapped(bare), plain.pipeline.transforms),
@@ -349,6 +350,11 @@ def test_values_of_an_array(shape: tuple[int, int]) -> None:
         for view in (labels, labels[:, ::2], labels.T):
             values, pixels = np.unique(view, return_counts=True)
             assert count_values(view) == dict(zip(values.tolist(), pixels.tolist(), strict=True))
+
+
+def test_void_is_255_unless_told_otherwise(root: Path) -> None:
+    assert any((np.asarray(Image.open(path)) == 255).any() for path in (root / "ann").iterdir())
+    assert count_label_maps(seg_dataset(root), K).class_counts() == slow_maps(seg_dataset(root))
 
 
 def test_image_classes(root: Path) -> None:
@@ -785,6 +791,7 @@ def test_cache_notices_changed_code_without_a_version(
     loader = importlib.import_module("own_loader").Load()
     before = describe(loader)
     assert describe(loader) == before
+    assert hashlib.sha256(b"class Load:\n    pass\n").hexdigest() in before  # the same in every process
     (tmp_path / "own_loader.py").write_text("class Load:\n    level = 2\n")
     assert describe(loader) != before
 

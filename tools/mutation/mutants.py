@@ -1,15 +1,15 @@
 """Small changes of Python source, each of which a test should notice.
 
 A change is made in the text, so the rest of the file keeps its form. Annotations, docstrings, ``__all__``,
-assertions, messages (of errors, warnings, logs and f-strings) and functions that a GPU's compiler takes are
-left alone.
+assertions and messages (of errors, warnings, logs and f-strings) are left alone, and what only a GPU shows:
+functions that Triton compiles and calls of ``cpu`` and ``cuda``.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 _SWAPS: dict[type[ast.AST], str] = {
     ast.Lt: "<=",
@@ -34,6 +34,7 @@ _SWAPS: dict[type[ast.AST], str] = {
     ast.And: "or",
     ast.Or: "and",
 }
+_DEVICES = {"cpu", "cuda"}
 _MESSAGES = {"warn", "print", "print_log", "info", "warning", "debug", "error", "critical", "cast", "TypeVar"}
 _KEPT_DECORATORS = {"property", "setter", "classmethod", "staticmethod", "abstractmethod", "dataclass"}
 _COMPILED = {"jit", "overload"}
@@ -74,8 +75,16 @@ def mutants(source: str) -> list[Mutant]:
         >>> [mutant.apply("a = b < 1") for mutant in mutants("a = b < 1")]
         ['a = b <= 1', 'a = b < 2']
     """
-    found = _Finder(source).found
+    found = [mutant for mutant in _Finder(source).found if _compiles(mutant.apply(source))]
     return sorted(found, key=lambda mutant: (mutant.start, mutant.stop, mutant.operator))
+
+
+def _compiles(source: str) -> bool:
+    try:
+        ast.parse(source)
+    except SyntaxError:
+        return False
+    return True
 
 
 def _name(node: ast.AST) -> str:
@@ -89,9 +98,7 @@ class _Finder(ast.NodeVisitor):
     def __init__(self, source: str) -> None:
         self.data = source.encode()
         lines = self.data.splitlines(keepends=True)
-        self.starts = [0]
-        for line in lines:
-            self.starts.append(self.starts[-1] + len(line))
+        self.starts = [0, *accumulate(map(len, lines))]
         self.scopes: list[tuple[str, int, int]] = [("module", 1, len(lines))]
         self.functions = 0
         self.found: list[Mutant] = []
@@ -143,7 +150,7 @@ class _Finder(ast.NodeVisitor):
         if self.functions == 0:
             self.scopes.pop()
 
-    visit_AsyncFunctionDef = visit_FunctionDef  # type: ignore[assignment]  # noqa: N815
+    visit_AsyncFunctionDef = visit_FunctionDef  # type: ignore[assignment]
 
     def decorators(self, node: ast.ClassDef | ast.FunctionDef) -> None:
         for decorator in node.decorator_list:
@@ -168,9 +175,12 @@ class _Finder(ast.NodeVisitor):
         left = node.left
         for operation, right in zip(node.ops, node.comparators, strict=True):
             old = {ast.Is: "is", ast.IsNot: "is not", ast.In: "in", ast.NotIn: "not in"}.get(type(operation))
-            old = old or {"<=": "<", "<": "<=", ">=": ">", ">": ">=", "!=": "==", "==": "!="}[
-                _SWAPS[type(operation)]
-            ]
+            old = (
+                old
+                or {"<=": "<", "<": "<=", ">=": ">", ">": ">=", "!=": "==", "==": "!="}[
+                    _SWAPS[type(operation)]
+                ]
+            )
             self.between("compare", left, right, old, _SWAPS[type(operation)])
             left = right
         self.generic_visit(node)
@@ -222,14 +232,15 @@ class _Finder(ast.NodeVisitor):
             self.add("condition fails", node.test, f"(False and ({test}))")
         self.generic_visit(node)
 
-    visit_If = visit_IfExp = visit_While = condition  # noqa: N815
+    visit_If = visit_IfExp = visit_While = condition
 
     def visit_Call(self, node: ast.Call) -> None:
         name = _name(node)
         if name in _MESSAGES:
             return
         method = isinstance(node.func, ast.Attribute)
-        if method and (name.startswith("clamp") or not (node.args or node.keywords)):
+        bare = not (node.args or node.keywords) and name not in _DEVICES
+        if method and (bare or name.startswith("clamp")):
             owner = node.func.value  # type: ignore[attr-defined]
             if not (isinstance(owner, ast.Call) and _name(owner) == "super"):
                 self.add("remove call", node, "", self.end(owner), self.end(node))
@@ -274,14 +285,3 @@ class _Finder(ast.NodeVisitor):
 
     def visit_Continue(self, node: ast.Continue) -> None:
         self.add("break, continue", node, "break")
-
-
-def all_of(path_source: dict[str, str]) -> Iterator[tuple[str, Mutant]]:
-    """Return the changes of several files that still compile, with the file of each."""
-    for path, source in path_source.items():
-        for mutant in mutants(source):
-            try:
-                ast.parse(mutant.apply(source))
-            except SyntaxError:
-                continue
-            yield path, mutant
