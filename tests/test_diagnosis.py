@@ -321,7 +321,18 @@ def test_mixed_precision_without_a_gpu(scenes, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     cfg = segmentation(scenes)
     cfg.optim_wrapper.type = "AmpOptimWrapper"
+    cfg.optim_wrapper.loss_scale = "dynamic"
     assert "AmpOptimWrapper needs a GPU" in found(cfg, CONFIG)
+    assert found(cfg, DATA, MODEL) == ""  # the iteration is tried in float32
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert "precision: mixed precision" in found(cfg, CONFIG[6:7], status="ok")
+
+
+@pytest.mark.parametrize(("scope", "status"), [(None, "fault"), ("mmyolo", "warning"), ("mmengine", "ok")])
+def test_a_scope_of_no_host_is_named(scope, status):
+    cfg = Config({} if scope is None else dict(default_scope=scope))
+    text = found(cfg, CONFIG[:1], status=status)
+    assert (f"default_scope is {scope!r}" in text) == (status != "ok")
 
 
 @pytest.fixture

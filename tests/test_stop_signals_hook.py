@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -172,6 +173,17 @@ def test_handlers_and_loaders_are_restored_after_an_exception(tmp_path: Path, er
     runner.train()
     assert not {"run", "run_iter"} & set(vars(runner.train_loop))
     assert runner.iter == 12
+
+
+def test_a_loop_that_raises_in_a_resumed_epoch_is_restored() -> None:
+    loop = SimpleNamespace(run=1, run_iter=2, dataloader=3)
+
+    def fail() -> None:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        StopSignalHook()._run_and_restore(fail, loop)  # type: ignore[arg-type]
+    assert vars(loop) == {"dataloader": 3}
 
 
 def test_the_last_iteration_ends_by_itself(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Small changes of Python source, each of which a test should notice.
 
 A change is made in the text, so the rest of the file keeps its form. Annotations, docstrings, ``__all__``,
-assertions and messages (of errors, warnings, logs and f-strings) are left alone, and what only a GPU shows:
-functions that Triton compiles and calls of ``cpu`` and ``cuda``.
+assertions (``zip(strict=True)`` is one) and messages (of errors, warnings, logs and f-strings) are left
+alone, and what only another machine shows: functions that Triton compiles, calls of ``cpu`` and ``cuda``, and
+encodings of files.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ _SWAPS: dict[type[ast.AST], str] = {
     ast.Or: "and",
 }
 _DEVICES = {"cpu", "cuda"}
+_UNSEEN = {"strict", "stacklevel", "encoding"}
 _MESSAGES = {"warn", "print", "print_log", "info", "warning", "debug", "error", "critical", "cast", "TypeVar"}
 _KEPT_DECORATORS = {"property", "setter", "classmethod", "staticmethod", "abstractmethod", "dataclass"}
 _COMPILED = {"jit", "overload"}
@@ -46,7 +48,7 @@ class Mutant:
 
     Args:
         function: Qualified name of the function, or of the class or module outside of functions.
-        operator: Kind of change.
+        kind: Kind of change.
         line: Line of the change, from 1.
         scope: First and last line of the function.
         start: First byte that is replaced.
@@ -55,7 +57,7 @@ class Mutant:
     """
 
     function: str
-    operator: str
+    kind: str
     line: int
     scope: tuple[int, int]
     start: int
@@ -76,7 +78,7 @@ def mutants(source: str) -> list[Mutant]:
         ['a = b <= 1', 'a = b < 2']
     """
     found = [mutant for mutant in _Finder(source).found if _compiles(mutant.apply(source))]
-    return sorted(found, key=lambda mutant: (mutant.start, mutant.stop, mutant.operator))
+    return sorted(found, key=lambda mutant: (mutant.start, mutant.stop, mutant.kind))
 
 
 def _compiles(source: str) -> bool:
@@ -104,13 +106,13 @@ class _Finder(ast.NodeVisitor):
         self.found: list[Mutant] = []
         self.visit(ast.parse(source))
 
-    def add(self, operator: str, first: ast.AST, text: str, start: int = -1, stop: int = -1) -> None:
+    def add(self, kind: str, first: ast.AST, text: str, start: int = -1, stop: int = -1) -> None:
         """Note a change of a node, or of the bytes from ``start`` to ``stop``."""
         start = self.begin(first) if start < 0 else start
         stop = self.end(first) if stop < 0 else stop
         names = [name for name, *_ in self.scopes[1:]] or ["module"]
         line = first.lineno  # type: ignore[attr-defined]
-        self.found.append(Mutant(".".join(names), operator, line, self.scopes[-1][1:], start, stop, text))
+        self.found.append(Mutant(".".join(names), kind, line, self.scopes[-1][1:], start, stop, text))
 
     def begin(self, node: ast.AST) -> int:
         return self.starts[node.lineno - 1] + node.col_offset  # type: ignore[attr-defined]
@@ -121,12 +123,12 @@ class _Finder(ast.NodeVisitor):
     def text(self, node: ast.AST) -> str:
         return self.data[self.begin(node) : self.end(node)].decode()
 
-    def between(self, operator: str, left: ast.AST, right: ast.AST, old: str, new: str) -> None:
+    def between(self, kind: str, left: ast.AST, right: ast.AST, old: str, new: str) -> None:
         """Replace an operator that stands between two nodes."""
         start, stop = self.end(left), self.begin(right)
         gap = self.data[start:stop].decode()
         if "#" not in gap and gap.count(old) == 1:
-            self.add(operator, left, gap.replace(old, new), start, stop)
+            self.add(kind, left, gap.replace(old, new), start, stop)
 
     # scopes
 
@@ -245,14 +247,15 @@ class _Finder(ast.NodeVisitor):
             if not (isinstance(owner, ast.Call) and _name(owner) == "super"):
                 self.add("remove call", node, "", self.end(owner), self.end(node))
         for keyword in node.keywords:
-            if keyword.arg is not None:
+            if keyword.arg is not None and keyword.arg not in _UNSEEN:
                 start, stop = self.begin(keyword), self.end(keyword)
                 rest = self.data[stop:]
                 comma = len(rest) - len(rest.lstrip())
                 if rest[comma : comma + 1] == b",":
                     stop += comma + 1
                 self.add("remove argument", keyword, "", start, stop)
-        self.generic_visit(node)
+        for child in (node.func, *node.args, *(k.value for k in node.keywords if k.arg not in _UNSEEN)):
+            self.visit(child)
 
     def visit_Expr(self, node: ast.Expr) -> None:
         if isinstance(node.value, ast.Constant):
