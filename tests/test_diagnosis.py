@@ -255,6 +255,7 @@ def test_binary_masks_of_0_and_255(scenes):
     assert "without a training sample: object" in text
     assert "of 0 and 255, 255 is ignored" in text
     assert "% of the pixels have the ignored label" in text
+    assert "every class has training samples" not in found(cfg, DATA, status="ok")
 
 
 def test_a_shift_of_all_labels(scenes):
@@ -263,6 +264,9 @@ def test_a_shift_of_all_labels(scenes):
     text = found(cfg, DATA, status="warning")
     assert "without a training sample: pole" in text
     assert "reduce_zero_label=True ignores the label 0" in text
+    assert "of 0 and 255" not in text
+    assert "the ignored label" not in text  # less than half of them
+    assert "every class has training samples" not in found(cfg, DATA, status="ok")
 
 
 def test_a_class_that_the_validation_data_lack(scenes):

@@ -12,9 +12,11 @@ import torch
 from mmengine.config import Config
 
 from mmseol import experiment
-from mmseol.experiment.commands import default_work_dir, is_main
+from mmseol.experiment.commands import default_work_dir, is_main, run_train
 from mmseol.experiment.evaluation import require_empty
+from mmseol.experiment.runner import CommandRunner
 from mmseol.experiment.training import download_names
+from mmseol.experiment.work_dir import lock_work_dir
 
 CHECKPOINT = dict(type="CheckpointHook", interval=5)
 
@@ -174,6 +176,20 @@ def test_the_first_process_of_a_launcher(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert is_main() is main
+
+
+@pytest.mark.parametrize(("rank", "error"), [(0, ValueError), (1, ZeroDivisionError)])
+def test_the_first_process_alone_holds_the_work_dir(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, error: type[Exception]
+) -> None:
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setattr(CommandRunner, "from_cfg", lambda cfg: 1 / 0)  # what would come next
+    cfg = Config(dict(work_dir=str(tmp_path), launcher="none"))
+    args = Namespace(unsafe_load=False, force_resume=False)
+    with lock_work_dir(tmp_path), pytest.raises(error, match=r"is in use by|division"):
+        run_train(cfg, args)
+    with pytest.raises(ZeroDivisionError):
+        run_train(cfg, args)
 
 
 def test_slashes_of_arguments_make_no_folders() -> None:

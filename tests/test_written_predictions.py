@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +15,18 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.registry import DATASETS, TRANSFORMS, Registry
+from mmengine.runner import Runner
 from PIL import Image
 
-from mmseol.experiment.checkpoint_outputs import CheckpointOutputs, decision_rows, prior, run_config
+from mmseol.experiment.checkpoint_outputs import (
+    CheckpointOutputs,
+    decision_rows,
+    ordered_loader,
+    prior,
+    run_config,
+)
 from mmseol.experiment.checkpoint_pass import training_counts
 from mmseol.experiment.class_predictions import ClassPredictions, add_writer
 from mmseol.experiment.prediction import _write_class, _write_label_map, find_images, prepare_predict
@@ -255,6 +267,49 @@ def test_decisions_have_one_name_each() -> None:
         np.testing.assert_allclose(plain - plain[0], np.log(weights[0] / weights))  # P alone
         np.testing.assert_allclose(ranked - plain - (ranked - plain)[0], np.log([1, 2, 3]))
     assert prior(1.25) == "P / n^1.25"
+
+
+@contextmanager
+def registered(registry: Registry, cls: type) -> Iterator[None]:
+    """Register a class while the block runs."""
+    registry.register_module(module=cls)
+    try:
+        yield
+    finally:
+        del registry._module_dict[cls.__name__]
+
+
+class Numbers(BaseDataset):
+    """Data set of numbers."""
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        return [{"number": k} for k in range(7)]
+
+
+class Add:
+    def __init__(self, more: int) -> None:
+        self.more = more
+
+    def __call__(self, results: dict[str, Any]) -> int:
+        return int(results["number"]) + self.more
+
+
+@pytest.mark.parametrize(("images", "chosen"), [(None, range(7)), (9, range(7)), (3, (0, 3, 6)), (1, (0,))])
+def test_a_split_is_read_in_order_and_the_config_stays(images: int | None, chosen: Any) -> None:
+    def loader(more: int) -> dict[str, Any]:
+        dataset = dict(type="Numbers", pipeline=[dict(type="Add", more=more)])
+        return dict(batch_size=2, num_workers=3, persistent_workers=True, collate_fn=list, dataset=dataset)
+
+    with registered(DATASETS, Numbers), registered(TRANSFORMS, Add):
+        cfg = Config(dict(train_dataloader=loader(100), val_dataloader=loader(0)))
+        before = copy.deepcopy(cfg.to_dict())
+        runner: Any = SimpleNamespace(cfg=cfg, build_dataloader=Runner.build_dataloader)
+        for split in ("train", "val"):  # training data without their augmentation
+            made = ordered_loader(runner, split, images)
+            assert [int(number) for batch in made for number in batch] == list(chosen)
+            assert (made.batch_size, made.num_workers) == (2, 0)
+        assert ordered_loader(runner, "test", images) is None
+    assert cfg.to_dict() == before
 
 
 def test_the_config_of_a_run_is_the_one_in_its_folder(tmp_path: Path) -> None:
