@@ -67,8 +67,9 @@ class CoveringTests:
     def of(self, path: str, line: int, scope: tuple[int, int]) -> list[str]:
         """Return the tests that run a line, the shortest first.
 
-        Those of a line that runs at import are the tests of its function; of a function that no test runs in
-        its own process they are those of the file.
+        Those of a line that runs at import are the tests of defaults, which read signatures and call nothing,
+        and the tests of its function; of a function that no test runs in its own process they are those of
+        the file.
 
         Args:
             path: File, from the root.
@@ -76,11 +77,14 @@ class CoveringTests:
             scope: First and last line of its function.
         """
         lines: Mapping[int, set[str]] = self.tests[path]
-        tests = lines.get(line) or _within(lines, *scope) or _within(lines, 1, sys.maxsize)
+        tests = lines.get(line) or set()
+        if not tests:
+            tests = _within(lines, *scope) or _within(lines, 1, sys.maxsize)
+            tests = tests | {test for test in self.seconds if "default" in test}
         return sorted((test for test in tests if test in self.seconds), key=self._order)
 
     def _order(self, test: str) -> tuple[int, str]:
-        """Sort by length; tests of about one length stay together by file."""
+        """Sort by seconds; tests of about one length stay together by file."""
         return int(self.seconds[test] * 4).bit_length(), test
 
 

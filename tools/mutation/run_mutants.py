@@ -1,14 +1,15 @@
 """Change the code at random places, one at a time, and count the changes that the tests notice.
 
-python -m tools.mutation.run_mutants record mutants/a tests mmseol
-python -m tools.mutation.run_mutants run mutants/out --recorded mutants/a --seed 1 --number 150
+python -m tools.mutation.run_mutants record work_dirs/tests tests mmseol
+python -m tools.mutation.run_mutants run work_dirs/mutants --recorded work_dirs/tests --seed 1
+python -m tools.mutation.run_mutants report work_dirs/mutants --equivalent reasons.json --out tests/MUTANTS.md
 
-The first command runs the tests once under coverage.py; it can be split over several processes and folders.
-The second draws changes (:mod:`tools.mutation.mutants`), at most one of a function, in proportion to the
-code of each area. It runs the tests that run the changed line, the shortest first, until one fails, in a
-fork of a process that has the hosts imported, on a copy of the checkout. A change is killed if a test fails
-or the tests take three times as long as before, and a minute more. ``mutants.jsonl`` and ``README.md`` are
-written into the folder; a second call goes on where the first was stopped.
+``record`` runs the tests once under coverage.py; it can be split over several processes and folders. ``run``
+draws changes (:mod:`tools.mutation.mutants`), at most one of a function, in proportion to the code of each
+area. It runs the tests that run the changed line, the shortest first, until one fails, in a fork of a process
+that has the hosts imported, on a copy of the checkout. A change is killed if a test fails or the tests take
+three times as long as before, and a minute more. A second call goes on where the first was stopped.
+``report`` writes the table; reasons.json holds the reason why a change is equivalent by its number.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ import signal
 import sys
 import tempfile
 import time
+from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tools.mutation.covering_tests import CoveringTests
+from tools.mutation.covering_tests import CoveringTests, record
 from tools.mutation.mutants import Mutant, mutants
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +73,7 @@ def shares(sizes: dict[str, int], number: int, least: int = LEAST) -> dict[str, 
     """Return how many changes each area gets: in proportion to its size, but at least so many.
 
     >>> shares({"a": 700, "b": 300, "c": 1}, number=30, least=5)
-    {'a': 17, 'b': 8, 'c': 5}
+    {'a': 18, 'b': 7, 'c': 5}
     """
     small = {area for area, size in sizes.items() if number * size / sum(sizes.values()) <= least}
     left, total = number - least * len(small), sum(sizes[area] for area in sizes.keys() - small)
@@ -217,4 +219,62 @@ def run(out: Path, recorded: Sequence[Path], seed: int, number: int, budget: flo
             found = run_mutant(copy, place, tests, scratch, budget)
             print(found["outcome"], f"{found['file']}:{found['line']}", found["test"] or "", flush=True)
             with results.open("a") as file:
-                file.write(json.dumps(found) + "\n")
+                file.write(json.dumps({"seed": seed, **found}) + "\n")
+
+
+def report(rows: Sequence[dict[str, Any]], reasons: dict[int, str]) -> str:
+    """Return the page of a sample: a table by area, and every change that no test noticed."""
+    lines = ["| area | changes | equivalent | killed | of those that matter |", "|---|---|---|---|---|"]
+    for area in (*AREAS, "all"):
+        own = [(number, row) for number, row in enumerate(rows) if area in (row["area"], "all")]
+        equal = sum(number in reasons for number, _ in own)
+        killed = sum(row["outcome"] != "survived" for _, row in own)
+        share = 100 * killed / (len(own) - equal)
+        lines.append(f"| {area} | {len(own)} | {equal} | {killed} | {share:.0f} % |")
+    for title, equivalent in (("Changes that no test notices", False), ("Equivalent changes", True)):
+        lines += ["", f"## {title}", ""]
+        for number, row in enumerate(rows):
+            if row["outcome"] == "survived" and (number in reasons) == equivalent:
+                reason = f": {reasons[number]}" if equivalent else ""
+                lines += [
+                    f"{number}. `{row['file']}:{row['line']}`{reason}",
+                    "",
+                    "```diff",
+                    *row["change"],
+                    "```",
+                    "",
+                ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main() -> None:
+    """Read the arguments and run."""
+    parser = ArgumentParser(description="Count the random changes of the code that the tests notice.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("record", help="run the tests under coverage.py")
+    one.add_argument("folder", type=Path)
+    one.add_argument("arguments", nargs="+", help="arguments of pytest")
+    one = commands.add_parser("run", help="change the code and run the tests")
+    one.add_argument("folder", type=Path)
+    one.add_argument("--recorded", nargs="+", type=Path, required=True, help="folders of record")
+    one.add_argument("--seed", type=int, required=True)
+    one.add_argument("--number", type=int, default=150, help="of changes")
+    one.add_argument("--budget", type=float, default=60.0, help="seconds of tests, as recorded, for a change")
+    one = commands.add_parser("report", help="write the table of a run")
+    one.add_argument("folder", type=Path)
+    one.add_argument("--equivalent", type=Path, help="JSON file of reasons by the number of the change")
+    one.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    if args.command == "record":
+        record(args.folder, args.arguments)
+    elif args.command == "run":
+        run(args.folder, args.recorded, args.seed, args.number, args.budget)
+    else:
+        rows = [json.loads(line) for line in (args.folder / "mutants.jsonl").read_text().splitlines()]
+        found = json.loads(args.equivalent.read_text()) if args.equivalent else {}
+        title = f"# Random changes of the code that the tests notice\n\nSeed {rows[0]['seed']}.\n\n"
+        args.out.write_text(title + report(rows, {int(number): reason for number, reason in found.items()}))
+
+
+if __name__ == "__main__":
+    main()
