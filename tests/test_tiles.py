@@ -403,3 +403,22 @@ def test_influence_without_features():
     pred, target = batch((2, 9, 14), K, outputs=(4, 5))
     with pytest.raises(RuntimeError, match="needs the features"):
         build("influence_balanced").forward_upsampled(pred, target)
+
+
+class Squared(CrossEntropyLoss):
+    """A loss of one's own: the softmax form of its base is not its equation any more."""
+
+    def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        return super().position_loss(pred, target, valid).square()
+
+
+def test_an_equation_of_ones_own_goes_before_the_softmax_form_of_its_base() -> None:
+    generator = torch.Generator().manual_seed(1)
+    pred = torch.randn(2, K, 5, 7, dtype=torch.float64, generator=generator).requires_grad_()
+    target = torch.randint(K, (2, 20, 28), generator=generator)
+    loss = Squared()
+    up = F.interpolate(pred, target.shape[1:], mode="bilinear")
+    expected, found = loss(up, target), loss.forward_upsampled(pred, target)
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad(value, pred)[0] for value in (found, expected)]
+    torch.testing.assert_close(*gradients)
