@@ -642,25 +642,20 @@ def test_predicted_label_maps_hold_every_class(classes, bits, tmp_path):
 
 
 def test_a_data_set_is_built_for_its_annotations_alone():
-    inner = dict(
-        type="mmseol.ImbalancedDataset", dataset=LabelDataset([0] * 8 + [1] * 4), ratio=4, profile="step"
-    )
+    labels = LabelDataset([0] * 8 + [1] * 6 + [2] * 5 + [3] * 4)
+    inner = dict(type="mmseol.ImbalancedDataset", dataset=labels, ratio=4, profile="step")
     kept = dict(type="mmseol.InMemoryDataset", dataset=inner)
-    for dataset, length in ((inner, 10), (kept, 10), (LabelDataset([0, 1], lazy_init=True), 2)):
+    for dataset in (inner, kept, LabelDataset([0, 1], lazy_init=True)):
         cfg = Config(dict(train_dataloader=dict(dataset=dataset)))
-        before = copy.deepcopy(cfg.train_dataloader.to_dict()) if isinstance(dataset, dict) else None
+        kind = type(cfg.train_dataloader.dataset)
         built = build_dataset(cfg, "train_dataloader")
-        assert len(built) == length
+        assert type(built).__name__ == ("LabelDataset" if kind is LabelDataset else "ImbalancedDataset")
+        assert built._fully_initialized
         assert built is not dataset
-        if before is not None:
-            assert cfg.train_dataloader.dataset.type == before["dataset"]["type"]
-    for cfg in (
-        Config({}),
-        Config(dict(val_dataloader=None)),
-        Config(dict(val_dataloader=dict(batch_size=1))),
-    ):
+        assert type(cfg.train_dataloader.dataset) is kind  # still the config
+    for loaders in ({}, dict(val_dataloader=None), dict(val_dataloader=dict(batch_size=1))):
         with pytest.raises(ValueError, match="`config` must have a `val_dataloader` with a data set, got"):
-            build_dataset(cfg, "val_dataloader")
+            build_dataset(Config(loaders), "val_dataloader")
 
 
 def test_data_sets_that_can_download_do_not():
@@ -731,7 +726,7 @@ def test_an_entry_of_another_name_stands_alone():
     assert known.keys() - {"new"} == experiment.LOSSES.keys() == known_losses(Config({})).keys()
     with pytest.raises(ValueError, match=r"Did you mean focal\?"):
         experiment.resolved_loss("fokal")
-    with pytest.raises(ValueError, match=r"got 'qqqqqq'$"):
+    with pytest.raises(ValueError, match=r"got 'qqqqqq'\.$"):
         experiment.resolved_loss("qqqqqq")
 
 
@@ -767,7 +762,5 @@ def test_shipped_configs_are_found_by_name_and_sweep(tmp_path, monkeypatch):
     (tmp_path / "d.py").write_text("_base_ = ['c.py', 'no_such.py']\n")
     with pytest.raises(FileNotFoundError, match=r"`_base_` 'no_such.py' in 'd.py' must be a config file"):
         read_config("d.py")
-    with pytest.raises(
-        FileNotFoundError, match="`host` must be an installed package such as mmseg, got 'no_h"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"`host` must be an installed package .* got 'no_h"):
         experiment.stock_config("no_host", "a.py")
