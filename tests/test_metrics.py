@@ -426,3 +426,11 @@ def test_limits_ascend(limits: Any, fits: bool) -> None:
     else:
         with pytest.raises(ValueError, match="`limits` must be None or two counts"):
             ClassBalanceMetric(limits=limits)
+
+
+def test_classes_without_names_are_numbered() -> None:
+    assert ClassBalanceMetric(class_counts=[3, 2]).names() == ["0", "1"]
+    assert ClassBalanceMetric(num_classes=3).names() == ["0", "1", "2"]
+    assert meta(ClassBalanceMetric(class_counts=COUNTS)).names() == list(NAMES)
+    with pytest.raises(ValueError, match="`num_classes` must be given to ClassBalanceMetric, got None"):
+        ClassBalanceMetric().names()
