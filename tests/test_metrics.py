@@ -428,7 +428,7 @@ def test_limits_ascend(limits: Any, fits: bool) -> None:
             ClassBalanceMetric(limits=limits)
 
 
-def test_classes_without_names_are_numbered() -> None:
+def test_the_number_of_classes_may_be_that_of_the_counts() -> None:
     assert ClassBalanceMetric(class_counts=[3, 2]).names() == ["0", "1"]
     assert ClassBalanceMetric(num_classes=3).names() == ["0", "1", "2"]
     assert meta(ClassBalanceMetric(class_counts=COUNTS)).names() == list(NAMES)
