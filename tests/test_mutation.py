@@ -82,11 +82,8 @@ def test_a_change_knows_its_place() -> None:
 def test_areas_get_their_share_and_functions_one_change() -> None:
     assert sum(shares({"a": 977, "b": 31, "c": 500}, 150).values()) == 150
     found = {
-        area: [
-            (f"{area}.py", Mutant(f"f{k // 4}", "constant", k, (k, k), k, k + 1, ""))
-            for k in range(4 * number)
-        ]
-        for area, number in (("a", 300), ("b", 20))
+        area: [(f"{area}.py", Mutant(f"f{k // 4}", "", k, (k, k), k, k + 1, "")) for k in range(number)]
+        for area, number in (("a", 1200), ("b", 80))
     }
     chosen = sample(found, 40, seed=1)
     assert chosen == sample(found, 40, seed=1) != sample(found, 40, seed=2)
