@@ -106,10 +106,23 @@ def changed_lines(source: str, changed: str) -> list[str]:
 
 
 class _Chosen:
-    """Plugin of pytest that runs the chosen tests in their order, and notes the first that fails."""
+    """Plugin of pytest that runs the chosen tests in their order, and notes the first that fails.
+
+    Each test begins in mmengine's scope of the first: a Runner leaves its own behind, and in this order
+    another test may meet it.
+    """
 
     def __init__(self, tests: Sequence[str], out: Path) -> None:
         self.order, self.out = {test: number for number, test in enumerate(tests)}, out
+        self.scopes: dict[str, Any] = {}
+
+    def pytest_runtest_setup(self) -> None:
+        from mmengine.registry import DefaultScope
+
+        known = DefaultScope._instance_dict
+        self.scopes = self.scopes or dict(known)
+        known.clear()
+        known.update(self.scopes)
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         kept = [item for item in items if item.nodeid in self.order]
