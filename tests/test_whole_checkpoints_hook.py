@@ -296,27 +296,23 @@ def test_only_a_resumed_run_without_a_file_looks_for_one(tmp_path: Path, resume:
 def test_local_checkpoints_alone_are_written_by_us(
     tmp_path: Path, settings: dict[str, Any], ours: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    folder = tmp_path / "run"
     if settings.get("out_dir") == "local":
-        settings = {"out_dir": str(tmp_path / "out")}
-    folder = Path(settings.get("out_dir", tmp_path))
-    if folder.is_absolute() and "out_dir" in settings:
-        folder = folder / "run"  # mmengine puts the name of the work directory below
+        settings = {"out_dir": str(tmp_path)}
     seen: list[Any] = []
 
     def prepare(self: Any, runner: Any) -> None:
         seen.append(self.backend_args)
-        self.out_dir = str(folder)
+        self.out_dir = str(folder)  # mmengine puts the name of the work directory below
 
     monkeypatch.setattr(CheckpointHook, "before_train", prepare)
-    if "://" not in str(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("epoch_1.pth.x.tmp", "epoch_1.pth", "other.tmp"):
-            (folder / name).touch()
-    WholeCheckpointHook(**settings).before_train(Stub(tmp_path, False, None))
+    folder.mkdir()
+    for name in ("epoch_1.pth.x.tmp", "epoch_1.pth", "other.tmp"):
+        (folder / name).touch()
+    WholeCheckpointHook(**settings).before_train(Stub(folder, False, None))
     assert (seen == [{"backend": BACKEND}]) == ours
-    if "://" not in str(folder):
-        left = {path.name for path in folder.iterdir() if path.is_file()}
-        assert left == {"epoch_1.pth", "other.tmp"} | (set() if ours else {"epoch_1.pth.x.tmp"})
+    left = {path.name for path in folder.iterdir()}
+    assert left == {"epoch_1.pth", "other.tmp"} | (set() if ours else {"epoch_1.pth.x.tmp"})
 
 
 def test_removals_wait_for_the_writing_that_is_under_way(tmp_path: Path) -> None:
