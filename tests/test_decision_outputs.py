@@ -23,6 +23,7 @@ from mmseol.classifiers.decisions import (
     OutputReader,
     Winners,
     estimated_weights,
+    fit_free,
     make_family,
     select,
 )
@@ -316,3 +317,33 @@ def test_the_bias_of_an_adjusted_classifier(tmp_path: Path, method: Any, keep: b
     torch.save({"weights": state}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="`source` must be a checkpoint with a 'state_dict'"):
         adjust_checkpoint(tmp_path / "other.pth", tmp_path / "c.pth", method, 1.0)
+
+
+def test_folds_are_blocks_of_neighbours_or_drawn() -> None:
+    made = [
+        DecisionTallies(2, 1, images=60, folds=3, replicates=1, blocks=blocks) for blocks in (True, False)
+    ]
+    blocks, drawn = ([tallies.fold_of(i) for i in range(60)] for tallies in made)
+    assert blocks == sorted(blocks) == [i // 20 for i in range(60)]
+    assert drawn != sorted(drawn)
+    assert set(drawn) == {0, 1, 2}
+
+
+def test_outputs_are_kept_without_their_graph() -> None:
+    model = nn.ModuleDict({"fc": nn.Linear(2, 3)})
+    reader = OutputReader(model, "fc")
+    model["fc"](torch.ones(1, 2))
+    assert reader.kept is not None
+    assert not reader.kept.requires_grad
+
+
+def test_weights_of_many_elements_are_summed_in_full_precision() -> None:
+    """float32 cannot tell 2**24 elements and one more from 2**24."""
+    outputs = torch.tensor([[0.6, 0.6, 0.1], [0.5, 0.5, 0.9]])
+    truth, weights = torch.tensor([0, 1, 1]), torch.tensor([2.0**24, 2.0**24 + 2, 1.0])
+    fitted = [
+        fit_free(outputs, truth, weights.to(dtype), "additive", "accuracy", np.zeros(2))
+        for dtype in (torch.float32, torch.float64)
+    ]
+    np.testing.assert_array_equal(*fitted)
+    assert fitted[0][1] > fitted[0][0]  # class 1 has more

@@ -175,6 +175,14 @@ def test_a_number_of_classes_that_differs(scenes):
     assert "19 from decode_head, 3 from the train data" in found(cfg, DATA)
 
 
+def test_classes_of_the_models_own_parts(scenes):
+    cfg = segmentation(scenes)
+    cfg.model.auxiliary_head = dict(cfg.model.decode_head, type="STDCHead", num_classes=2)  # boundaries
+    assert found(cfg, DATA[:3]) == ""
+    cfg.model.data_preprocessor.num_classes = 7
+    assert "7 from data_preprocessor" in found(cfg, DATA[:3])
+
+
 def test_a_label_out_of_range(scenes):
     path = scenes / "train" / "ann" / "2.png"
     Image.fromarray(np.full((SIZE, SIZE), 7, np.uint8)).save(path)

@@ -698,6 +698,9 @@ def test_files_that_a_data_set_checks_itself_are_left_to_it(tmp_path):
     for dataset in (dict(missing, type="X"), dict(missing, type="X", backend_args=dict(backend="local"))):
         with pytest.raises(ValueError, match=r"\(its 'img_path'\) must be an existing folder"):
             check_files(Config(dict(train_dataloader=dict(dataset=dataset))), ["train_dataloader"])
+    rootless = dict(type="X", data_prefix=dict(img_path=str(tmp_path / "none")))
+    with pytest.raises(ValueError, match=r"must be an existing folder, got '.*/none'"):
+        check_files(Config(dict(train_dataloader=dict(dataset=rootless))), ["train_dataloader"])
     (tmp_path / "img").mkdir()
     empty = dict(type="BaseSegDataset", data_root=str(tmp_path), data_prefix=dict(img_path="img"))
     with pytest.raises(ValueError, match=r"got '\.jpg': '.*/img' holds no file"):
