@@ -23,7 +23,6 @@ from mmseol.classifiers.decisions import (
     OutputReader,
     Winners,
     estimated_weights,
-    fit_free,
     make_family,
     select,
 )
@@ -335,15 +334,3 @@ def test_outputs_are_kept_without_their_graph() -> None:
     model["fc"](torch.ones(1, 2))
     assert reader.kept is not None
     assert not reader.kept.requires_grad
-
-
-def test_weights_of_many_elements_are_summed_in_full_precision() -> None:
-    """float32 cannot tell 2**24 elements and one more from 2**24."""
-    outputs = torch.tensor([[0.6, 0.6, 0.1], [0.5, 0.5, 0.9]])
-    truth, weights = torch.tensor([0, 1, 1]), torch.tensor([2.0**24, 2.0**24 + 2, 1.0])
-    fitted = [
-        fit_free(outputs, truth, weights.to(dtype), "additive", "accuracy", np.zeros(2))
-        for dtype in (torch.float32, torch.float64)
-    ]
-    np.testing.assert_array_equal(*fitted)
-    assert fitted[0][1] > fitted[0][0]  # class 1 has more

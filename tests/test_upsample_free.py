@@ -415,8 +415,3 @@ def test_training_by_config_alone(tmp_path: Path, toy: Path) -> None:
         assert type(model) is EncoderDecoder
         assert type(model.decode_head) is JPUFCNHead
     assert "mIoU" in str(runner.val_loop.run())
-
-
-def test_the_accuracy_has_no_gradient() -> None:
-    outputs = torch.randn(1, K, 2, 2, requires_grad=True)
-    assert not upsampled_accuracy(outputs, torch.zeros(1, 4, 4, dtype=torch.long)).requires_grad
