@@ -70,6 +70,6 @@ setup(
         "ray": RAY,
         "slurm": SLURM,
         "test": TEST,
-        "dev": [*TEST, "mypy>=1.10", "ruff>=0.8"],
+        "dev": [*TEST, "mypy>=1.10", "pytest-cov>=5.0", "ruff>=0.8"],
     },
 )

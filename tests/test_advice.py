@@ -15,10 +15,21 @@ from mmengine.config import Config
 from scipy import stats
 
 from mmseol.__main__ import COMMANDS, main
+from mmseol.analysis.evidence import Comparison, RecordedRun
+from mmseol.analysis.paired import SeedInterval
 from mmseol.counting import count_dataset
 from mmseol.counting.counts import ClassCounts
 from mmseol.counting.skew import batches_without
-from mmseol.experiment.advice import advise
+from mmseol.experiment.advice import (
+    _choose,
+    _command,
+    _loss_advice,
+    _ordered,
+    _rate_advice,
+    _row,
+    _sureness,
+    advise,
+)
 from mmseol.experiment.commands import load_config
 from mmseol.experiment.data import expected_without
 from mmseol.samplers import ClassAwareSampler, RareClassSampler
@@ -224,3 +235,117 @@ def test_without_records_nothing_is_claimed():
     assert losses == []
     assert unknown == ["There is no record of classification."]
     assert [one.kind for one in found] == ["decision"]
+
+
+# ------------------------------------------------------------------ the sentences
+
+
+def recorded(loss: str, scores: tuple[float, ...] = (40.0,), record: str = "r", **kwargs: Any) -> RecordedRun:
+    return RecordedRun(record, "T", "classification", loss, {"accuracy": scores}, **kwargs)
+
+
+def beside(run: RecordedRun, low: float | None = None, high: float | None = None) -> Comparison:
+    seeds = None if low is None and high is None else SeedInterval(3, 1.0, low, high, None)
+    reference = recorded("ce", values={"lr": 0.1})
+    return Comparison(run, reference, run.mean("accuracy") - 40.0, seeds, 1)
+
+
+def test_the_nearest_records_that_beat_cross_entropy_are_chosen():
+    better = [beside(recorded(f"loss{k}", (45.0 - k,))) for k in range(6)]
+    same_name, equal = beside(recorded("loss0:x=1", (50.0,))), beside(recorded("other", (45.0,)))
+    worse = beside(recorded("worse", (40.0,)))
+    chosen = _choose([(3, [better[0], same_name, equal, worse]), (2, better[1:])])
+    assert [(rank, one.run.loss) for rank, one in chosen] == [(3, "loss0"), (2, "loss1"), (2, "loss2")]
+    far = [beside(recorded("far", (60.0,)))]
+    assert [one.run.loss for _, one in _choose([(2, better[:1]), (1, far)])] == ["loss0"]
+    assert [one.run.loss for _, one in _choose([(2, [worse]), (1, far)])] == ["far"]
+    assert [one.run.loss for _, one in _choose([(1, far), (0, better[:1])])] == ["far", "loss0"]
+
+
+@pytest.mark.parametrize(
+    ("run", "interval", "text"),
+    [
+        ({}, (None, None), "One seed: the difference may be chance; the losses were not tuned."),
+        (dict(tuned=True), (0.0, 2.0), "3 seeds, interval over seeds [+0.0, +2.0] covers 0."),
+        (dict(tuned=True), (-2.0, 0.0), "3 seeds, interval over seeds [-2.0, +0.0] covers 0."),
+        (dict(tuned=True), (0.1, 2.0), "3 seeds, interval over seeds [+0.1, +2.0] does not cover 0."),
+        (dict(tuned=True), (1.0, None), "One seed: the difference may be chance."),
+        (
+            dict(tuned=True, detail="lr at the border", intervals={"accuracy": (-1.0, 3.0)}),
+            (None, None),
+            "One seed: the difference may be chance; over images [-1.0, +3.0]; lr at the border.",
+        ),
+        (dict(tuned=True, detail="other"), (None, None), "One seed: the difference may be chance."),
+    ],
+)
+def test_how_sure_a_difference_is(run, interval, text):
+    assert _sureness(beside(recorded("elm", **run), *interval)) == text
+
+
+def test_rows_name_scores_and_settings():
+    one = beside(recorded("elm", (44.0, 46.0), values={"lr": 0.5}, tuned=True))
+    assert _row(3, one).startswith(
+        "results/r, this config: accuracy 45.0 ± 1.4 (lr 0.5), ce 40.0 (lr 0.1): +5.0. One seed"
+    )
+    one.run.scores["few/accuracy"] = (10.0, 20.0)
+    assert "rare classes" not in _row(0, one)
+    one.reference.scores["few/accuracy"] = (5.0,)
+    assert "results/r, other data: " in _row(0, one)
+    assert ": +5.0; rare classes 15.0, ce 5.0. " in _row(0, one)
+
+
+def test_settings_chosen_on_these_data_are_in_the_command():
+    values = {"lr": 0.5, "wd": 0.1, "alpha": 6, "ties": "dense"}
+    near = beside(recorded("outlying_mse:alpha=6", (45.0,), values=values))
+    other = beside(recorded("outlying_mse", (43.0,), record="s"))
+    third = beside(recorded("elm", (43.0,), record="s"))
+    groups = [(3, [near, third]), (1, [other])]
+    args = Namespace(config="a b.py", data_root=None, imbalance="step:10", cfg_options=None)
+    one = _loss_advice(args, near, 3, groups)
+    assert one.text == "Try outlying_mse:alpha=6,ties=dense."
+    assert len(one.evidence) == 1
+    assert one.command == (
+        "python -m mmseol train 'a b.py' --loss outlying_mse:alpha=6,ties=dense --seed 1 --imbalance step:10 "
+        "--cfg-options optim_wrapper.optimizer.lr=0.5 optim_wrapper.optimizer.weight_decay=0.1"
+    )
+    assert _loss_advice(args, near, 2, groups).text == "Try outlying_mse:alpha=6."
+    far = _loss_advice(args, near, 1, groups)
+    assert far.text == "Try outlying_mse."  # its settings are of other data
+    assert len(far.evidence) == 2
+    assert _command(args, "tune-decision", ["C"], [], with_imbalance=False) == (
+        "python -m mmseol tune-decision 'a b.py' C"
+    )
+
+
+def test_learning_rates_are_compared_within_a_loss_and_a_record():
+    runs = [
+        recorded("ce", (score,), values={"lr": rate}, detail=detail)
+        for score, rate, detail in ((40.0, 0.1, ""), (50.0, 0.2, ""), (90.0, 0.3, "nearest target"))
+    ]
+    runs += [recorded("elm", (45.0,), values={"lr": 0.1}), recorded("mse", (45.0,)), recorded("mse", (46.0,))]
+    tuning = [dict(loss="ce", score=30.0), dict(loss="ce", score=35.5), dict(loss="ce", score=None)]
+    args = Namespace(config="no_such.py")
+    one = _rate_advice(args, runs, {"r": dict(tuning=[*tuning, dict(loss="elm", score=99.0)])})
+    assert one.evidence == [
+        "results/r: accuracy of ce is 40.0 to 50.0 by its learning rate",
+        "results/r: the validation score of ce is 30.0 to 35.5 over 2 learning rates",
+    ]
+    assert one.command == "python -m mmseol sweep SWEEP_FILE"
+    assert _rate_advice(args, runs[:1], {"r": dict(tuning=tuning[:1])}).evidence == []
+    named = _rate_advice(Namespace(config="quickstart/digits.py"), [], {})
+    assert any("sweeps/digits.py" in line for line in named.evidence)
+    assert named.command == "python -m mmseol sweep sweeps/digits.py"
+
+
+def test_an_order_is_told_where_every_interval_says_it():
+    first, second, third = ((60.0, 61.0, 62.0), (50.0, 51.0, 52.5), (40.0, 41.0, 42.0))
+    runs = [
+        beside(recorded(name, scores)) for name, scores in zip("abc", (first, second, third), strict=True)
+    ]
+    assert _ordered(runs)
+    assert _ordered(runs[:1])
+    assert not _ordered([runs[0], beside(recorded("d", (59.0, 62.0, 61.0)))])
+    assert not _ordered([runs[0], beside(recorded("d", second, record="s"))])
+    assert not _ordered([runs[0], beside(recorded("d", second[:2]))])
+    assert not _ordered([beside(recorded("e", (60.0,))), beside(recorded("f", (50.0,)))])  # one seed
+    assert not _ordered([runs[0], runs[1], beside(recorded("g", second))])

@@ -155,6 +155,16 @@ def test_mixed_labels_in_low_precision_sum_to_one(dtype):
     assert CrossEntropyLoss()(torch.zeros(64, 150), soft).isfinite()
 
 
+def test_mixed_labels_are_weighted_in_full_precision_under_autocast():
+    loss = CrossEntropyLoss(class_weight=[1.0, 1.003, 0.5])
+    pred = torch.tensor([[0.1, 0.7, -0.4], [1.0, 0.2, 0.3]])
+    target = torch.tensor([[0.301, 0.699, 0.0], [0.001, 0.998, 0.001]])
+    expected = loss(pred.double(), target.double())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss(pred, target)
+    torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("name", sorted(LOSSES.keys() - REFUSES_SOFT))
 def test_multi_hot_labels_need_binary_problems(name):
     pred, _ = batch()

@@ -151,6 +151,9 @@ def test_class_counts_add_scale_and_round_trip(tmp_path):
     total = one + one * 3
     assert total == C.ClassCounts([4, 8], [4, 4], [20, 20])
     assert total != one
+    assert total != [4, 8]
+    small = C.ClassCounts(*[np.array([200, 7], dtype=np.uint8)] * 3)
+    assert (small + small).samples.tolist() == [400, 14]  # in the type of no argument
     total.save(tmp_path / "deep" / "counts.json")
     assert C.ClassCounts.load(tmp_path / "deep" / "counts.json") == total
     assert C.load_counts(tmp_path / "deep" / "counts.json").tolist() == [4, 8]

@@ -7,6 +7,7 @@ import re
 import runpy
 import shutil
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from mmseol.__main__ import main
 from mmseol.classifiers import cosine_classifier_head, write_decision
 from mmseol.classifiers.decisions import OutputReader
 from mmseol.experiment.checkpoint_outputs import CheckpointOutputs, prior
-from mmseol.experiment.decision_tuning import parse_floor
+from mmseol.experiment.decision_tuning import _described, _summary, parse_floor, prepare_tune_decision
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "quickstart"
 SCENES, DIGITS = CONFIGS / "toy_camvid.py", CONFIGS / "digits.py"
@@ -351,3 +352,132 @@ def test_floors_are_read() -> None:
         parse_floor(["accuracy=101"])
     with pytest.raises(ValueError, match="`--floor` must be one of"):
         parse_floor(["acc=90"])
+
+
+# ------------------------------------------------------------------ without a model
+
+
+def prepared(tmp_path: Path, **given: Any) -> Config:
+    """Return the config that the command makes of a small one and a checkpoint of ``run/a.pth``."""
+    run = tmp_path / "run"
+    run.mkdir(exist_ok=True)
+    torch.save({"meta": {}, "state_dict": {}}, run / "a.pth")
+
+    def loader(split: str) -> dict[str, Any]:
+        (tmp_path / split).mkdir(exist_ok=True)
+        pipeline = [dict(type="Load", split=split)]
+        dataset = dict(type="CustomDataset", data_root=str(tmp_path), data_prefix=split, pipeline=pipeline)
+        return dict(dataset=dataset)
+
+    cfg = Config(dict(model=dict(type="A"), val_dataloader=loader("val"), test_dataloader=loader("test")))
+    cfg.val_evaluator = cfg.test_evaluator = dict(type="Accuracy")
+    for name, value in given.pop("config", {}).items():
+        cfg.merge_from_dict({name: value})
+    cfg.dump(tmp_path / "small.py")
+    none = dict.fromkeys(("objective", "floor", "strengths", "value", "out", "work_dir"))
+    args = Namespace(
+        **{
+            **none,
+            **dict(config=str(tmp_path / "small.py"), checkpoint=str(run / "a.pth"), family=["prior"]),
+            **dict(folds=2, free=False, launcher="none", unsafe_load=False, validation_is_test=False),
+            **given,
+        }
+    )
+    made = prepare_tune_decision(args)
+    made.args = vars(args) | {"loaded": None}
+    return made
+
+
+def test_the_validation_data_are_what_is_tested(tmp_path: Path) -> None:
+    cfg = prepared(tmp_path, floor=["accuracy=90"])
+    assert cfg.test_dataloader.dataset.data_prefix == "val"
+    assert cfg.test_evaluator == []
+    assert cfg.args["out"] == str(tmp_path / "run" / "a_decision")
+    assert cfg.work_dir == str(tmp_path / "run" / "a_decision" / "logs")
+    assert (cfg.load_from, cfg.resume) == (str(tmp_path / "run" / "a.pth"), False)
+    assert cfg.args["floors"] == {"accuracy": 90}
+    out, logs = str(tmp_path / "out"), str(tmp_path / "logs")
+    cfg = prepared(tmp_path, out=out, work_dir=logs, value=0.5)
+    assert (cfg.args["out"], cfg.work_dir) == (out, logs)
+    (tmp_path / "out" / "logs").mkdir(parents=True)  # of a run that was refused
+    prepared(tmp_path, out=out, strengths=[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (dict(folds=1), "`--folds` must be a whole number of at least 2, got 1"),
+        (dict(strengths=[0.0, float("nan")]), "`--strengths` must be a finite number, got nan"),
+        (dict(value=float("inf")), "`--value` must be a finite number, got inf"),
+        (dict(free=True, value=1.0), "`--free` needs a search in one process"),
+        (dict(free=True, launcher="pytorch"), "`--free` needs a search in one process"),
+        (dict(value=1.0, family=["prior", "counts"]), "`--value` is one strength of one family"),
+        (
+            dict(config={"val_dataloader.dataset.data_prefix": "none"}),
+            "`data_prefix` of test_dataloader must",
+        ),
+        (dict(config={"val_dataloader.dataset.data_prefix": "test"}), "reads the data of `test_dataloader`"),
+        (dict(out="small.py"), "`--out` must be a new or empty folder, got"),
+        (dict(out="run"), "`--out` must be a new or empty folder, got"),
+    ],
+)
+def test_arguments_are_checked_before_the_model_is_built(
+    tmp_path: Path, given: dict[str, Any], message: str
+) -> None:
+    if "out" in given:
+        prepared(tmp_path)
+        given = {"out": str(tmp_path / given["out"])}
+    with pytest.raises(ValueError, match=message):
+        prepared(tmp_path, **given)
+
+
+def test_validation_data_that_are_the_test_data_may_be_meant(tmp_path: Path) -> None:
+    same = {"val_dataloader.dataset.data_prefix": "test"}
+    cfg = prepared(tmp_path, validation_is_test=True, config=same)
+    assert cfg.test_dataloader.dataset.data_prefix == "test"
+    prepared(tmp_path, config={"test_dataloader": None})  # nothing to be the same as
+
+
+def test_the_sentence_of_the_result() -> None:
+    rows = [
+        {"family": "plain", "strength": None, "mIoU": 50.0, "accuracy": 90.0},
+        {"family": "prior", "strength": 0.5, "mIoU": 60.0, "accuracy": 80.0},
+        {"family": "prior", "strength": 1.0, "mIoU": 55.0, "accuracy": 70.0},
+    ]
+    selection = dict(
+        default=2, tuned=1, intervals=[[49.0, 51.0], [58.0, 62.0], [54.0, 56.0]], gain=10.0,
+        gain_interval=[8.0, 12.0], out_of_fold=57.0, scores=[50.0, 60.0, 55.0],
+    )  # fmt: skip
+    facts_: dict[str, Any] = dict(selection=selection, decisions=rows, objective="mIoU", written=None)
+    text = " ".join(_summary(facts_).split())
+    assert "argmax │ - │ 50.00 │ 49.00 to 51.00 │ 90.00" in text
+    assert "without a search │ prior 1 │ 55.00 │ 54.00 to 56.00 │ 70.00" in text
+    assert "tuned │ prior 0.5 │ 60.00 │ 58.00 to 62.00 │ 80.00" in text
+    assert "Tuned decision: +10.00 mIoU on the data that chose it (95 % interval over images +8.00" in text
+    assert "to +12.00), +7.00 on images that did not choose it." in text
+    assert text.endswith("No decision beats the argmax on images that did not choose it: none is written.")
+    chosen = {"family": "prior", "strength": 0.5}
+    facts_ |= dict(written="b.pth", chosen=chosen, confirmed={"scores": {"mIoU": 59.5}})
+    selection["default"] = None
+    text = " ".join(_summary(facts_).split())
+    assert "without a search" not in text
+    assert text.endswith("Wrote b.pth (prior 0.5), which scores 59.50.")
+    for taken, word in ((None, "not taken"), (0.5, "taken")):
+        facts_["free"] = dict(out_of_fold=[57.0, 58.0, 59.0], taken=taken)
+        text = " ".join(_summary(facts_).split())
+        assert (
+            f"Free factors: +2.00 mIoU against one parameter on images that did not choose them; {word}."
+            in text
+        )
+
+
+def test_a_decision_in_words() -> None:
+    found = _described("prior", "multiplicative", 0.5, ["a", "b"], np.log([0.5, 2.0]))
+    assert found == {
+        "family": "prior",
+        "kind": "multiplicative",
+        "strength": 0.5,
+        "factors of the outputs": {"a": 0.5, "b": 2.0},
+    }
+    found = _described("prior", "additive", 0.5, ["a", "b"], np.array([-1.0, 1 / 3]))
+    assert found["summands of the outputs"] == {"a": -1.0, "b": 0.333333}

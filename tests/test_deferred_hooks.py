@@ -108,6 +108,14 @@ def test_by_iteration(tmp_path: Path, weight: str) -> None:
         np.testing.assert_allclose(seen, np.ones(4) if iteration < 5 else late, rtol=1e-9)
 
 
+def test_a_begin_after_the_last_iteration_is_warned_of(tmp_path: Path) -> None:
+    cfg = {"type": "IterBasedTrainLoop", "max_iters": 8, "val_interval": 1000}
+    for begin, warned in ((7, 0), (8, 1)):
+        hook = dict(DRW, begin=begin, by_epoch=False)
+        runner, _ = watched(tmp_path / str(begin), hook, CE, train_cfg=cfg)
+        assert log_of(runner).count(f"`begin` is {begin}, but the run has 8 iterations: the loss") == warned
+
+
 def test_a_hook_that_serves_a_second_run_weights_its_loss_too(tmp_path: Path) -> None:
     hook = DeferredReweightHook(begin=0)
     for name in ("first", "second"):

@@ -175,6 +175,14 @@ def test_a_number_of_classes_that_differs(scenes):
     assert "19 from decode_head, 3 from the train data" in found(cfg, DATA)
 
 
+def test_classes_of_the_models_own_parts(scenes):
+    cfg = segmentation(scenes)
+    cfg.model.auxiliary_head = dict(cfg.model.decode_head, type="STDCHead", num_classes=2)  # boundaries
+    assert found(cfg, DATA[:3]) == ""
+    cfg.model.data_preprocessor.num_classes = 7
+    assert "7 from data_preprocessor" in found(cfg, DATA[:3])
+
+
 def test_a_label_out_of_range(scenes):
     path = scenes / "train" / "ann" / "2.png"
     Image.fromarray(np.full((SIZE, SIZE), 7, np.uint8)).save(path)
@@ -255,6 +263,7 @@ def test_binary_masks_of_0_and_255(scenes):
     assert "without a training sample: object" in text
     assert "of 0 and 255, 255 is ignored" in text
     assert "% of the pixels have the ignored label" in text
+    assert "every class has training samples" not in found(cfg, DATA, status="ok")
 
 
 def test_a_shift_of_all_labels(scenes):
@@ -263,6 +272,9 @@ def test_a_shift_of_all_labels(scenes):
     text = found(cfg, DATA, status="warning")
     assert "without a training sample: pole" in text
     assert "reduce_zero_label=True ignores the label 0" in text
+    assert "of 0 and 255" not in text
+    assert "the ignored label" not in text  # less than half of them
+    assert "every class has training samples" not in found(cfg, DATA, status="ok")
 
 
 def test_a_class_that_the_validation_data_lack(scenes):
@@ -321,7 +333,18 @@ def test_mixed_precision_without_a_gpu(scenes, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     cfg = segmentation(scenes)
     cfg.optim_wrapper.type = "AmpOptimWrapper"
+    cfg.optim_wrapper.loss_scale = "dynamic"
     assert "AmpOptimWrapper needs a GPU" in found(cfg, CONFIG)
+    assert found(cfg, DATA, MODEL) == ""  # the iteration is tried in float32
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert "precision: mixed precision" in found(cfg, CONFIG[6:7], status="ok")
+
+
+@pytest.mark.parametrize(("scope", "status"), [(None, "fault"), ("mmyolo", "warning"), ("mmengine", "ok")])
+def test_a_scope_of_no_host_is_named(scope, status):
+    cfg = Config({} if scope is None else dict(default_scope=scope))
+    text = found(cfg, CONFIG[:1], status=status)
+    assert (f"default_scope is {scope!r}" in text) == (status != "ok")
 
 
 @pytest.fixture

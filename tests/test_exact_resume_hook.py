@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,12 @@ import torch
 from helpers.distributed import run_ranks
 from helpers.small_data import write_class_folders
 from mmengine.config import ConfigDict
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import DefaultScope
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import nn
 
+from mmseol.hooks import ExactResumeHook, exact_resume
 from mmseol.hooks.generators import generator_states, seed_generators, set_generator_states
 from mmseol.hooks.run_parts import validation_was_due
 
@@ -322,3 +326,122 @@ def test_states_hold_the_second_of_a_pair_of_normal_numbers() -> None:
         normal()
         set_generator_states(states)
         assert normal() == second
+
+
+class Loop:
+    """What the hook uses of a loop by iterations."""
+
+    def __init__(self, iteration: int) -> None:
+        self.iter, self.max_iters, self.val_begin, self.val_interval = iteration, 8, 1, 4
+        self.dataloader: Any = None
+
+    def _decide_current_val_interval(self) -> None: ...
+
+
+def fake_runner(iteration: int, *hooks: Hook, validated: list[int] | None = None) -> Any:
+    """Return what the hook uses of a Runner."""
+    model = nn.ModuleDict({"norm": nn.BatchNorm1d(2)})
+    model["norm"].running_mean.fill_(1.0)
+    runner = SimpleNamespace(iter=iteration, hooks=hooks, model=model, train_loop=Loop(iteration), seed=3)
+    runner.logger = SimpleNamespace(info=lambda text: None, warning=lambda text: None)
+    seen = [] if validated is None else validated
+    runner.val_loop = SimpleNamespace(run=lambda: seen.append(runner.iter))
+    return runner
+
+
+def test_states_of_all_ranks_are_gathered_for_the_checkpoint_that_is_due(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gathered: list[Any] = []
+
+    def gather(mine: dict[str, Any]) -> list[dict[str, Any]]:
+        other = copy.deepcopy(mine)
+        other["buffers"]["norm.running_mean"] += 1
+        gathered.append(mine)
+        return [mine, other]
+
+    monkeypatch.setattr(exact_resume, "get_world_size", lambda: 2)
+    monkeypatch.setattr(exact_resume, "all_gather_object", gather)
+    hook, due = ExactResumeHook(), CheckpointHook(interval=3, by_epoch=False, save_last=False)
+    for iteration in range(6):
+        hook.after_train_iter(fake_runner(iteration, due), 0)
+        assert len(gathered) == (iteration + 1) // 3
+    checkpoint: dict[str, Any] = {"meta": {"iter": 6}}
+    hook.before_save_checkpoint(fake_runner(5), checkpoint)
+    first, second = checkpoint["rank_states"]
+    assert first["buffers"] == {}  # they are saved with the model
+    assert list(second["buffers"]) == ["norm.running_mean"]
+    other: dict[str, Any] = {"meta": {"iter": 5}}  # of another iteration: this rank's alone
+    hook.before_save_checkpoint(fake_runner(5), other)
+    assert len(other["rank_states"]) == 1
+    runner = fake_runner(6)
+    runner.iter = 7
+    hook.after_train_epoch(runner)
+    checkpoint["meta"]["iter"] = 7
+    hook.before_save_checkpoint(runner, checkpoint)
+    assert len(checkpoint["rank_states"]) == 2
+    for hooks in ((), (CheckpointHook(interval=1, by_epoch=True),)):
+        hook.after_train_iter(fake_runner(8, *hooks), 0)
+    assert len(gathered) == 3
+    last = CheckpointHook(interval=-1, by_epoch=False, save_last=True)
+    for iteration, number in ((6, 3), (7, 4)):
+        runner = fake_runner(iteration, last)
+        runner.max_iters = 8
+        hook.after_train_iter(runner, 0)
+        assert len(gathered) == number
+
+
+@pytest.mark.parametrize(("iteration", "due"), [(0, False), (4, True), (5, False), (8, True)])
+def test_a_validation_that_was_not_reached_is_done_once(iteration: int, due: bool) -> None:
+    """Every fourth iteration of eight; a run resumed after its last iteration has nothing to train."""
+    for method in ("before_train_epoch", "after_train"):
+        validated: list[int] = []
+        hook, runner = ExactResumeHook(), fake_runner(iteration, validated=validated)
+        hook.before_run(runner)
+        hook.before_train(runner)
+        getattr(hook, method)(runner)
+        assert validated == [iteration] * due
+        runner.val_loop.run = lambda: None
+        hook.before_val(runner)
+        runner.val_loop.run = lambda validated=validated: validated.append(-1)
+        getattr(hook, method)(runner)
+        assert -1 not in validated
+    without = fake_runner(4)
+    without.val_loop = None
+    hook = ExactResumeHook()
+    hook.before_run(without)
+    hook.before_train(without)
+    hook.after_train(without)
+
+
+def test_validation_leaves_the_random_states_alone() -> None:
+    hook, runner = ExactResumeHook(), fake_runner(4)
+    torch.manual_seed(5)
+    expected = torch.rand(2)
+    torch.manual_seed(5)
+    hook.before_val(runner)
+    torch.rand(9)
+    checkpoint: dict[str, Any] = {"meta": {"iter": 4}}
+    hook.before_save_checkpoint(runner, checkpoint)  # the best one, within the validation
+    hook.after_val(runner)
+    assert torch.equal(torch.rand(2), expected)
+    hook.after_val(runner)  # of a test
+    set_generator_states(checkpoint["rank_states"][0])
+    assert torch.equal(torch.rand(2), expected)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "warned"), [(None, "has no random states"), (2, "of 2 processes, and the run has 1")]
+)
+def test_checkpoints_of_other_processes_are_warned_of(ranks: int | None, warned: str) -> None:
+    texts: list[str] = []
+    hook, runner = ExactResumeHook(), fake_runner(4)
+    runner.logger.warning = texts.append
+    hook.before_run(runner)
+    hook.after_load_checkpoint(runner, {} if ranks is None else {"rank_states": [generator_states()] * ranks})
+    hook.before_train(runner)
+    assert [text for text in texts if warned in text]
+    hook.after_load_checkpoint(runner, {"rank_states": [{**generator_states(), "buffers": {}}]})
+    texts.clear()
+    hook.before_train(runner)
+    assert not [text for text in texts if "random states" in text]

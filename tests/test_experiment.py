@@ -7,19 +7,39 @@ import os
 import warnings
 from argparse import ArgumentParser, Namespace
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from helpers.small_data import LabelDataset
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.registry import DefaultScope
 from PIL import Image
 
 from mmseol import experiment
 from mmseol.__main__ import main
+from mmseol.counting.counts import ClassCounts
 from mmseol.experiment.commands import default_work_dir, start_cpu_process_group
-from mmseol.experiment.config_files import check_bases, check_packages, find_config, set_options
-from mmseol.experiment.data import check_files
+from mmseol.experiment.config_files import (
+    check_bases,
+    check_packages,
+    find_config,
+    read_config,
+    set_options,
+    shipped_configs,
+    sweeps_of,
+    types_in,
+)
+from mmseol.experiment.data import (
+    _refuse_download,
+    build_dataset,
+    check_files,
+    expected_without,
+    leaf_datasets,
+)
+from mmseol.experiment.loss import has_boolean, known_losses, stated_by_heads
 from mmseol.experiment.prediction import _write_label_map
 from mmseol.experiment.work_dir import resumed_config
 from mmseol.registry import MODELS
@@ -616,3 +636,134 @@ def test_predicted_label_maps_hold_every_class(classes, bits, tmp_path):
     assert path.read_bytes()[24] == bits
     with Image.open(path) as file:
         assert np.asarray(file).tolist() == labels.tolist()
+
+
+# ------------------------------------------------------------------ data sets
+
+
+def test_a_data_set_is_built_for_its_annotations_alone():
+    labels = LabelDataset([0] * 8 + [1] * 6 + [2] * 5 + [3] * 4)
+    inner = dict(type="mmseol.ImbalancedDataset", dataset=labels, ratio=4, profile="step")
+    kept = dict(type="mmseol.InMemoryDataset", dataset=inner)
+    for dataset in (inner, kept, LabelDataset([0, 1], lazy_init=True)):
+        cfg = Config(dict(train_dataloader=dict(dataset=dataset)))
+        kind = type(cfg.train_dataloader.dataset)
+        built = build_dataset(cfg, "train_dataloader")
+        assert type(built).__name__ == ("LabelDataset" if kind is LabelDataset else "ImbalancedDataset")
+        assert built._fully_initialized
+        assert built is not dataset
+        assert type(cfg.train_dataloader.dataset) is kind  # still the config
+    for loaders in ({}, dict(val_dataloader=None), dict(val_dataloader=dict(batch_size=1))):
+        with pytest.raises(ValueError, match="`config` must have a `val_dataloader` with a data set, got"):
+            build_dataset(Config(loaders), "val_dataloader")
+
+
+def test_data_sets_that_can_download_do_not():
+    for scope, kind, refused in (("mmpretrain", "CIFAR10", True), ("mmpretrain", "CustomDataset", False)):
+        leaf = dict(type=kind)
+        with DefaultScope.overwrite_default_scope(scope):
+            _refuse_download(leaf)
+        assert leaf == dict(type=kind, **(dict(download=False) if refused else {}))
+    _refuse_download(LabelDataset([0]))  # built already
+    _refuse_download(dict(type="NoSuch"))
+
+
+def test_leaves_of_every_nest():
+    a, b, c = dict(type="A"), dict(type="B"), dict(type="C")
+    nest = dict(type="Repeat", dataset=dict(type="Concat", datasets=[a, dict(type="Fold", dataset=b)]))
+    assert list(leaf_datasets([nest, c, None])) == [a, b, c]
+    assert list(leaf_datasets(None)) == list(leaf_datasets({})) == []
+    cut = dict(type="mmseol.ImbalancedDataset", dataset=dict(a))
+    cfg = cls_config(dict(type="Concat", datasets=[dict(type="Repeat", dataset=cut), dict(b)]))
+    experiment.set_imbalance(cfg, "step:10")  # the cut is found inside of the nest
+    assert cfg.train_dataloader.dataset.datasets[0].dataset.ratio == 10
+
+
+def test_batches_of_one_image_are_the_default():
+    counts = ClassCounts([3, 1], [3, 1], [3, 1])
+    without = expected_without(Config(dict(train_dataloader={})), LabelDataset([0, 0, 0, 1]), counts)
+    np.testing.assert_allclose(without, [0.25, 0.75])
+
+
+def test_files_that_a_data_set_checks_itself_are_left_to_it(tmp_path):
+    missing = dict(data_root=str(tmp_path / "none"), data_prefix=dict(img_path="a", seg_map_path="b"))
+    for dataset in (
+        dict(missing, type="mmseol.CamVidDataset"),
+        dict(missing, type="X", download=True),
+        dict(missing, type="X", backend_args=dict(backend="petrel")),
+        dict(missing, type="X", data_prefix=dict(img_path="")),
+        dict(type="X", data_prefix=None, ann_file=""),
+    ):
+        check_files(Config(dict(train_dataloader=dict(dataset=dataset))), ["train_dataloader"])
+    for dataset in (dict(missing, type="X"), dict(missing, type="X", backend_args=dict(backend="local"))):
+        with pytest.raises(ValueError, match=r"\(its 'img_path'\) must be an existing folder"):
+            check_files(Config(dict(train_dataloader=dict(dataset=dataset))), ["train_dataloader"])
+    rootless = dict(type="X", data_prefix=dict(img_path=str(tmp_path / "none")))
+    with pytest.raises(ValueError, match=r"must be an existing folder, got '.*/none'"):
+        check_files(Config(dict(train_dataloader=dict(dataset=rootless))), ["train_dataloader"])
+    (tmp_path / "img").mkdir()
+    empty = dict(type="BaseSegDataset", data_root=str(tmp_path), data_prefix=dict(img_path="img"))
+    with pytest.raises(ValueError, match=r"got '\.jpg': '.*/img' holds no file"):
+        check_files(Config(dict(train_dataloader=dict(dataset=empty))), ["train_dataloader"])
+
+
+# ------------------------------------------------------------------ losses of heads
+
+
+def test_what_heads_state_is_read_inside_of_wrappers():
+    wrapped = dict(
+        type="mmseol.CosineClassifierHead", head=dict(type="FCNHead", num_classes=5, ignore_index=3)
+    )
+    cfg = Config(dict(model=dict(decode_head=[wrapped, dict(num_classes=7)], head=dict(num_classes="x"))))
+    assert stated_by_heads(cfg, "num_classes") == {"decode_head.0": 5, "decode_head.1": 7}
+    assert stated_by_heads(cfg, "ignore_index") == {"decode_head.0": 3, "decode_head.1": 255}
+    assert stated_by_heads(Config({}), "num_classes") == {}
+
+
+def test_an_entry_of_another_name_stands_alone():
+    cfg = Config(dict(losses=dict(new=dict(alpha=2), focal=dict(gamma=1.0))))
+    known = known_losses(cfg)
+    assert known["new"] == dict(alpha=2)
+    assert known["focal"] == dict(experiment.LOSSES["focal"], gamma=1.0)
+    assert experiment.LOSSES["focal"]["gamma"] == 2.0
+    assert known.keys() - {"new"} == experiment.LOSSES.keys() == known_losses(Config({})).keys()
+    with pytest.raises(ValueError, match=r"Did you mean focal\?"):
+        experiment.resolved_loss("fokal")
+    with pytest.raises(ValueError, match=r"got 'qqqqqq'\.$"):
+        experiment.resolved_loss("qqqqqq")
+
+
+def test_arguments_that_are_boolean_are_known_by_type_or_default():
+    class Base:
+        def __init__(self, a: bool, b=True, c: "bool" = 1, d: int = 1):
+            pass
+
+    class Child(Base):
+        def __init__(self, e=0, **kwargs):
+            super().__init__(**kwargs)
+
+    assert [has_boolean(Child, name) for name in "abcdef"] == [True, True, True, False, False, False]
+
+
+def test_shipped_configs_are_found_by_name_and_sweep(tmp_path, monkeypatch):
+    names = shipped_configs()
+    assert "quickstart/digits.py" in names
+    assert not [name for name in names if name.startswith(("sweeps/", "_"))]
+    assert all(Path(path).is_file() for path in names.values())
+    assert "sweeps/digits.py" in sweeps_of("quickstart/digits.py")
+    assert sweeps_of("digits.py") == sweeps_of("other/quickstart/no_digits.py") == []
+    assert list(types_in([dict(type=Config), dict(type="A", x=(dict(type="B"), 3))])) == ["A", "B"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").write_text("model: {type: A}\n")
+    (tmp_path / "b.py").write_text("_base_ = 'a' + 'b'\n")  # no literal: left to mmengine
+    assert read_config("a.yaml").model.type == "A"
+    check_bases("b.py")
+    (tmp_path / "c.py").write_text("x = 1\n_base_ = ('quickstart/digits.py',)\ny = 2\n")
+    cfg = read_config("c.py")
+    assert (cfg.x, cfg.y, cfg.filename) == (1, 2, "c.py")
+    assert cfg.model.type
+    (tmp_path / "d.py").write_text("_base_ = ['c.py', 'no_such.py']\n")
+    with pytest.raises(FileNotFoundError, match=r"`_base_` 'no_such.py' in 'd.py' must be a config file"):
+        read_config("d.py")
+    with pytest.raises(FileNotFoundError, match=r"`host` must be an installed package .* got 'no_h"):
+        experiment.stock_config("no_host", "a.py")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,22 @@ import pytest
 import torch
 from helpers.seg_heads import samples, segmentor
 from helpers.untrained import SCENE_OPTIONS, untrained
+from mmengine.config import Config
 from mmengine.structures import PixelData
+from mmpretrain.structures import DataSample
 from mmseg.models.utils import resize
 from PIL import Image
+from torch import nn
 
 from mmseol.__main__ import main
 from mmseol.analysis.features import load_features
-from mmseol.experiment.feature_extraction import FeatureReader, sample_map, sampling_grid
+from mmseol.experiment import feature_extraction
+from mmseol.experiment.feature_extraction import (
+    FeatureReader,
+    prepare_features,
+    sample_map,
+    sampling_grid,
+)
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "quickstart"
 
@@ -137,3 +147,83 @@ def test_data_of_other_classes_are_refused(tmp_path, capsys):
         SystemExit, match=r"^error: The data set must have the 11 classes of head\.fc, got 10"
     ):
         main("analyze", ["features", str(CONFIGS / "digits.py"), checkpoint, *out])
+
+
+# ------------------------------------------------------------------ without a checkpoint
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (dict(per_class=0), "`--per-class` must be a whole number of at least 1, got 0"),
+        (dict(seed=-1), "`--seed` must be a whole number of at least 0, got -1"),
+        (dict(out="a.npy"), r"`--out` must end in \.npz, got 'a\.npy'"),
+        (dict(out="there.npz"), r"`--out` '.*there\.npz' exists; name another file"),
+    ],
+)
+def test_arguments_are_checked_before_anything_is_read(tmp_path, given, message):
+    (tmp_path / "there.npz").touch()
+    args = Namespace(**{**dict(per_class=1, seed=0, out="new.npz"), **given})
+    if args.out == "there.npz":
+        args.out = str(tmp_path / args.out)
+    with pytest.raises(ValueError, match=message):
+        prepare_features(args)
+
+
+@pytest.mark.parametrize("mode", ["slide", "whole", None])
+def test_features_are_those_of_whole_images(monkeypatch, mode):
+    test_cfg = None if mode is None else dict(mode=mode, stride=(2, 2))
+    cfg = Config(dict(model=dict(type="A", **({} if test_cfg is None else dict(test_cfg=test_cfg)))))
+    monkeypatch.setattr(feature_extraction, "split_config", lambda *_: (cfg, {"state_dict": {}}))
+    args = Namespace(per_class=1, seed=0, out="new.npz", config="a.py", checkpoint="a.pth")
+    assert prepare_features(args) is cfg
+    assert args.loaded == {"state_dict": {}}
+    assert cfg.model.get("test_cfg") == (dict(mode="whole") if mode == "slide" else test_cfg)
+
+
+class Head(nn.Module):
+    def __init__(self, ignore_index):
+        super().__init__()
+        self.fc, self.ignore_index, self.align_corners = nn.Linear(2, 3), ignore_index, True
+
+
+@pytest.mark.parametrize(("given", "ignored"), [(7, 7), (None, 255), (True, 255)])
+def test_a_reader_asks_the_last_head(given, ignored):
+    model = nn.ModuleDict({"head": Head(given), "heads": nn.ModuleList([Head(1), Head(given)])})
+    for name in ("head.fc", "heads.1.fc"):
+        reader = FeatureReader(model, name)
+        assert (reader.ignore_index, reader.align_corners, reader.classes) == (ignored, True, 3)
+        reader.close()
+    assert FeatureReader(nn.ModuleDict({"fc": nn.Linear(2, 3)}), "fc").align_corners is False
+
+
+def labelled(label):
+    sample = DataSample(metainfo={"img_path": "a.png"})
+    return sample if label is None else sample.set_gt_label(label)
+
+
+def test_images_have_one_class_of_the_layer():
+    model = nn.ModuleDict({"fc": nn.Linear(2, 3)})
+    reader = FeatureReader(model, "fc")
+    inputs = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    outputs = model["fc"](inputs).detach()
+    first, second = reader.read([labelled(2), labelled(0)])
+    assert (first.labels.tolist(), second.labels.tolist()) == ([2], [0])
+    read = second.read(np.array([0]))
+    np.testing.assert_array_equal(read["features"], inputs[1:])
+    np.testing.assert_array_equal(read["outputs"], outputs[1:])
+    assert read["position"].tolist() == [[-1, -1]]
+    for given, message in (
+        ([labelled(0)] * 2, r"must be of shape \(N, C\) for the 2 images of a batch, got None and None"),
+        ([labelled(0)], r"for the 1 images of a batch, got \(2, 2\) and \(2, 3\)\. Name the layer"),
+        ([labelled(None), labelled(0)], "one class per image, got another label for a.png"),
+        ([labelled([0, 1]), labelled(0)], "one class per image, got another label for a.png"),
+        ([labelled(3), labelled(0)], "`gt_label` must be classes 0 to 2, got 3 in a.png"),
+    ):
+        if "None and None" not in message:
+            model["fc"](inputs)
+        with pytest.raises(ValueError, match=message):
+            list(reader.read(given))
+    reader.close()
+    model["fc"](inputs)
+    assert reader.inputs is None

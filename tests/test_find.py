@@ -76,6 +76,13 @@ def test_heads_of_a_user(name: str) -> None:
     assert class_layers(head) == [name]
 
 
+@pytest.mark.parametrize("name", ["conv_seg", "fc"])
+def test_a_layer_with_the_hosts_name_may_be_of_any_type(name: str) -> None:
+    head = nn.ModuleDict({"other": nn.Linear(2, K), name: nn.Flatten(), "loss": OneHotMSELoss()})
+    owner, layer = head_of_loss(nn.ModuleDict({"head": head}), "head.loss")
+    assert (owner, layer) == (head, head[name])
+
+
 @pytest.mark.parametrize(
     ("kind", "layers"),
     [

@@ -140,6 +140,14 @@ def test_upsampled_cross_entropy_counts_and_factors():
     torch.testing.assert_close(value, each.sum() / target.numel())
 
 
+def test_defaults_of_upsampled_cross_entropy_are_torchs():
+    found = inspect.signature(losses.upsampled_cross_entropy).parameters
+    cross_entropy = inspect.signature(torch.nn.functional.cross_entropy).parameters
+    for name in ("ignore_index", "reduction"):
+        assert found[name].default == cross_entropy[name].default, name
+    assert found["align_corners"].default is False
+
+
 CALL = {"pred", "target", "weight", "ignore_index", "reduction"}
 
 

@@ -126,6 +126,13 @@ def test_lade_equals_slow_loop(settings):
         )
 
 
+def test_lade_of_a_single_element_has_its_regulariser():
+    pred = torch.randn(1, K, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    target = torch.tensor([1])
+    value = LADELoss(class_counts=COUNTS)(pred, target)
+    torch.testing.assert_close(value, torch.as_tensor(slow_lade(pred, target)).to(value))
+
+
 def same(first, second, counts=COUNTS, classes=K):
     pred, target = batch((9,), classes)
     values, grads = [], []

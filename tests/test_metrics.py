@@ -20,6 +20,7 @@ from PIL import Image
 from sklearn.metrics import f1_score, jaccard_score
 
 from mmseol.metrics import ClassBalanceMetric, SegClassBalanceMetric
+from mmseol.metrics.class_scores import score_table, write_scores
 
 COUNTS = [1000, 100, 20, 3]
 KEYS = ["accuracy", "macro_f1", "macro_precision", "macro_recall", "balanced_accuracy", "mIoU", "g_mean"]
@@ -360,3 +361,76 @@ def test_keys_of_the_hosts_metric_ask_for_delete(stock: dict[str, Any], ours: st
         METRICS.build(merged["val_evaluator"])
     merged = Config._merge_a_into_b(dict(val_evaluator=dict(_delete_=True, **change)), base._cfg_dict)
     assert type(METRICS.build(merged["val_evaluator"])).__name__ == ours
+
+
+# ------------------------------------------------------------------ the table and the files
+
+
+def row(name: str, f1: float | None, training: int | None = 1234) -> dict[str, Any]:
+    return {"class": name, "group": "few", "training": training, "F1": f1}
+
+
+@pytest.mark.parametrize("classes", [100, 101])
+def test_of_many_classes_the_table_shows_the_worst(classes: int) -> None:
+    rows = [row(f"name{k}", float(k)) for k in range(classes)][::-1]
+    rows[3]["F1"] = None
+    shown = score_table("title", rows)
+    names = [line.split()[1] for line in shown.splitlines() if line.startswith("│")]
+    if classes == 100:
+        assert names == [one["class"] for one in rows]
+    else:
+        assert names == [f"name{k}" for k in range(50)]
+        assert "The 50 classes of the lowest F1; all 101 are in the files." in " ".join(shown.split())
+
+
+def test_texts_stand_left_and_numbers_right_in_the_table() -> None:
+    lines = score_table("", [row("a", 5.0), {**row("long name", None), "group": "medium"}]).splitlines()
+    assert "│ a         │ few    │    1,234 │ 5.00 │" in lines
+    assert "│ long name │ medium │    1,234 │    - │" in lines
+    assert "training" not in score_table("", [row("a", 5.0, None)])  # a column without a value
+
+
+@pytest.mark.parametrize(
+    ("progress", "prefix", "name"),
+    [
+        (("val", 3, 30), None, "class_scores_val_epoch_3"),
+        (("val", None, 30), "a/b", "class_scores_a_b_val_iter_30"),
+        (("val", None, None), None, "class_scores_val"),
+        (("test", 3, 30), None, "class_scores_test"),
+        ((None, None, None), None, "class_scores"),
+    ],
+)
+def test_names_of_the_files(progress: tuple[Any, ...], prefix: Any, name: str, tmp_path: Path) -> None:
+    settings = dict(zip(("stage", "epoch", "iter"), progress, strict=True))
+    record = {"classes": [row("a", 1.0), row("b", None)]}
+    for number in ("", "_2", "_3"):
+        path = write_scores(tmp_path, settings, prefix, record, np.eye(2, dtype=int))
+        assert path == tmp_path / f"{name}{number}.json"
+        assert json.loads(path.read_text()) == {**settings, **record}
+        assert (
+            path.with_suffix(".csv").read_text() == "class,group,training,F1\na,few,1234,1.0\nb,few,1234,\n"
+        )
+        np.testing.assert_array_equal(np.load(path.with_suffix(".npz"))["confusion"], np.eye(2))
+    (tmp_path / f"{name}_4.csv").touch()
+    assert write_scores(tmp_path, settings, prefix, record).name == f"{name}_5.json"
+    assert not (tmp_path / f"{name}_5.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("limits", "fits"),
+    [((1, 1), True), ((20, 100), True), ((0, 5), False), ((5, 4), False), ((1, 2, 3), False)],
+)
+def test_limits_ascend(limits: Any, fits: bool) -> None:
+    if fits:
+        assert ClassBalanceMetric(limits=limits).limits == limits
+    else:
+        with pytest.raises(ValueError, match="`limits` must be None or two counts"):
+            ClassBalanceMetric(limits=limits)
+
+
+def test_the_number_of_classes_may_be_that_of_the_counts() -> None:
+    assert ClassBalanceMetric(class_counts=[3, 2]).names() == ["0", "1"]
+    assert ClassBalanceMetric(num_classes=3).names() == ["0", "1", "2"]
+    assert meta(ClassBalanceMetric(class_counts=COUNTS)).names() == list(NAMES)
+    with pytest.raises(ValueError, match="`num_classes` must be given to ClassBalanceMetric, got None"):
+        ClassBalanceMetric().names()

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from mmseol.losses import GHMCLoss, OutlyingMSELoss
+from mmseol.losses.ops.autograd import limit_half_gradients
 from mmseol.utils.precision import FullPrecisionBuffers
 
 
@@ -52,3 +53,13 @@ def test_state_and_derived_tensors_of_a_loss_are_kept():
     assert loss.half().bin_counts.tolist() == [2049.0] * 10
     values = OutlyingMSELoss(alpha=2049.0, class_counts=[2, 1]).half().target_values
     assert values.tolist() == [2049.0, 4098.0]
+
+
+def test_a_loss_without_a_gradient_needs_no_limit():
+    pred = torch.ones(2, requires_grad=True)
+    limit_half_gradients(torch.tensor(3.0), (pred, torch.float16), (None, torch.float16))
+    loss = 1e6 * pred.sum()
+    limit_half_gradients(loss, (pred, torch.float32))
+    loss.backward()
+    assert pred.grad is not None
+    assert pred.grad.tolist() == [1e6, 1e6]  # float32 has the range

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from helpers.untrained import SCENE_OPTIONS, untrained
+from mmengine.structures import PixelData
+from mmpretrain.structures import DataSample
+from mmseg.structures import SegDataSample
 from PIL import Image
 
 from mmseol.__main__ import main
@@ -15,7 +20,15 @@ from mmseol.analysis.figures import side_by_side
 from mmseol.analysis.figures.side_by_side import class_figure, error_map, label_map_figure
 from mmseol.experiment import side_by_side_predictions
 from mmseol.experiment.checkpoint_pass import CheckpointPass
-from mmseol.experiment.side_by_side_predictions import class_ious, difference
+from mmseol.experiment.side_by_side_predictions import (
+    _caption,
+    _labels,
+    _round_robin,
+    _together,
+    class_ious,
+    difference,
+    prepare_predictions,
+)
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "quickstart"
 SCENES, DIGITS = str(CONFIGS / "toy_camvid.py"), str(CONFIGS / "digits.py")
@@ -193,3 +206,88 @@ def test_a_grid_marks_right_and_wrong():
     assert texts[0][1][1] != texts[1][1][1]
     with pytest.raises(ValueError, match=r"equal numbers of items, got \[1, 2\]"):
         class_figure([np.zeros((8, 8, 3))], ["cat", "dog"], {})
+
+
+# ------------------------------------------------------------------ without checkpoints
+
+
+def test_classes_take_turns_in_their_order():
+    label, order = np.array([0, 0, 0, 1, 2]), np.array([2, 0, 1])
+    assert _round_robin(label, order, 4) == [4, 0, 1, 3]
+    assert _round_robin(label, order, 1) == [4]
+    assert _round_robin(label, order, 99) == [4, 0, 1, 2, 3]
+    assert _round_robin(label[:0], order, 3) == []
+
+
+def test_a_caption_names_the_two_classes_that_differ_most():
+    ious = np.array([[50.0, 40.0, np.nan, 10.0], [50.4, 70.0, np.nan, 90.0]])
+    classes, titles = ["a", "b", "c", "d"], ["ce", "mse"]
+    text = _caption("x/1.png", ious, np.ones(4, dtype=bool), classes, titles)
+    assert text == "1.png    IoU in per cent: d 10 (ce), 90 (mse);  b 40 (ce), 70 (mse)"
+    text = _caption("1.png", ious, np.array([True, False, True, False]), classes, titles)
+    assert text == "1.png    IoU in per cent: a 50 (ce), 50 (mse)"
+    text = _caption("1.png", ious[:1], np.ones(4, dtype=bool), classes, ["ce"])
+    assert text == "1.png    IoU in per cent: d 10 (ce);  b 40 (ce)"
+    same = np.full((2, 4), 50.0)
+    text = _caption("1.png", same, np.ones(4, dtype=bool), classes, titles)
+    assert text == "1.png    IoU in per cent: a 50 (ce), 50 (mse)"  # one, though nothing differs
+
+
+def source(truths, predictions, sizes=None):
+    """Return a checkpoint's pass over images of these labels and predictions."""
+    samples = []
+    for number, (truth, predicted) in enumerate(zip(truths, predictions, strict=True)):
+        sample = SegDataSample(metainfo={} if number else {"img_path": "x/0.png"})
+        sample.gt_sem_seg = PixelData(data=torch.tensor(truth)[None])
+        sample.pred_sem_seg = PixelData(data=torch.tensor(predicted)[None])
+        samples.append(sample)
+    pixels = [np.full((*size, 3), 9, np.uint8) for size in sizes or [np.shape(truth) for truth in truths]]
+    loader = SimpleNamespace(dataset=range(len(samples)))
+    return SimpleNamespace(loader=loader, images=lambda text: iter(zip(pixels, samples, strict=True)))
+
+
+def test_checkpoints_see_the_same_images():
+    truth, one, other = [[[0, 1]], [[1, 1]]], [[[0, 0]], [[1, 0]]], [[[1, 1]], [[0, 0]]]
+    passes = [source(truth, one, [(1, 2), (2, 4)]), source(truth, other)]
+    first, second = _together(passes, ["ce", "mse"])
+    assert (first.name, second.name) == ("x/0.png", "image 1")
+    assert first.truth.tolist() == truth[0]
+    assert [labels.tolist() for labels in second.maps] == [one[1], other[1]]
+    assert second.pixels.shape == (1, 2, 3)  # of the label map's size
+    with pytest.raises(ValueError, match="must read the same images, got 2, 1 images for ce, mse"):
+        next(_together([passes[0], source(truth[:1], other[:1])], ["ce", "mse"]))
+    with pytest.raises(ValueError, match="got other labels for image 1 with mse than with ce"):
+        list(_together([source(truth, one), source([truth[0], [[0, 0]]], other)], ["ce", "mse"]))
+    with pytest.raises(ValueError, match=r"must be of one shape, got \(1, 2\) and \(1, 1\) for x/0.png"):
+        next(_together([source(truth[:1], [[[0]]])], ["ce"]))
+
+
+def test_labels_of_either_task():
+    found = _labels(DataSample().set_gt_label(3).set_pred_label(1), "a")
+    assert [labels.tolist() for labels in found] == [[3], [1]]
+    with pytest.raises(ValueError, match="a label map or one class per image, got neither for a"):
+        _labels(DataSample().set_gt_label(3), "a")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (dict(pairs=["a.py"]), "A config must be followed by its checkpoint, got 1 arguments: a.py"),
+        (dict(out="a.txt"), r"`--out` must end in \.png"),
+        (dict(dpi=19), "`--dpi` must be a whole number of at least 20, got 19"),
+        (dict(images=0), "`--images` must be a whole number of at least 1, got 0"),
+        (dict(titles=["a"]), "`--titles` must be 2 different texts, one for each checkpoint, got a"),
+        (dict(titles=["a", "a"]), "`--titles` must be 2 different texts"),
+        (dict(pairs=["a.py", "x/a.pth", "b.py", "x/b.pth"]), "`--titles` must be 2 .*, got x, x"),
+    ],
+)
+def test_arguments_are_checked_before_anything_is_read(tmp_path, given, message):
+    none = dict(pairs=["a.py", "x/a.pth", "b.py", "y/b.pth"], out=str(tmp_path / "a.png"), dpi=150)
+    args = Namespace(**{**none, "images": None, "titles": None, "unsafe_load": False, **given})
+    with pytest.raises(ValueError, match=message):
+        prepare_predictions(args)
+    if given == dict(dpi=19):
+        args.dpi, args.images = 20, 1
+        with pytest.raises(FileNotFoundError, match=r"`checkpoint` must be an existing file, got 'x/a.pth'"):
+            prepare_predictions(args)
+        assert args.titles == ["x", "y"]

@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,9 +17,13 @@ from helpers.forked_runs import start, status_of
 from helpers.tiny_runner import LABELS, TinyModel, log_of, tiny_runner
 from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.optim import OptimWrapperDict
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from mmseol.hooks import StopSignalHook
+from mmseol.hooks import StopSignalHook, stop_signals
+from mmseol.hooks.stop_signals import _accumulating, _remove_older
+from mmseol.hooks.train_loaders import SeededLoader
+from mmseol.hooks.whole_checkpoints import BACKEND
 
 CE = {"type": "mmseol.CrossEntropyLoss"}
 
@@ -174,6 +179,17 @@ def test_handlers_and_loaders_are_restored_after_an_exception(tmp_path: Path, er
     assert runner.iter == 12
 
 
+def test_a_loop_that_raises_in_a_resumed_epoch_is_restored() -> None:
+    loop = SimpleNamespace(run=1, run_iter=2, dataloader=3)
+
+    def fail() -> None:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        StopSignalHook()._run_and_restore(fail, loop)  # type: ignore[arg-type]
+    assert vars(loop) == {"dataloader": 3}
+
+
 def test_the_last_iteration_ends_by_itself(tmp_path: Path) -> None:
     runner = runner_of(tmp_path, [SignalAt(12, signal.SIGTERM)])
     runner.train()
@@ -227,3 +243,143 @@ def test_workers_are_still_initialised_as_the_loader_asks(tmp_path: Path) -> Non
 def test_wrong_names() -> None:
     with pytest.raises(ValueError, match=r"`signals` must be one of 'SIGTERM', 'SIGINT', got 'SIGKILL'"):
         StopSignalHook(["SIGKILL"])
+
+
+# ------------------------------------------------------------------ without a process that ends
+
+
+def wrapper(inner: int, counts: int) -> Any:
+    return SimpleNamespace(_inner_count=inner, _accumulative_counts=counts)
+
+
+def test_gradients_that_wait_for_others_are_not_lost() -> None:
+    assert not _accumulating(wrapper(6, 3))
+    assert _accumulating(wrapper(7, 3))
+    several = OptimWrapperDict.__new__(OptimWrapperDict)
+    for second, waits in ((wrapper(6, 2), False), (wrapper(7, 2), True)):
+        several.optim_wrappers = {"a": wrapper(4, 2), "b": second}
+        assert _accumulating(several) is waits
+
+
+def test_the_checkpoint_to_resume_from_stays(tmp_path: Path) -> None:
+    names = ["stopped_1.pth", "stopped_2.pth", "epoch_1.pth"]
+    for name in names:
+        (tmp_path / name).touch()
+    (tmp_path / "last_checkpoint").write_text("/moved/stopped_2.pth\n")
+    _remove_older(str(tmp_path))
+    assert sorted(path.name for path in tmp_path.glob("*.pth")) == ["epoch_1.pth", "stopped_2.pth"]
+    (tmp_path / "last_checkpoint").unlink()
+    _remove_older(str(tmp_path))
+    assert [path.name for path in tmp_path.glob("*.pth")] == ["epoch_1.pth"]
+
+
+def test_ranks_stop_one_iteration_after_one_of_them_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    hook = StopSignalHook()
+    monkeypatch.setattr(stop_signals, "get_world_size", lambda: 1)
+    hook._received = 15
+    assert hook._agree() == 15  # at once, alone
+    monkeypatch.setattr(stop_signals, "get_world_size", lambda: 2)
+    monkeypatch.setattr(stop_signals, "get_device", lambda: "cpu")
+    others, operations = [0, 2, 0], []
+
+    def reduce(value: torch.Tensor, operation: str) -> None:
+        operations.append(operation)
+        value.clamp_(min=others.pop(0))
+
+    monkeypatch.setattr(stop_signals, "all_reduce", reduce)
+    hook._received, hook._agreed = 0, None
+    assert [hook._agree() for _ in range(3)] == [0, 0, 2]
+    assert operations == ["max"] * 3
+
+
+class Saved:
+    """A Runner that notes what it saves."""
+
+    def __init__(self, work_dir: Path, iteration: int) -> None:
+        self.work_dir, self.iter, self.epoch, self.max_iters = str(work_dir), iteration, 1, 8
+        self.optim_wrapper, self.hooks, self.logger = wrapper(0, 1), [], self
+        self.warnings: list[str] = []
+        self.warning = self.warnings.append
+        self.saved: list[Any] = []
+
+    def save_checkpoint(self, *arguments: Any, **settings: Any) -> None:
+        self.saved.append((arguments, settings))
+
+
+def test_a_stop_saves_where_it_is(tmp_path: Path) -> None:
+    hook, runner = StopSignalHook(), Saved(tmp_path, 4)
+    (tmp_path / "stopped_2.pth").touch()
+    hook.after_train_iter(runner, batch_idx=1)  # nothing was received
+    hook._received = signal.SIGINT
+    runner.optim_wrapper = wrapper(1, 2)
+    hook.after_train_iter(runner, batch_idx=1)  # gradients wait
+    assert runner.saved == runner.warnings == []
+    runner.optim_wrapper = wrapper(2, 2)
+    runner.iter = 7
+    hook.after_train_iter(runner, batch_idx=1)
+    assert runner.warnings == ["Received SIGINT in the last iteration; the run ends by itself."]
+    assert runner.saved == []
+    runner.iter = 6
+    with pytest.raises(SystemExit) as caught:
+        hook.after_train_iter(runner, batch_idx=1)
+    assert caught.value.code == 130
+    ((arguments, settings),) = runner.saved
+    assert arguments == (str(tmp_path), "stopped_7.pth")
+    meta = {"epoch": 1, "iter": 7, "trained_batches": 2}
+    assert settings == dict(meta=meta, by_epoch=False, backend_args={"backend": BACKEND})
+    assert runner.warnings[1:] == [
+        "Received SIGINT: saving stopped_7.pth and stopping. Continue with resume=True."
+    ]
+    assert (tmp_path / "last_checkpoint").read_text() == str(tmp_path / "stopped_7.pth")
+    assert not list(tmp_path.glob("stopped_2.pth"))
+
+
+def epoch_loop(dataloader: Any) -> Any:
+    loop: Any = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)
+    loop.dataloader, ran = dataloader, []
+    loop.run_iter = lambda number, batch: ran.append((number, batch))
+    loop.ran = ran
+    return loop
+
+
+@pytest.mark.parametrize(("trained", "iteration"), [(2, 6), (0, 6), (2, 0)])
+def test_a_resumed_epoch_begins_at_its_next_batch(trained: int, iteration: int) -> None:
+    logged: list[str] = []
+    hook, loop = StopSignalHook(), epoch_loop([10, 20, 30])
+    runner = SimpleNamespace(train_loop=loop, iter=iteration, logger=SimpleNamespace(info=logged.append))
+    hook.after_load_checkpoint(runner, {"meta": {"trained_batches": trained}})
+    hook._skip_trained_batches(runner)
+    skips = bool(trained and iteration)
+    assert list(loop.dataloader) == ([30] if skips else [10, 20, 30])
+    loop.run_iter(0, "batch")
+    assert loop.ran == [(2 if skips else 0, "batch")]
+    assert len(logged) == skips
+    hook.after_train_epoch(runner)
+    assert loop.dataloader == [10, 20, 30]
+    assert hook._trained == 0
+    hook.after_load_checkpoint(runner, {})
+    assert hook._trained == 0
+    if skips:
+        seeded = SeededLoader(torch.utils.data.DataLoader(range(6), batch_size=2), seed=0)
+        again = SimpleNamespace(train_loop=epoch_loop(seeded), iter=6, logger=runner.logger)
+        hook._trained = 2
+        hook._skip_trained_batches(again)
+        assert again.train_loop.dataloader is seeded
+        assert seeded.first == 2
+
+
+def test_a_second_signal_meets_the_handler_of_before() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    hook = StopSignalHook(["SIGTERM"])
+    try:
+        for handler in (signal.SIG_IGN, None):
+            hook._handlers = {signal.SIGTERM: handler}
+            signal.signal(signal.SIGTERM, hook._receive)
+            hook._receive(signal.SIGTERM, None)
+            assert hook._received == signal.SIGTERM
+            assert signal.getsignal(signal.SIGTERM) == (handler or signal.SIG_DFL)
+        hook._restore()
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        assert hook._handlers == {}
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from mmseol.experiment.loss import LOSSES
 from mmseol.losses import ClassLoss, CrossEntropyLoss, SeesawLoss
+from mmseol.losses.base.stateful import StatefulLoss
 from mmseol.losses.base.tiled import element_losses, fits_tiles
 from mmseol.losses.ops import tiles
 from mmseol.losses.ops.tiles import tiles_of
@@ -403,3 +404,58 @@ def test_influence_without_features():
     pred, target = batch((2, 9, 14), K, outputs=(4, 5))
     with pytest.raises(RuntimeError, match="needs the features"):
         build("influence_balanced").forward_upsampled(pred, target)
+
+
+class Squared(CrossEntropyLoss):
+    """A loss of one's own: the softmax form of its base is not its equation any more."""
+
+    def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        return super().position_loss(pred, target, valid).square()
+
+
+def test_an_equation_of_ones_own_goes_before_the_softmax_form_of_its_base() -> None:
+    generator = torch.Generator().manual_seed(1)
+    pred = torch.randn(2, K, 5, 7, dtype=torch.float64, generator=generator).requires_grad_()
+    target = torch.randint(K, (2, 20, 28), generator=generator)
+    loss = Squared()
+    up = F.interpolate(pred, target.shape[1:], mode="bilinear")
+    expected, found = loss(up, target), loss.forward_upsampled(pred, target)
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad(value, pred)[0] for value in (found, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("name", ["lovasz_softmax", "lovasz_hinge"])
+def test_images_are_averaged_where_each_has_a_loss_of_its_own(name: str) -> None:
+    generator = torch.Generator().manual_seed(3)
+    pred = torch.randn(2, K, 4, 5, dtype=torch.float64, generator=generator).requires_grad_()
+    target = torch.randint(K, (2, 16, 20), generator=generator)
+    target[1] = target[1].clamp(max=1)  # other classes than in the first
+    up = F.interpolate(pred, target.shape[1:], mode="bilinear")
+    values = []
+    for per_image in (True, False):
+        loss = build(name, per_image=per_image)
+        expected, found = loss(up, target), loss.forward_upsampled(pred, target)
+        torch.testing.assert_close(found, expected)
+        gradients = [torch.autograd.grad(value, pred, retain_graph=True)[0] for value in (found, expected)]
+        torch.testing.assert_close(*gradients)
+        values.append(found.item())
+    assert values[0] != pytest.approx(values[1])
+
+
+def test_a_loss_with_a_state_of_the_batch_is_not_cut_into_tiles() -> None:
+    class Running(StatefulLoss):
+        state_name = "mean"
+
+        def initial_state(self, num_classes: int) -> Tensor:
+            return torch.zeros(num_classes)
+
+        def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+            return pred.gather(1, target.unsqueeze(1)).squeeze(1) * valid.sum()
+
+    target = torch.zeros(1, 8, 8, dtype=torch.int64)
+    assert not fits_tiles(Running(class_counts=COUNTS), target, 4, None, "mean")
+    pred = torch.randn(1, K, 2, 2, generator=torch.Generator().manual_seed(0))
+    loss = Running(class_counts=COUNTS)
+    expected = loss(F.interpolate(pred, (8, 8), mode="bilinear"), target)
+    torch.testing.assert_close(loss.forward_upsampled(pred, target), expected)

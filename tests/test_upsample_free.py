@@ -213,10 +213,10 @@ def test_what_needs_upsampled_outputs_keeps_the_hosts_path(head: dict[str, Any],
     assert type(made) is cls
 
 
-@pytest.mark.parametrize("size", [SIZE, SIZE * 2])
-def test_outputs_of_label_size_or_larger_take_the_hosts_path(size: int) -> None:
+@pytest.mark.parametrize("size", [(SIZE, SIZE), (SIZE * 2, SIZE * 2), (SIZE * 2, 4), (4, SIZE * 2)])
+def test_outputs_of_label_size_or_larger_take_the_hosts_path(size: tuple[int, int]) -> None:
     head = build("FCNHead", OUTLYING)
-    outputs, labels = torch.randn(2, K, size, size), samples()
+    outputs, labels = torch.randn(2, K, *size), samples()
     expected = head.loss_by_feat(outputs, labels)
     upsample_free(head)
     torch.testing.assert_close(head.loss_by_feat(outputs, labels), expected)

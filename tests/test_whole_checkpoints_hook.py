@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ import pytest
 import torch
 from helpers.forked_runs import start, status_of
 from helpers.tiny_runner import TinyModel, log_of, tiny_runner
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from mmseol.hooks import newest_whole_checkpoint
-from mmseol.hooks.whole_checkpoints import _damage
+from mmseol.hooks import WholeCheckpointHook, newest_whole_checkpoint
+from mmseol.hooks.whole_checkpoints import BACKEND, _damage, _removing_afterwards, _WholeFiles
 from mmseol.utils.files import replacing
 
 CE = {"type": "mmseol.CrossEntropyLoss"}
@@ -200,3 +201,142 @@ def test_files_are_synced_before_they_get_their_name(tmp_path: Path, monkeypatch
     with replacing(tmp_path / "a.txt", "w") as file:
         file.write("a")
     assert events == ["fsync", "replace", "fsync"]  # the file, its name, the folder
+
+
+# ------------------------------------------------------------------ without a run
+
+
+def write_checkpoint(path: Path, iteration: int) -> Path:
+    torch.save({"meta": {"iter": iteration}, "state_dict": {"weight": torch.ones(3)}}, path)
+    return path
+
+
+def test_the_pointer_goes_before_checkpoints_of_more_iterations(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    named = write_checkpoint(tmp_path / "elsewhere" / "mine.pth", 1)
+    write_checkpoint(tmp_path / "iter_30.pth", 30)
+    write_checkpoint(tmp_path / "elsewhere" / "epoch_9.pth", 50)
+    write_checkpoint(tmp_path / "best_epoch_70.pth", 70)
+    pointer = tmp_path / "last_checkpoint"
+    assert newest_whole_checkpoint(tmp_path) == tmp_path / "iter_30.pth"
+    pointer.write_text(f"{named}\n")
+    assert newest_whole_checkpoint(str(tmp_path)) == named
+    cut(named)  # then those beside it count, too
+    assert newest_whole_checkpoint(tmp_path) == tmp_path / "elsewhere" / "epoch_9.pth"
+    pointer.write_text("s3://bucket/epoch_3.pth")
+    assert str(newest_whole_checkpoint(tmp_path)).startswith("s3:")  # left to mmengine
+
+
+def test_the_last_of_equal_iterations_is_taken(tmp_path: Path) -> None:
+    first, second = (write_checkpoint(tmp_path / f"epoch_{k}.pth", 5) for k in (3, 2))
+    os.utime(first, ns=(10**18, 10**18))
+    os.utime(second, ns=(10**18 + 1, 10**18 + 1))
+    assert newest_whole_checkpoint(tmp_path) == second
+    os.utime(second, ns=(10**18, 10**18))
+    assert newest_whole_checkpoint(tmp_path) == first
+
+
+def test_what_is_damaged_is_listed(tmp_path: Path) -> None:
+    for k in range(1, 8):
+        cut(write_checkpoint(tmp_path / f"epoch_{k}.pth", k))
+    (tmp_path / "last_checkpoint").write_text(str(tmp_path / "gone.pth"))
+    with pytest.raises(ValueError, match=r"has no whole checkpoint to resume from") as caught:
+        newest_whole_checkpoint(tmp_path)
+    text = str(caught.value)
+    assert f"{tmp_path / 'gone.pth'} (missing), " in text
+    assert text.count("(not whole)") == 4  # five in all
+    assert _damage(tmp_path / "gone.pth") == "missing"
+    (tmp_path / "folder.pth").mkdir()
+    assert _damage(tmp_path / "folder.pth") == "missing"
+    whole = write_checkpoint(tmp_path / "iter_1.pth", 1)
+    assert _damage(whole) is None
+    data = whole.read_bytes()
+    at = data.find(torch.ones(3).numpy().tobytes())
+    whole.write_bytes(data[:at] + b"x" + data[at + 1 :])
+    assert "wrong checksum of" in str(_damage(whole))
+
+
+class Stub:
+    """What the hook uses of a Runner before the training."""
+
+    def __init__(self, work_dir: Path, resume: bool, load_from: str | None) -> None:
+        self.work_dir, self._resume, self._load_from = str(work_dir), resume, load_from
+        self.lines: list[str] = []
+        self.logger, self.info = self, self.lines.append
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("named", [None, "mine.pth"])
+def test_only_a_resumed_run_without_a_file_looks_for_one(tmp_path: Path, resume: bool, named: Any) -> None:
+    hook = WholeCheckpointHook()
+    empty = Stub(tmp_path, resume, named)
+    hook.before_run(empty)
+    assert empty._load_from == named
+    path = write_checkpoint(tmp_path / "epoch_1.pth", 1)
+    runner = Stub(tmp_path, resume, named)
+    hook.before_run(runner)
+    looked = resume and named is None
+    assert runner._load_from == (str(path) if looked else named)
+    assert runner.lines == ([f"Resuming from {path}."] if looked else [])
+    cut(path)
+    if looked:
+        with pytest.raises(ValueError, match="has no whole checkpoint"):
+            hook.before_run(Stub(tmp_path, resume, named))
+
+
+@pytest.mark.parametrize(
+    ("settings", "ours"),
+    [
+        ({}, True),
+        ({"out_dir": "local"}, True),
+        ({"out_dir": "remote://folder"}, False),
+        ({"backend_args": {"backend": "local"}}, False),
+    ],
+)
+def test_local_checkpoints_alone_are_written_by_us(
+    tmp_path: Path, settings: dict[str, Any], ours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    if settings.get("out_dir") == "local":
+        settings = {"out_dir": str(tmp_path)}
+    seen: list[Any] = []
+
+    def prepare(self: Any, runner: Any) -> None:
+        seen.append(self.backend_args)
+        self.out_dir = str(folder)  # mmengine puts the name of the work directory below
+
+    monkeypatch.setattr(CheckpointHook, "before_train", prepare)
+    folder.mkdir()
+    for name in ("epoch_1.pth.x.tmp", "epoch_1.pth", "other.tmp"):
+        (folder / name).touch()
+    WholeCheckpointHook(**settings).before_train(Stub(folder, False, None))
+    assert (seen == [{"backend": BACKEND}]) == ours
+    left = {path.name for path in folder.iterdir()}
+    assert left == {"epoch_1.pth", "other.tmp"} | (set() if ours else {"epoch_1.pth.x.tmp"})
+
+
+def test_removals_wait_for_the_writing_that_is_under_way(tmp_path: Path) -> None:
+    backend = _WholeFiles()
+    paths = [tmp_path / f"{k}.pth" for k in range(4)]
+    for path in paths:
+        path.write_bytes(b"old")
+    backend.remove(paths[0])
+    assert not paths[0].exists()
+    with _removing_afterwards(backend):
+        backend.remove(paths[1])
+        backend.remove(str(paths[2]))
+        assert paths[1].exists()
+        backend.put(b"new", paths[2])  # written again: it stays
+        paths[3].unlink()
+        backend.remove(paths[3])
+        backend.remove(tmp_path / "none.pth")
+    assert [path.exists() for path in paths] == [False, False, True, False]
+    assert paths[2].read_bytes() == b"new"
+    with suppress(OSError), _removing_afterwards(backend):
+        backend.remove(paths[2])
+        raise OSError("full")
+    assert paths[2].exists()
+    backend.remove(paths[2])  # at once again
+    assert not paths[2].exists()
+    with _removing_afterwards(object()):  # another backend
+        pass

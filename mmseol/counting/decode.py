@@ -121,8 +121,8 @@ def is_whole(path: str | Path) -> bool:
         return b"IEND" in file.read()
 
 
-def image_size(path: str | Path, backend_args: dict[str, Any] | None = None) -> tuple[int, int] | None:
-    """Return height and width of an image as the hosts decode it, from its header alone.
+def image_size(path: str | Path) -> tuple[int, int] | None:
+    """Return height and width of a local image as the hosts decode it, from its header alone.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -130,10 +130,6 @@ def image_size(path: str | Path, backend_args: dict[str, Any] | None = None) -> 
     ...     Image.new("RGB", (48, 32)).save(f"{folder}/a.png")
     ...     image_size(f"{folder}/a.png")
     (32, 48)
-
-    Args:
-        backend_args: Settings of mmengine's file backend; ``None`` opens a local file without reading all
-            of it.
 
     Returns:
         H and W, or ``None`` if Pillow does not know the format.
@@ -143,14 +139,10 @@ def image_size(path: str | Path, backend_args: dict[str, Any] | None = None) -> 
     """
     from PIL import Image, UnidentifiedImageError
 
-    path = str(path)
-    content: Any = path
-    if backend_args or "://" in path:
-        content = io.BytesIO(fileio.get(path, backend_args=backend_args))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(content) as image:
+            with Image.open(path) as image:
                 size = image.height, image.width
                 # OpenCV turns photographs upright; the tag 274 says by how much.
                 turned = "exif" in image.info and image.getexif().get(274, 1) > 4

@@ -200,12 +200,13 @@ def _refuse_download(dataset: Any) -> None:
 
 
 def leaf_datasets(dataset: Any) -> Iterator[Any]:
-    """Yield the innermost data sets of nested wrappers."""
+    """Yield the innermost data sets of nested wrappers; one that is built already has none inside."""
     if isinstance(dataset, (list, tuple)):
         for item in dataset:
             yield from leaf_datasets(item)
     elif dataset:
-        inner = [dataset[key] for key in ("dataset", "datasets") if key in dataset]
+        keys = ("dataset", "datasets") if isinstance(dataset, dict) else ()
+        inner = [dataset[key] for key in keys if key in dataset]
         yield from leaf_datasets(inner) if inner else [dataset]
 
 

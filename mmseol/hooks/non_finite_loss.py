@@ -69,7 +69,8 @@ class NonFiniteLossHook(Hook):
             }
             if losses:
                 self._pending.append((runner.iter + 1, list(losses), list(losses.values())))
-        if self.every_n_inner_iters(batch_idx, self.interval or 10):  # as LoggerHook counts
+        assert self.interval is not None
+        if self.every_n_inner_iters(batch_idx, self.interval):  # as LoggerHook counts
             self._check()
 
     def after_train_epoch(self, runner: Any) -> None:

@@ -141,8 +141,7 @@ class StopSignalHook(Hook):
         raise SystemExit(128 + number)
 
     def after_train(self, runner: Any) -> None:
-        """Restore the handlers, and remove checkpoints of earlier stops."""
-        self._restore()
+        """Remove checkpoints of earlier stops; the handlers are restored after the loop."""
         if is_main_process():
             _remove_older(runner.work_dir)
 

@@ -76,8 +76,7 @@ def stored_counts(model: nn.Module, loss: nn.Module | None) -> IntArray | None:
     >>> stored_counts(nn.ModuleDict({"loss": OutlyingMSELoss(class_counts=[9, 1])}), None)
     array([9, 1])
     """
-    parts = ([] if loss is None else [loss]) + list(model.modules())
-    for part in parts:
+    for part in (loss, *model.modules()):
         counts = getattr(part, "class_counts", None)
         if isinstance(counts, torch.Tensor) and counts.any():
             return counts.cpu().numpy()

@@ -118,7 +118,7 @@ register_backend(BACKEND, _WholeFiles, force=True)
 @contextmanager
 def _removing_afterwards(backend: Any) -> Iterator[None]:
     """Postpone the backend's removals until the block ends, and drop them if it raises."""
-    if not isinstance(backend, _WholeFiles) or backend.postponed is not None:
+    if not isinstance(backend, _WholeFiles):
         yield
         return
     postponed: list[str] = []

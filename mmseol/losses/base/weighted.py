@@ -8,7 +8,7 @@ from typing import Any, get_args
 import numpy as np
 from torch import Tensor
 
-from mmseol.counting.counts import CLASS_WEIGHTS, class_weights, effective_number_weights, load_weights
+from mmseol.counting.counts import CLASS_WEIGHTS, class_weights, load_weights
 from mmseol.losses.base.class_loss import ClassLoss, Normalize, Reduction
 from mmseol.losses.base.counted import to_numpy
 from mmseol.utils.checks import choice, number
@@ -58,8 +58,7 @@ class WeightedClassLoss(ClassLoss):
         loss_name: str | None = None,
         sync_avg_factor: bool = False,
     ) -> None:
-        effective_number_weights([2, 1], beta)  # refuses a beta out of range
-        self.beta = beta
+        self.beta = number("beta", beta, at_least=0, below=1)
         self.normalize = choice("normalize", normalize, get_args(Normalize))
         self._weight_name: str | float | None = None
         self._given_weight: np.ndarray | None = None

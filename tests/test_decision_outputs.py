@@ -1,0 +1,336 @@
+"""What is read from the predictions of the hosts, and what a family of decisions and its tallies refuse."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmengine.structures import PixelData
+from mmpretrain.structures import DataSample
+from mmseg.structures import SegDataSample
+from torch import nn
+
+from mmseol.classifiers.checkpoints import adjust_checkpoint
+from mmseol.classifiers.decisions import (
+    DecisionTallies,
+    ElementSample,
+    Family,
+    OutputReader,
+    Winners,
+    estimated_weights,
+    make_family,
+    select,
+)
+from mmseol.hooks.tuned_decision import DecisionPass, ignored_label, loss_of_classifier, stored_counts
+from mmseol.losses import OneHotMSELoss, OutlyingMSELoss
+
+COUNTS = [700, 200, 90, 10]
+
+
+def labelled(label: Any, predicted: int = 0) -> DataSample:
+    return DataSample().set_gt_label(label).set_pred_label(predicted)
+
+
+def reader_of(outputs: torch.Tensor) -> OutputReader:
+    """Return a reader whose classifier has put out (N, K)."""
+    model = nn.ModuleDict({"fc": nn.Identity()})
+    reader = OutputReader(model, "fc")
+    model["fc"](outputs)
+    return reader
+
+
+@pytest.mark.parametrize(
+    ("samples", "other", "read"), [(4, 1, True), (4, 2, False), (3000, 3, True), (3000, 4, False)]
+)
+def test_ties_are_few(samples: int, other: int, read: bool) -> None:
+    """One sample, or one in a thousand, may have another class than the argmax."""
+    outputs = torch.eye(2)[torch.zeros(samples, dtype=torch.int64)]
+    found = [labelled(1, predicted=int(i < other)) for i in range(samples)]
+    reader = reader_of(outputs)
+    if not read:
+        with pytest.raises(ValueError, match="The head must predict the argmax of the outputs of fc"):
+            next(reader.read(found))
+        return
+    (observed,) = reader.read(found)
+    assert torch.equal(observed.outputs, outputs.T)
+    assert observed.truth.tolist() == [1] * samples
+    assert observed.plain.sum() == other
+    assert reader.kept is None
+
+
+@pytest.mark.parametrize("label", [[0, 1], None])
+def test_samples_have_one_class(label: Any) -> None:
+    sample = DataSample().set_pred_label(0) if label is None else labelled(label)
+    with pytest.raises(ValueError, match="The validation data must have one class per image"):
+        next(reader_of(torch.eye(2)[:1]).read([sample]))
+    with pytest.raises(ValueError, match="The validation data must have one class per image"):
+        next(reader_of(torch.eye(2)[:1]).read([DataSample().set_gt_label(0)]))  # nothing is predicted
+
+
+def test_outputs_are_those_of_the_batch() -> None:
+    with pytest.raises(ValueError, match=r"must be \(N, K\) for the 1 samples of a batch, got \(2, 2\)"):
+        next(reader_of(torch.eye(2)).read([labelled(0)]))
+    with pytest.raises(ValueError, match=r"for the 1 samples of a batch, got None"):
+        next(reader_of(torch.zeros(1, 2, 1, 1)).read([labelled(0)]))
+
+
+def scene(outputs: Any, truth: Any = None, **kwargs: Any) -> SegDataSample:
+    sample = SegDataSample(metainfo={"img_path": "a.png"})
+    sample.seg_logits = PixelData(data=outputs)
+    sample.pred_sem_seg = PixelData(data=outputs.argmax(0, keepdim=True))
+    if truth is not None:
+        sample.gt_sem_seg = PixelData(data=truth)
+    return sample
+
+
+def test_label_maps_are_read_pixel_by_pixel() -> None:
+    outputs, truth = torch.rand(3, 2, 4), torch.arange(8).view(1, 2, 4) % 3
+    reader = reader_of(torch.zeros(1, 3))
+    first, second = reader.read([scene(outputs, truth), scene(-outputs, truth)])
+    for observed, own in ((first, outputs), (second, -outputs)):
+        assert torch.equal(observed.outputs, own.flatten(1))
+        assert torch.equal(observed.plain, own.argmax(0).flatten())
+        assert torch.equal(observed.truth, truth.flatten())
+    for sample, message in (
+        (scene(outputs), "The validation data must have label maps, got none for a.png"),
+        (scene(outputs[:1], truth), "fc must have one output per class, got 1: a sigmoid above a threshold"),
+        (scene(outputs, truth[:, :1]), r"of the size of the predictions, \(2, 4\), got \(1, 4\) for a.png"),
+        (scene(outputs, truth[..., :3]), r"of the size of the predictions, \(2, 4\), got \(2, 3\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            next(reader.read([sample]))
+
+
+class Classifies(nn.Module):
+    """Model of one linear layer, with or without a bias, whose outputs may be bent."""
+
+    def __init__(self, bias: bool, bend: Any = None) -> None:
+        super().__init__()
+        self.fc, self.bend = nn.Linear(3, 4, bias=bias), bend
+        self.kept: Any = None
+
+    def test_step(self, batch: torch.Tensor) -> list[Any]:
+        outputs = self.fc(batch)
+        if self.bend is not None:
+            outputs = self.bend(outputs)
+        return [scene(outputs.T[..., None])]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("kind", ["multiplicative", "additive"])
+@pytest.mark.parametrize("bend", [None, torch.tanh, lambda x: x / x.norm()])
+def test_classifiers_that_carry_a_decision_are_linear(bias: bool, kind: Any, bend: Any) -> None:
+    torch.manual_seed(0)
+    model, batch = Classifies(bias, bend), torch.randn(5, 3)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    reader = OutputReader(model, "fc")
+    (sample,) = model.test_step(batch)
+    observed = SimpleNamespace(outputs=sample.seg_logits.data.flatten(1))
+    message = None
+    if kind == "additive" and not bias:
+        message = "An additive decision goes into the bias of fc, which has none"
+    elif bend is not None:
+        part = "weights" if kind == "multiplicative" else "bias"
+        message = rf"fc \(Linear\) must be linear and the last layer, and .* do not follow its {part}"
+    if message is None:
+        reader.check_linear(model, batch, kind, observed)
+    else:
+        with pytest.raises(ValueError, match=message):
+            reader.check_linear(model, batch, kind, observed)
+    with pytest.raises(ValueError, match=r"one output per class, got 4 for 3 classes|which has none"):
+        reader.check_linear(model, batch, kind, SimpleNamespace(outputs=observed.outputs[:3]))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+# ------------------------------------------------------------------ families
+
+
+@pytest.mark.parametrize("strengths", [[], [[0.0]], [0.0, 0.0], [1.0, 0.0], [0.0, float("inf")]])
+def test_strengths_ascend(strengths: Any) -> None:
+    with pytest.raises(ValueError, match="`strengths` must be finite numbers that ascend, got"):
+        Family("a", "additive", np.zeros(2), np.zeros(2), strengths)
+
+
+def test_the_strengths_of_each_family() -> None:
+    for name, low, high, number in (("prior", 0, 1.9, 20), ("counts", 0, 1.9, 20), ("targets", -1, 1, 21)):
+        family = make_family(name, "additive", COUNTS)
+        np.testing.assert_allclose(family.strengths, np.linspace(low, high, number))
+    family = make_family("prior", "additive", COUNTS, None, [1, 0, 1.0])
+    assert family.strengths.tolist() == [0, 1]
+    assert family.candidates().mean(1) == pytest.approx([0, 0])
+
+
+def test_weights_of_classes_are_accounted_for_once() -> None:
+    for weight in (None, "median_frequency", {"a": 1}, [1.0, 2.0]):  # names, and lists of other classes
+        kind, logs = estimated_weights(SimpleNamespace(class_loss=1, class_weight=weight), COUNTS)
+        assert (kind, logs.tolist()) == ("additive", [0] * 4)
+    kind, logs = estimated_weights(SimpleNamespace(class_loss=1, class_weight=[1.0, 2.0, 4.0, 0.0]), COUNTS)
+    np.testing.assert_allclose(logs[:3], np.log([1, 2, 4]))
+    assert np.isfinite(logs).all()
+    for name, known in (("SeesawLoss", True), ("LabelSmoothLoss", True), ("BCELoss", False)):
+        loss = type(name, (nn.Module,), {})()
+        if known:
+            assert estimated_weights(loss, COUNTS)[0] == "additive"
+        else:
+            with pytest.raises(ValueError, match="`--kind` must be given for outputs trained with BCELoss"):
+                estimated_weights(loss, COUNTS)
+
+
+# ------------------------------------------------------------------ tallies and their selection
+
+
+@pytest.mark.parametrize(
+    ("made", "defaults"),
+    [
+        (DecisionTallies, dict(folds=5, replicates=200, blocks=True, ignore_index=255, seed=0)),
+        (DecisionPass, dict(folds=5, replicates=200, blocks=True, sample=False)),
+        (ElementSample, dict(budget=2 * 10**6, seed=0)),
+        (adjust_checkpoint, dict(classifier=None, counts=None, keep_bias=False, unsafe_load=False)),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_defaults(made: Any, defaults: dict[str, Any]) -> None:
+    parameters = inspect.signature(made).parameters
+    assert {name: parameters[name].default for name in defaults} == defaults
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(folds=1), "`folds` must be a whole number of at least 2, got 1"),
+        (dict(folds=2, replicates=0), "`replicates` must be a whole number of at least 1, got 0"),
+        (dict(folds=4), "`--folds` must be at most the number of validation images, got 4 for 3"),
+    ],
+)
+def test_folds_and_replicates(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DecisionTallies(2, 1, images=3, **settings)
+    DecisionTallies(2, 1, images=3, folds=3, replicates=1)
+
+
+def constant(labels: list[int]) -> list[Winners]:
+    return [Winners.of_labels(torch.tensor([labels]))]
+
+
+def test_a_default_is_taken_where_it_is_better_than_the_plain_decision() -> None:
+    """Two images of four elements; the plain decision has 2, 3 or 4 right, the others 3 and 3."""
+    truth = torch.tensor([0, 0, 1, 1])
+    three, other_three = [0, 0, 1, 0], [0, 1, 1, 1]
+    for plain, chosen in (([0, 1, 1, 0], 2), ([1, 0, 1, 1], 0), ([0, 0, 1, 1], 0)):
+        tallies = DecisionTallies(2, 3, images=2, folds=2, replicates=5)
+        for image in range(2):
+            found = [*constant(three), *constant(other_three)]
+            tallies.add(image, truth, torch.tensor(plain), found)
+        tallies.add(2, truth, torch.tensor(plain), [])  # past the last image
+        assert tallies.seen == 2
+        selection = select(tallies, "accuracy", default=2)
+        assert (selection.tuned, selection.chosen, selection.default) == (1, chosen, 2)
+        assert selection.out_of_fold == pytest.approx(75)
+        below = select(tallies, "accuracy", floor={"accuracy": 74}, default=2)
+        assert below.chosen == chosen
+    with pytest.raises(ValueError, match="`tallies` must be of the plain and at least one other decision"):
+        select(DecisionTallies(2, 1, images=2, folds=2, replicates=5), "accuracy")
+
+
+def test_a_plain_decision_below_the_floor_is_not_taken() -> None:
+    truth = torch.tensor([0, 0, 0, 1])
+    tallies = DecisionTallies(2, 2, images=2, folds=2, replicates=5)
+    for image in range(2):
+        tallies.add(image, truth, torch.tensor([0, 0, 1, 1]), constant([0, 0, 0, 0]))
+    for floor, chosen in (({}, 0), ({"macro_f1": 50}, 0), ({"accuracy": 75.0}, 0)):
+        assert select(tallies, "balanced_accuracy", floor).chosen == chosen
+    worse = DecisionTallies(2, 2, images=2, folds=2, replicates=5)
+    for image in range(2):
+        worse.add(image, truth, torch.tensor([0, 1, 1, 1]), constant([0, 0, 0, 0]))
+    assert select(worse, "balanced_accuracy").chosen == 0
+    assert select(worse, "balanced_accuracy", {"accuracy": 75.0}).chosen == 1
+
+
+def test_a_selection_as_plain_data() -> None:
+    tallies = DecisionTallies(2, 2, images=2, folds=2, replicates=5)
+    for image in range(2):
+        tallies.add(image, torch.tensor([0, 1]), torch.tensor([0, 1]), constant([0, 0]))
+    made = select(tallies, "accuracy").to_dict()
+    assert made["scores"] == [100, 50]
+    assert (made["chosen"], made["tuned"], made["by_fold"]) == (0, 1, [1, 1])
+    assert (made["gain"], made["gain_interval"]) == (-50, (-50, -50))
+    assert np.shape(made["intervals"]) == (2, 2)
+
+
+# ------------------------------------------------------------------ parts of a model
+
+
+@pytest.mark.parametrize(("label", "expected"), [(3, 3), (None, 255), (True, 255), (0, 0), ("3", 255)])
+def test_the_ignored_label_is_the_heads(label: Any, expected: int) -> None:
+    model = nn.ModuleDict({"head": nn.ModuleDict({"fc": nn.Linear(2, 3)})})
+    model["head"].ignore_index = label
+    assert ignored_label(model, "head.fc") == expected
+
+
+def test_counts_are_those_of_the_classifiers_loss_first() -> None:
+    own, other = OutlyingMSELoss(class_counts=[9, 1]), OutlyingMSELoss(class_counts=[5, 5])
+    model = nn.ModuleDict({"a": other, "b": own})
+    assert stored_counts(model, own).tolist() == [9, 1]
+    assert stored_counts(model, None).tolist() == [5, 5]
+    assert stored_counts(model, OneHotMSELoss()).tolist() == [5, 5]
+    empty = OutlyingMSELoss()
+    empty.allocate_class_counts(2)  # zeros, until they are counted
+    assert stored_counts(nn.ModuleDict({"a": empty}), empty) is None
+
+
+@pytest.mark.parametrize("attribute", ["loss_decode", "loss_module", "loss", "losses"])
+def test_the_loss_of_a_head_by_every_name(attribute: str) -> None:
+    loss, later = OneHotMSELoss(), OutlyingMSELoss()
+    head = nn.ModuleDict({"layers": nn.ModuleDict({"fc": nn.Linear(2, 3)}), attribute: loss})
+    model = nn.ModuleDict({"head": head})
+    assert loss_of_classifier(model, "head.layers.fc") is loss
+    head[attribute] = nn.ModuleList([loss, later])
+    assert loss_of_classifier(model, "head.layers.fc") is loss
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("method", ["tau_norm", "logit_adjustment"])
+def test_the_bias_of_an_adjusted_classifier(tmp_path: Path, method: Any, keep: bool) -> None:
+    state = {"head.fc.weight": torch.ones(2, 4), "head.fc.bias": torch.tensor([1.0, 2.0])}
+    torch.save({"meta": {"epoch": 3}, "state_dict": state}, tmp_path / "a.pth")
+    adjust_checkpoint(tmp_path / "a.pth", tmp_path / "b.pth", method, 1.0, counts=[9, 1], keep_bias=keep)
+    new = torch.load(tmp_path / "b.pth", weights_only=True)
+    expected = {"method": method, "tau": 1.0, "classifier": "head.fc"}
+    assert new["meta"] == {"epoch": 3, "adjusted_classifier": expected}
+    bias = torch.tensor([1.0, 2.0])
+    if method == "logit_adjustment":
+        bias = bias - torch.tensor([0.9, 0.1]).log()
+    elif not keep:
+        bias = torch.zeros(2)
+    torch.testing.assert_close(new["state_dict"]["head.fc.bias"], bias)
+    with pytest.raises(FileExistsError, match="`out` must be a new file"):
+        adjust_checkpoint(tmp_path / "a.pth", tmp_path / "b.pth", method, 1.0, counts=[9, 1])
+    with pytest.raises(ValueError, match="`counts` must have one entry per class, got 3 for the 2 classes"):
+        adjust_checkpoint(tmp_path / "a.pth", tmp_path / "c.pth", method, 1.0, counts=[9, 1, 1])
+    torch.save({"weights": state}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="`source` must be a checkpoint with a 'state_dict'"):
+        adjust_checkpoint(tmp_path / "other.pth", tmp_path / "c.pth", method, 1.0)
+
+
+def test_folds_are_blocks_of_neighbours_or_drawn() -> None:
+    made = [
+        DecisionTallies(2, 1, images=60, folds=3, replicates=1, blocks=blocks) for blocks in (True, False)
+    ]
+    blocks, drawn = ([tallies.fold_of(i) for i in range(60)] for tallies in made)
+    assert blocks == sorted(blocks) == [i // 20 for i in range(60)]
+    assert drawn != sorted(drawn)
+    assert set(drawn) == {0, 1, 2}
+
+
+def test_outputs_are_kept_without_their_graph() -> None:
+    model = nn.ModuleDict({"fc": nn.Linear(2, 3)})
+    reader = OutputReader(model, "fc")
+    model["fc"](torch.ones(1, 2))
+    assert reader.kept is not None
+    assert not reader.kept.requires_grad
