@@ -15,8 +15,8 @@ from mmengine.config import Config
 from scipy import stats
 
 from mmseol.__main__ import COMMANDS, main
-from mmseol.analysis.evidence import Comparison, RecordedRun
-from mmseol.analysis.paired import SeedInterval
+from mmseol.analysis.records.evidence import Comparison, RecordedRun
+from mmseol.analysis.statistics.paired import SeedInterval
 from mmseol.counting import count_dataset
 from mmseol.counting.counts import ClassCounts
 from mmseol.counting.skew import batches_without

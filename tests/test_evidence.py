@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mmseol.analysis.records.evidence import compare, evidence, read_records, recorded_runs
 from mmseol.analysis.records import evidence as module
+from mmseol.analysis.records.evidence import compare, evidence, read_records, recorded_runs
 from mmseol.experiment import LOSSES
 from mmseol.experiment.config_files import find_config
 
