@@ -57,7 +57,7 @@ def drawn_without(sampler: Any, contains: np.ndarray, batch: int, epochs: int) -
     return np.concatenate(batches).mean(0)
 
 
-def test_samplers_by_class_give_the_batches_that_are_expected(tmp_path):
+def test_samplers_by_class_give_the_batches_that_are_expected(tmp_path, mmseg_scope):
     dataset = LabelDataset(LABELS)
     counts = count_dataset(dataset, 4)
     cfg = Config(dict(train_dataloader=dict(batch_size=5, sampler=dict(type="mmseol.ClassAwareSampler"))))
