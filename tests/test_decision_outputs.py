@@ -93,7 +93,7 @@ def test_label_maps_are_read_pixel_by_pixel() -> None:
     reader = reader_of(torch.zeros(1, 3))
     first, second = reader.read([scene(outputs, truth), scene(-outputs, truth)])
     for observed, own in ((first, outputs), (second, -outputs)):
-        assert torch.equal(observed.outputs, own.flatten(1))
+        assert torch.equal(observed.outputs, own)
         assert torch.equal(observed.plain, own.argmax(0).flatten())
         assert torch.equal(observed.truth, truth.flatten())
     for sample, message in (
@@ -130,7 +130,7 @@ def test_classifiers_that_carry_a_decision_are_linear(bias: bool, kind: Any, ben
     before = {name: value.clone() for name, value in model.state_dict().items()}
     reader = OutputReader(model, "fc")
     (sample,) = model.test_step(batch)
-    observed = SimpleNamespace(outputs=sample.seg_logits.data.flatten(1))
+    observed = SimpleNamespace(outputs=sample.seg_logits.data)
     message = None
     if kind == "additive" and not bias:
         message = "An additive decision goes into the bias of fc, which has none"
