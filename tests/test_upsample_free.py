@@ -307,7 +307,7 @@ def test_layers_of_synchronized_norms() -> None:
             assert set(upsample_free(model).values()) == {None}
         losses = model.loss(torch.randn(2, 3, 64, 64).double(), samples())
         model.parse_losses(losses)[0].backward()
-        results.append(({key: v.detach() for key, v in losses.items()}, gradients(model)))
+        results.append(({key: v.detach().mean() for key, v in losses.items()}, gradients(model)))
     torch.testing.assert_close(results[1], results[0])
 
 
@@ -332,7 +332,7 @@ def distributed_steps(rank: int, free: bool) -> tuple[list[dict[str, float]], di
 
 def test_two_processes() -> None:
     expected, got = (run_ranks(distributed_steps, free) for free in (False, True))
-    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-7)  # the accuracy is float32
     assert got[0][0] != got[1][0]
     torch.testing.assert_close(got[0][1], got[1][1])
 
