@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import warnings
 from typing import Any
 
 import pytest
 import torch
 from helpers.batches import IGNORE, batch
+from helpers.triton_interpreter import CUDA, INTERPRETED, kernel, run_in_interpreter, starts_interpreter
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,31 +18,13 @@ from mmseol.losses.base import tiled
 from mmseol.losses.ops import softmax
 from mmseol.registry import MODELS
 
-triton = pytest.importorskip("triton")
-CUDA = torch.cuda.is_available()
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-OLD = int(triton.__version__.split(".")[0]) < 3
 K = 5
 FAMILY = ["ce", "weighted_ce_median_frequency", "balanced_softmax", "logit_adjusted", "vs", "focal", "ldam"]
 
-kernel = pytest.mark.skipif(not (CUDA or INTERPRETED), reason="runs in the interpreter's process")
 
-
-@pytest.mark.skipif(CUDA or INTERPRETED, reason="the kernels' tests run in this process")
+@starts_interpreter
 def test_in_the_interpreter():
-    if OLD:
-        pytest.skip(
-            f"the interpreter of Triton {triton.__version__} knows no CPU tensors, only 3 and later do"
-        )
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", __file__],
-        env=os.environ | {"TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "passed" in run.stdout
+    run_in_interpreter(__file__)
 
 
 @pytest.fixture

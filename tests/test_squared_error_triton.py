@@ -1,39 +1,17 @@
 """The Triton kernels against the PyTorch path: on a GPU, or in Triton's interpreter in an own process."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from helpers.batches import IGNORE, batch
+from helpers.triton_interpreter import CUDA, kernel, run_in_interpreter, starts_interpreter
 
 from mmseol.losses.ops import squared_error, squared_error_upsampled
 from mmseol.losses.ops.inputs import Labels
 
-triton = pytest.importorskip("triton")
-CUDA = torch.cuda.is_available()
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-OLD = int(triton.__version__.split(".")[0]) < 3
 
-kernel = pytest.mark.skipif(not (CUDA or INTERPRETED), reason="runs in the interpreter's process")
-
-
-@pytest.mark.skipif(CUDA or INTERPRETED, reason="the kernels' tests run in this process")
+@starts_interpreter
 def test_in_the_interpreter():
-    if OLD:
-        pytest.skip(
-            f"the interpreter of Triton {triton.__version__} knows no CPU tensors, only 3 and later do"
-        )
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", __file__],
-        env=os.environ | {"TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "passed" in run.stdout
+    run_in_interpreter(__file__)
 
 
 def arguments(shape, small=None, dtype=torch.float64, ignored=0.3, weight=None):

@@ -67,9 +67,8 @@ class CoveringTests:
     def of(self, path: str, line: int, scope: tuple[int, int]) -> list[str]:
         """Return the tests that run a line, the shortest first.
 
-        Those of a line that runs at import are the tests of defaults, which read signatures and call nothing,
-        and the tests of its function; of a function that no test runs in its own process they are those of
-        the file.
+        A line may run at import alone, as a default does. Its tests are those of its function and those with
+        "default" in their name. If no test runs the function, they are the tests of the file.
 
         Args:
             path: File, from the root.
