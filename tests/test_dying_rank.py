@@ -62,7 +62,9 @@ def test_the_other_rank_ends_and_the_run_can_be_resumed(tmp_path: Path) -> None:
         steps = {iteration // epoch for epoch, iteration in saved.items()}
         assert steps == {iteration / epoch for epoch, iteration in saved.items()}
         assert len(steps) == 1
-        assert newest_whole_checkpoint(tmp_path) == tmp_path / f"epoch_{max(saved)}.pth"
+        # a process that is killed while it saves may leave a file that ``last_checkpoint`` does not name yet
+        newest = newest_whole_checkpoint(tmp_path)
+        assert newest in (tmp_path / f"epoch_{max(saved) - late}.pth" for late in range(2))
         assert done < max(saved)
         done, epochs = max(saved), max(saved) + 2
     logs = [path.read_text() for path in tmp_path.glob("*/*.log")]
