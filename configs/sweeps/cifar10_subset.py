@@ -42,13 +42,15 @@ options = [
     "model.backbone.depth=18",
     "model.backbone.stem_channels=32",
     "model.backbone.base_channels=32",
-    "model.head.in_channels=256",
     "train_dataloader.batch_size=64",
     "train_dataloader.dataset.dataset.dataset.per_class=50",
     "val_dataloader.dataset.dataset.per_class=50",
     "train_cfg.val_interval=2",
 ]
-options_of = {"cdb_ce": ["train_cfg.val_interval=1"]}
+options_of = {loss: ["model.head.in_channels=256"] for loss in losses}
+for loss in ("ldam", "elm"):  # their cosine classifier holds the head
+    options_of[loss] = ["model.head.head.in_channels=256"]
+options_of["cdb_ce"].append("train_cfg.val_interval=1")
 
 tune = {"lr": [1e-4, 3e-4, 1e-3, 3e-3], "wd": [0.0, 5e-4]}
 tune_losses = {"outlying_mse": {"alpha": [1.0, 5.0]}}
