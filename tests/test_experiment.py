@@ -265,6 +265,22 @@ def test_options_with_an_unknown_first_key_are_warned_of():
             set_options(cfg, [wrong])
 
 
+def test_options_reach_a_head_that_a_loss_of_cosines_holds():
+    cfg = Config(dict(model=dict(head=dict(type="LinearClsHead", in_channels=512, loss=dict(type="A")))))
+    options = ["model.head.in_channels=256", "model.head.loss.scale=20.0", "model.head.classifier=fc"]
+    experiment.set_loss(cfg, "ldam")
+    set_options(cfg, [*options, "model.head.head.num_classes=7", "model.neck=3"])
+    head = cfg.model.head
+    assert (head.type, head.classifier, cfg.model.neck) == ("mmseol.CosineClassifierHead", "fc", 3)
+    assert head.keys() == {"type", "classifier", "head"}
+    assert (head.head.in_channels, head.head.num_classes, head.head.loss.scale) == (256, 7, 20.0)
+    heads = [dict(type="FCNHead", num_classes=2, loss_decode=dict(type="A")) for _ in range(2)]
+    cfg = Config(dict(model=dict(decode_head=dict(heads[0]), auxiliary_head=heads)))
+    experiment.set_loss(cfg, "ldam")
+    set_options(cfg, ["model.auxiliary_head.1.channels=64"])
+    assert [head.head.get("channels") for head in cfg.model.auxiliary_head] == [None, 64]
+
+
 def test_a_model_that_needs_mmdet_is_refused_without_it(monkeypatch):
     cfg = Config(dict(model=dict(type="EncoderDecoder", decode_head=dict(type="Mask2FormerHead"))))
     monkeypatch.setattr("mmseol.experiment.config_files.find_spec", lambda name: None)

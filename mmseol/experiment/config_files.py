@@ -17,7 +17,7 @@ from typing import Any
 from mmengine.config import Config
 
 import mmseol
-from mmseol.experiment.loss import parse_options
+from mmseol.experiment.loss import inside_head, parse_options
 
 __all__ = [
     "check_bases",
@@ -237,6 +237,8 @@ def types_in(node: Any) -> Iterator[str]:
 def set_options(cfg: Config, items: Iterable[str]) -> None:
     """Change single settings: ``key.key=value``; warn of a first key that nothing reads.
 
+    Settings of a head that ``--loss`` put into a ``mmseol.CosineClassifierHead`` reach the head.
+
     >>> cfg = Config(dict(model=dict(depth=18)))
     >>> set_options(cfg, ["model.depth=34"])
     >>> cfg.model.depth
@@ -256,7 +258,7 @@ def set_options(cfg: Config, items: Iterable[str]) -> None:
                     f"`--cfg-options` {root}: the config has no such key.{_nearest(root, known)}",
                     stacklevel=2,
                 )
-        cfg.merge_from_dict(options)
+        cfg.merge_from_dict({inside_head(cfg, key): value for key, value in options.items()})
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"`--cfg-options`: {error}") from error
 

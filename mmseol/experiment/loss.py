@@ -233,6 +233,21 @@ def _set_head_loss(head: Any, key: str, loss: dict[str, Any]) -> None:
         head[key] = _in_place_of(old[0] if isinstance(old, (list, tuple)) else old, loss)
 
 
+def inside_head(cfg: Config, key: str) -> str:
+    """Return the key that a setting of a head has where a ``mmseol.CosineClassifierHead`` holds the head.
+
+    >>> head = dict(type="mmseol.CosineClassifierHead", head=dict(type="LinearClsHead", in_channels=512))
+    >>> cfg = Config(dict(model=dict(head=head)))
+    >>> inside_head(cfg, "model.head.in_channels"), inside_head(cfg, "model.head.classifier")
+    ('model.head.head.in_channels', 'model.head.classifier')
+    """
+    for name, head, _ in named_heads(cfg.get("model") or {}):
+        before, own = f"model.{name}.", key.removeprefix(f"model.{name}.")
+        if own != key and _inside_cosine_head(head) is not head:
+            return key if own.partition(".")[0] in ("type", "head", "classifier") else f"{before}head.{own}"
+    return key
+
+
 def _inside_cosine_head(head: Any) -> Any:
     return head["head"] if _bare_type(head) == _COSINE_HEAD else head
 
