@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmseol.losses.ops.softmax import SoftmaxVisitor, sums_are_exact, tile_softmax
-from mmseol.losses.ops.tiles import RANGE, LabelGrid, Tile, dense_axis
+from mmseol.losses.ops.axis_blocks import dense_axis
+from mmseol.losses.ops.softmax import LN_2, SoftmaxVisitor, sums_are_exact, tile_softmax
+from mmseol.losses.ops.tiles import RANGE, LabelGrid, Tile
 
 __all__ = ["ClassPlanes", "ProbabilityPlanes"]
 
@@ -117,8 +118,9 @@ class _LogSum(SoftmaxVisitor):
         if tile.upsample is None:
             out.copy_(tile.outputs[0].logsumexp(0))
         else:
-            total = tile.outputs.exp_().sum(1)
-            out.copy_((total.log() if sums_are_exact(total) else tile.upsample().logsumexp(1)).T)
+            total = tile.outputs.exp2_().sum(1)
+            exact = sums_are_exact(total)
+            out.copy_((total.log() if exact else tile.upsample().mul_(LN_2).logsumexp(1)).T)
         return tile.outputs.new_zeros(()), None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from mmseol.losses.ops.tiles import RANGE, LabelGrid, Tile, Visitor
 
 __all__ = [
+    "LN_2",
     "NEGLIGIBLE",
     "SoftmaxForm",
     "SoftmaxVisitor",
@@ -39,7 +41,8 @@ class SoftmaxForm(NamedTuple):
     margin: Tensor | None = None
     """Margin of each class, (K,), subtracted from the label's adjusted output."""
     margin_of: Callable[[Tensor, Tensor], Tensor] | None = None
-    """In place of ``margin``: margin of every element, of adjusted outputs, (N, K, *), and labels, (N, *)."""
+    """In place of ``margin``: margin of every element, of adjusted outputs, (N, K, *), and labels, (N, *);
+    the same if all outputs are multiplied by a positive number."""
     shift: Callable[[Tensor, Tensor], Tensor] | None = None
     """Adds to every element's adjusted outputs, (N, K, *), offsets that have no gradient, which it computes
     of them and of the labels, (N, *); returns a new tensor."""
@@ -81,6 +84,7 @@ class SoftmaxForm(NamedTuple):
         return (loss.detach() * factor).sum(dtype=torch.float64), derivative
 
 
+LOG2_E, LN_2 = math.log2(math.e), math.log(2)
 # A probability of exp(-60) adds nothing to a gradient in float32, and is far from its smallest numbers.
 NEGLIGIBLE = 60.0
 
@@ -133,22 +137,26 @@ def softmax_sums(grid: LabelGrid, form: SoftmaxForm, scale: Tensor | None) -> tu
 class SoftmaxVisitor(Visitor):
     """Visitor of adjusted outputs, less a constant at each pixel that leaves the softmax unchanged.
 
+    Those of another size than the labels are multiplied by log2(e) unless the form has a ``shift``: ``exp2``
+    takes a third of the time of ``exp`` on some CPUs.
+
     >>> visitor = SoftmaxVisitor(SoftmaxForm(offset=torch.tensor([5.0, 7.0])))
-    >>> visitor.prepare(torch.zeros(1, 2, 1)).flatten().tolist()
-    [-2.0, 0.0]
+    >>> visitor.prepare(torch.zeros(1, 2, 1)).exp2().flatten().tolist()
+    [0.1353352814912796, 1.0]
     """
 
     def __init__(self, form: SoftmaxForm | None = None) -> None:
         self.form = form or SoftmaxForm()
 
     def prepare(self, outputs: Tensor) -> Tensor:
-        """Adjust the outputs and subtract the largest of each point; the softmax stays the same."""
+        """Adjust the outputs, subtract the largest of each point, and change the unit."""
         adjusted = self.form.adjust(outputs)
         largest = adjusted.amax(1, keepdim=True)
         if adjusted.dtype == torch.float32 and (largest - adjusted.amin(1, keepdim=True) > RANGE).any():
             adjusted = self.form.adjust(outputs.double())
             largest = adjusted.amax(1, keepdim=True)
-        return adjusted.sub_(largest)
+        adjusted.sub_(largest)
+        return adjusted if self.form.shift is not None else adjusted.mul_(LOG2_E)
 
     def finish(self, gradient: Tensor) -> None:
         """Multiply the gradient by the factors of the outputs."""
@@ -167,9 +175,9 @@ def tile_softmax(tile: Tile) -> Tensor:
         outputs = tile.masked().outputs
         exponentials = (outputs - outputs.amax(1, keepdim=True)).exp_()  # half the time of `softmax`
         return exponentials.div_(exponentials.sum(1, keepdim=True))
-    exponentials = tile.outputs.exp_()
+    exponentials = tile.outputs.exp2_()
     total = exponentials.sum(1, keepdim=True)
-    return exponentials.div_(total) if sums_are_exact(total) else tile.upsample().softmax(1)
+    return exponentials.div_(total) if sums_are_exact(total) else tile.upsample().mul_(LN_2).softmax(1)
 
 
 def sums_are_exact(total: Tensor) -> bool:
@@ -207,13 +215,13 @@ class _CrossEntropy(SoftmaxVisitor):
 
     def _shifted(self, tile: Tile) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return cross entropies, exponentials and their sums of upsampled, prepared outputs."""
-        outputs = tile.outputs
-        label_output = self._subtract_margin(outputs, tile.label)
-        exponentials = outputs.exp_()
+        assert tile.upsample is not None
+        label_output = self._subtract_margin(tile.outputs, tile.label, LOG2_E)
+        exponentials = tile.outputs.exp2_()
         total = exponentials.sum(1)
-        if tile.upsample is not None and not sums_are_exact(total):
-            return self._exact(tile, tile.upsample())
-        return total.log().sub_(label_output), exponentials, total
+        if not sums_are_exact(total):
+            return self._exact(tile, tile.upsample().mul_(LN_2))
+        return total.log2().sub_(label_output).mul_(LN_2), exponentials, total
 
     def _exact(self, tile: Tile, outputs: Tensor) -> tuple[Tensor, Tensor, None]:
         """Return cross entropies and probabilities of outputs of any range."""
@@ -233,12 +241,12 @@ class _CrossEntropy(SoftmaxVisitor):
             logarithm.clamp_(min=-NEGLIGIBLE)
         return entropy, logarithm.exp_(), None
 
-    def _subtract_margin(self, outputs: Tensor, label: Tensor) -> Tensor:
-        """Subtract the margins from the labels' outputs in place, and return these outputs."""
+    def _subtract_margin(self, outputs: Tensor, label: Tensor, unit: float = 1.0) -> Tensor:
+        """Subtract the margins, times ``unit``, from the labels' outputs in place; return these outputs."""
         index = label.unsqueeze(1)
         label_output = outputs.gather(1, index).squeeze(1)
         margin = self.form.label_margin(outputs, label)
         if margin is not None:
-            label_output -= margin
+            label_output.sub_(margin, alpha=unit)
             outputs.scatter_(1, index, label_output.unsqueeze(1))
         return label_output

@@ -15,11 +15,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mmseol.losses.ops.axis_blocks import unread_points
 from mmseol.losses.ops.inputs import expand_weight
 from mmseol.losses.ops.softmax import SoftmaxForm
 from mmseol.losses.ops.softmax import softmax_sums as tiled_softmax_sums
 from mmseol.losses.ops.squared_error_upsampled import axis_taps
-from mmseol.losses.ops.tiles import RANGE, LabelGrid, unread_points
+from mmseol.losses.ops.tiles import RANGE, LabelGrid
 
 __all__ = ["softmax_sums"]
 

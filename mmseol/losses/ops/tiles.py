@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import partial
+from math import prod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from mmseol.losses.ops.axis_blocks import axis_blocks, unread_points
 from mmseol.losses.ops.inputs import Labels, zero_invalid
-from mmseol.losses.ops.squared_error_upsampled import axis_taps
 from mmseol.losses.ops.threads import in_threads, single_threaded
 
-__all__ = ["LabelGrid", "Tile", "Visitor", "differentiate", "tiles_of", "unread_points"]
+__all__ = ["LabelGrid", "Tile", "Visitor", "differentiate", "tiles_of"]
 
 # Elements of a tile, K times its pixels. A CPU's tile, 1 MB in float32, fits in a core's cache.
 TILE = {"cpu": 2**18, "cuda": 2**26}
@@ -259,19 +260,22 @@ class LabelGrid:
         device = small.device
         kind = device.type if device.type in TILE else "cpu"
         large_height, large_width = self.labels.target.shape[1:]
-        step = min(TILE[kind] // (classes * min(COLUMNS[kind], large_width)), large_height)
-        step = max(min(step, ROWS) if kind == "cpu" else step, 1)
         given = self.align_corners, small.dtype, device
+        all_columns = axis_blocks(width, large_width, COLUMNS[kind], *given, by_cells=True)
+        most = max(len(columns.matrix) for columns in all_columns)
+        step = min(TILE[kind] // (classes * most), large_height)
+        step = max(min(step, ROWS) if kind == "cpu" else step, 1)
         all_rows = axis_blocks(height, large_height, step, *given)
-        all_columns = axis_blocks(width, large_width, COLUMNS[kind], *given)
         projected = None
         if gradient is not None:  # in its own memory unless the tiles have another precision
             same = gradient.dtype == small.dtype
             projected = gradient.permute(2, 0, 1).zero_() if same else torch.zeros_like(small)
         # Kept buffers: to allocate one for every tile would cause page faults.
-        tile_buffer = small.new_empty(min(COLUMNS[kind], large_width) * classes * step)
+        tile_buffer = small.new_empty(most * classes * step)
         strip_buffer = small.new_empty(width * classes * step)
         gradient_buffer = small.new_empty(0 if projected is None else width * classes * step)
+        widest = max(columns.small.stop - columns.small.start for columns in all_columns)
+        projection_buffer = small.new_empty(0 if projected is None else 2 * widest * classes * step)
         for rows in all_rows:
             strip = strip_buffer[: width * classes * len(rows.matrix)].view(width * classes, -1)
             torch.mm(small[:, :, rows.small].flatten(0, 1), rows.matrix.T, out=strip)
@@ -281,7 +285,9 @@ class LabelGrid:
             weight = self._weight(n, rows.large)
             for columns in all_columns:
                 large = columns.large
-                upsample = partial(_upsample, columns.matrix, strip[columns.small], classes, tile_buffer)
+                size = len(columns.matrix), classes, len(rows.matrix)
+                tile = tile_buffer[: prod(size)].view(size)
+                upsample = partial(columns.upsample, strip[columns.small], tile)
                 value, tile_gradient = visitor(
                     Tile(
                         n,
@@ -296,7 +302,7 @@ class LabelGrid:
                 yield value
                 if projected is not None and tile_gradient is not None:
                     part = strip_gradient.view_as(strip)[columns.small]
-                    part.addmm_(columns.matrix.T, tile_gradient.flatten(1))
+                    columns.project(tile_gradient, part, projection_buffer)
             if projected is not None:
                 part = torch.mm(strip_gradient.view(width * classes, -1), rows.matrix)
                 projected[:, :, rows.small] += part.view(width, classes, -1)
@@ -304,73 +310,3 @@ class LabelGrid:
             visitor.finish(projected)
             if projected.dtype != gradient.dtype:
                 gradient.copy_(projected.permute(1, 2, 0))
-
-
-def _upsample(matrix: Tensor, strip: Tensor, classes: int, buffer: Tensor) -> Tensor:
-    """Return some columns, (C, K, R), of a strip of rows, (w, K R), in the memory of ``buffer``."""
-    out = buffer[: len(matrix) * strip.shape[1]].view(len(matrix), -1)
-    return torch.mm(matrix, strip, out=out).view(len(matrix), classes, -1)
-
-
-class Block(NamedTuple):
-    """Some neighbouring outputs of one axis of the bilinear operator."""
-
-    large: slice
-    """Which outputs."""
-    small: slice
-    """The inputs that they read."""
-    matrix: Tensor
-    """Weights of the inputs, a row for each output."""
-
-
-@lru_cache(maxsize=32)
-@torch.inference_mode(False)
-def axis_blocks(
-    small: int, large: int, step: int, align_corners: bool, dtype: torch.dtype, device: torch.device
-) -> list[Block]:
-    """Return blocks of ``step`` outputs of an axis that is resized from ``small`` to ``large``.
-
-    >>> blocks = axis_blocks(2, 4, 2, align_corners=False, dtype=torch.float32, device=torch.device("cpu"))
-    >>> blocks[0].matrix.tolist(), blocks[1].small
-    ([[1.0, 0.0], [0.75, 0.25]], slice(0, 2, None))
-    """
-    matrix = dense_axis(small, large, align_corners, dtype, device)
-    blocks = []
-    for start in range(0, large, step):
-        part = slice(start, min(start + step, large))
-        read = matrix[part].ne(0).any(0).nonzero().flatten()
-        inputs = slice(int(read[0]), int(read[-1]) + 1)
-        blocks.append(Block(part, inputs, matrix[part, inputs].contiguous()))
-    return blocks
-
-
-def unread_points(valid: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
-    """Return the mask of the small outputs that no valid pixel reads, (*, h, w).
-
-    >>> unread_points(torch.tensor([[True, False, False, False]]), (1, 2), align_corners=False)
-    tensor([[False,  True]])
-
-    Args:
-        valid: Mask of the pixels that are not ignored, (*, H, W).
-        size: h, w.
-        align_corners: As in :func:`torch.nn.functional.interpolate`.
-    """
-    rows, columns = (
-        dense_axis(small, large, align_corners, torch.float64, valid.device).ne(0).double()
-        for small, large in zip(size, valid.shape[-2:], strict=True)
-    )
-    return rows.T @ valid.double() @ columns == 0
-
-
-def dense_axis(
-    small: int, large: int, align_corners: bool, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """Return the matrix, (large, small), that resizes an axis, rounded from float64.
-
-    >>> dense_axis(2, 4, False, torch.float64, torch.device("cpu"))[1].tolist()
-    [0.75, 0.25]
-    """
-    taps = axis_taps(small, large, align_corners, torch.float64, device)
-    matrix = torch.zeros(large, small + 1, dtype=torch.float64, device=device)
-    index = torch.stack([taps.first, taps.first + 1], 1)
-    return matrix.scatter_add_(1, index, taps.weights.T.contiguous())[:, :small].to(dtype)
