@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmseol.experiment.loss import LOSSES
-from mmseol.losses import ClassLoss, CrossEntropyLoss, SeesawLoss
+from mmseol.losses import ClassLoss, CrossEntropyLoss, EnlargedMarginLoss, SeesawLoss
 from mmseol.losses.base.stateful import StatefulLoss
 from mmseol.losses.base.tiled import element_losses, fits_tiles
 from mmseol.losses.ops import tiles
@@ -246,6 +246,37 @@ def test_a_divisor_of_ones_own():
     pred, target = batch((2, 9, 16), K, outputs=(3, 4))
     loss = Constant(ignore_index=IGNORE, class_weight=[1, 2, 3, 4, 5])
     torch.testing.assert_close(tiled(loss, pred, target), materialised(loss, pred, target))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("above", [10.0, 60.0, 400.0, 1000.0])
+def test_lade_beside_an_ignored_output_far_above_all_others(above: float, dtype: torch.dtype) -> None:
+    pred, target = batch((2, 24, 24), K, outputs=(6, 6), dtype=dtype)
+    target[0, :8, :8] = IGNORE
+    for classes in (slice(None), slice(1)):
+        far = pred.detach().clone()
+        far[0, classes, 0, 0] += above
+        check("lade", far.requires_grad_(), target)
+        with tiles_of(10**6):
+            check("lade", far, target)
+
+
+def test_elm_takes_the_first_of_equally_strong_classes() -> None:
+    counts, target = [100, 10, 1], torch.tensor([[0, 0, 0], [2, 2, 1]])
+    pred = torch.tensor([[[1.0, 2.0, 0.0], [2.0, 0.5, 1.0], [2.0, 0.5, 0.0]]]).repeat(2, 1, 1).double()
+    pred.requires_grad_()
+    loss = EnlargedMarginLoss(class_counts=counts, scale=3.0)
+    rows = pred.transpose(1, 2).reshape(-1, 3)
+    expected = loss(rows, target.flatten())
+    value = loss(pred, target)
+    torch.testing.assert_close(value, expected)
+    gradients = [torch.autograd.grad(one, pred)[0] for one in (value, expected)]
+    torch.testing.assert_close(*gradients)
+    margins = 0.5 * (1 / torch.tensor(counts).double()) ** 0.25
+    strongest = torch.tensor([1, 1, 1, 1, 0, 0])  # of element 1 and 2, classes 1 and 2 tie
+    own = rows.gather(1, target.view(-1, 1))[:, 0] - margins[target.flatten()] + margins[strongest]
+    changed = rows.scatter(1, target.view(-1, 1), own.unsqueeze(1))
+    torch.testing.assert_close(value, F.cross_entropy(3 * changed, target.flatten()))
 
 
 class Noisy(ClassLoss):

@@ -110,7 +110,7 @@ class EqualizationLoss(_TailLoss):
 
     def softmax_form(self) -> SoftmaxForm:
         """Return the cross entropy over the classes that are left in."""
-        return SoftmaxForm(shift=self._left_in) if self._drops() else SoftmaxForm()
+        return SoftmaxForm(factors=self._factors, shift=self._left_in) if self._drops() else SoftmaxForm()
 
     def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """Return the cross entropy over the classes that are left in, of every element, (N, *)."""
@@ -131,6 +131,12 @@ class EqualizationLoss(_TailLoss):
         rare = torch.tensor(self._rare, device=pred.device)
         shape = (pred.shape[0], rare.numel(), *pred.shape[2:])
         return rare, torch.rand(shape, device=pred.device) < self.gamma  # half the time of `bernoulli_`
+
+    def _factors(self, exponentials: Tensor, total: Tensor, label: Tensor) -> Tensor:
+        """Return 0 at the classes that are left out and 1 elsewhere, (N, K, *)."""
+        rare, drawn = self._draw(exponentials)
+        factors = torch.ones_like(exponentials).index_copy_(1, rare, (~drawn).to(exponentials))
+        return factors.scatter_(1, label.unsqueeze(1), 1)
 
     def _left_in(self, pred: Tensor, target: Tensor) -> Tensor:
         """Return the outputs with minus infinity at the classes that are left out."""

@@ -14,12 +14,24 @@ from mmseol.counting.counts import at_least_one
 from mmseol.losses.base.class_loss import ClassLoss, Reduction, evaluate_once
 from mmseol.losses.base.tiled import grid_divisor
 from mmseol.losses.ops.inputs import by_class, zero_invalid
-from mmseol.losses.ops.softmax import NEGLIGIBLE, SoftmaxForm, look_up
-from mmseol.losses.ops.tiles import LabelGrid, Tile, Visitor
+from mmseol.losses.ops.softmax import (
+    LN_2,
+    LOG2_E,
+    NEGLIGIBLE,
+    SoftmaxForm,
+    SoftmaxVisitor,
+    look_up,
+    sums_are_exact,
+)
+from mmseol.losses.ops.tiles import RANGE, LabelGrid, Tile, Visitor
 from mmseol.registry import MODELS
 from mmseol.utils.checks import number
 
 __all__ = ["LADELoss", "lade_loss"]
+
+# Classes so far apart that their exponentials would underflow in float64, and sums so far below the highest
+# output that their reciprocals would overflow in float32.
+_FAR_APART, _FAR = 500.0, 30.0
 
 
 @MODELS.register_module()
@@ -109,10 +121,13 @@ class LADELoss(ClassLoss):
         counts, prior = grid.labels.counts().double(), self.prior.to(grid.pred.device)
         weight = prior / (counts + 1e-8)
         class_weight = None if self._class_factor is None else self._class_factor.to(weight)
-        first = _Sums(weight, class_weight)
+        log_prior = torch.log(prior + 1e-9)
+        form = SoftmaxForm(offset=log_prior, weight=class_weight)
+        highest = _highest(grid, log_prior)
+        first = _Sums(weight, class_weight) if highest is None else _SmallSums(weight, form, highest)
         totals = grid.visit(first, requires_grad=False)[0].reshape(-1, 2).sum(0)
         largest, sums = first.largest_and_sums()
-        log_sum, log_prior = _logarithm(largest, sums), torch.log(prior + 1e-9)
+        log_sum = _logarithm(largest, sums)
         second = log_sum - log_prior + np.log(1 / len(prior) + 1e-9) - counts.sum().clamp(min=1).log()
         regulariser = -totals[0] + (prior * (second + self.remine_lambda * second.square())).sum()
         regulariser = torch.where(counts.any(), regulariser, 0)
@@ -121,8 +136,10 @@ class LADELoss(ClassLoss):
         scale = 1 / divisor if grid.requires_grad else None
         slope = strength * prior * (1 + 2 * self.remine_lambda * second)
         slope = torch.where(sums > 0, slope / sums, 0)
-        form = SoftmaxForm(offset=log_prior, weight=class_weight)
-        visitor = _Gradient(form, scale, slope, strength * weight, largest)
+        visitor: Visitor = _Gradient(form, scale, slope, strength * weight, largest)
+        if highest is not None and (highest - log_prior - largest).max() < _FAR:
+            slope = slope * (highest - log_prior - largest).exp()
+            visitor = _SmallGradient(form, scale, slope, strength * weight, highest)
         entropies, gradient = grid.visit(visitor)
         return entropies.sum() / divisor + strength * regulariser, gradient
 
@@ -145,13 +162,17 @@ class _Sums(Visitor):
         self.parts: dict[int, list[tuple[Tensor, Tensor]]] = defaultdict(list)
 
     def __call__(self, tile: Tile) -> tuple[Tensor, Tensor | None]:
-        largest, sums = _tile_sums(tile)
+        own = tile.outputs.gather(1, tile.label.unsqueeze(1)).squeeze(1)
+        return self.collect(tile, own, *_tile_sums(tile)), None
+
+    def collect(self, tile: Tile, own: Tensor, largest: Tensor, sums: Tensor) -> Tensor:
+        """Keep m and s of each class, (K,), and return the sums of the labels' outputs and of the weights."""
         self.parts[tile.image].append((largest.double(), sums.double()))
-        own = torch.where(tile.valid, tile.outputs.gather(1, tile.label.unsqueeze(1)).squeeze(1), 0)
+        own = torch.where(tile.valid, own, 0)
         factor = tile.factor().double()
         if self.class_weight is not None:
             factor *= self.class_weight[tile.label]
-        return torch.stack([(own * look_up(self.weight, tile.label)).sum(), factor.sum()]), None
+        return torch.stack([(own * look_up(self.weight, tile.label)).sum(), factor.sum()])
 
     def largest_and_sums(self) -> tuple[Tensor, Tensor]:
         """Return m and s of each class, (K,), whose log-sum-exp over the valid elements is m + log s."""
@@ -201,6 +222,105 @@ class _Gradient(Visitor):
         gradient.addcmul_(exponentials, tile.valid.unsqueeze(1).to(adjusted))
         own = derivative + look_up(self.label_slope.to(adjusted), tile.label) * tile.valid
         return value, gradient.scatter_add_(1, index, own.neg_().unsqueeze(1))
+
+
+def _highest(grid: LabelGrid, log_prior: Tensor) -> Tensor | None:
+    """Return the largest of the small outputs plus log prior, (); ``None`` if they do not fit its visitors.
+
+    These are outputs at label size, and outputs of which two classes are too far apart, or infinite.
+    """
+    if grid.same_size or not grid.pred.numel():
+        return None
+    outputs = grid.pred.to(grid.dtype)
+    adjusted = outputs + by_class(log_prior, outputs)
+    largest = adjusted.amax(1)
+    return largest.max().double() if (largest - adjusted.amin(1)).max() < _FAR_APART else None
+
+
+class _Small(SoftmaxVisitor):
+    r"""Visitor of exponentials of small outputs, of which both the softmax and :math:`B_k` are made.
+
+    With :math:`c = \max_k z_k` of the adjusted outputs z of a small output, a tile has the interpolated
+    :math:`z - c`, and in one more channel :math:`c - m`, both in units of log 2; m is the highest c. So the
+    exponential of a class times that of the channel is :math:`e^{z_k - m}`.
+
+    Args:
+        form: The cross entropy.
+        highest: m, ().
+    """
+
+    def __init__(self, form: SoftmaxForm, highest: Tensor) -> None:
+        super().__init__(form)
+        self.highest = highest
+
+    def prepare(self, outputs: Tensor) -> Tensor:
+        assert self.form.offset is not None
+        adjusted = outputs.double()
+        adjusted = adjusted + by_class(self.form.offset, adjusted)
+        level = adjusted.amax(1, keepdim=True) - self.highest
+        prepared = super().prepare(outputs if level.min() > -RANGE else outputs.double())
+        return torch.cat([prepared, level.mul_(LOG2_E).to(prepared)], 1)
+
+    def natural(self, tile: Tile) -> Tile:
+        """Return the tile with its outputs, (C, K, R), before they were prepared."""
+        assert tile.upsample is not None
+        assert self.form.offset is not None
+        outputs = tile.upsample()
+        outputs = (outputs[:, :-1] + outputs[:, -1:]).mul_(LN_2).add_(self.highest.to(outputs))
+        return tile._replace(outputs=outputs - by_class(self.form.offset, outputs))
+
+
+class _SmallSums(_Small, _Sums):
+    """:class:`_Sums` of small outputs."""
+
+    def __init__(self, weight: Tensor, form: SoftmaxForm, highest: Tensor) -> None:
+        _Small.__init__(self, form, highest)
+        _Sums.__init__(self, weight, form.weight)
+
+    def __call__(self, tile: Tile) -> tuple[Tensor, Tensor | None]:
+        assert self.form.offset is not None
+        outputs, offset = tile.outputs, self.form.offset.to(tile.outputs)
+        own = outputs.gather(1, tile.label.unsqueeze(1)).squeeze(1).add_(outputs[:, -1]).mul_(LN_2)
+        own = own.add_(self.highest).sub_(look_up(offset, tile.label))
+        exponentials = outputs.exp2_()
+        level = (exponentials[:, -1] * tile.valid).unsqueeze(2)
+        sums = torch.bmm(exponentials[:, :-1], level).sum(0).squeeze(1)
+        largest = self.highest - self.form.offset
+        if not sums_are_exact(sums):
+            largest, sums = _sums(self.natural(tile).masked().outputs, tile.valid)
+        return self.collect(tile, own, largest, sums), None
+
+
+class _SmallGradient(_Small):
+    """:class:`_Gradient` of small outputs; ``slope`` is the factor of the exponentials' product."""
+
+    def __init__(
+        self, form: SoftmaxForm, scale: Tensor | None, slope: Tensor, label_slope: Tensor, highest: Tensor
+    ) -> None:
+        super().__init__(form, highest)
+        self.scale, self.slope, self.label_slope = scale, slope, label_slope
+
+    def __call__(self, tile: Tile) -> tuple[Tensor, Tensor | None]:
+        index = tile.label.unsqueeze(1)
+        own = tile.outputs.gather(1, index).squeeze(1)
+        exponentials = tile.outputs.exp2_()
+        total = exponentials[:, :-1].sum(1)
+        if not sums_are_exact(total):
+            assert self.form.offset is not None
+            largest = self.highest - self.form.offset
+            general = _Gradient(self.form, self.scale, self.slope, self.label_slope, largest)
+            value, gradient = general(self.natural(tile))
+            return value, None if gradient is None else F.pad(gradient, (0, 0, 0, 1))
+        entropy = total.log2().sub_(own).mul_(LN_2)
+        value, derivative = self.form.elements(entropy, tile.label, tile.factor())
+        if self.scale is None:
+            return value, None
+        derivative = (derivative * self.scale).to(total.dtype)
+        by_pixel = torch.stack([derivative / total, exponentials[:, -1] * tile.valid], 1)
+        by_class_ = torch.stack([torch.ones_like(self.slope), self.slope], 1).to(total)
+        exponentials[:, :-1].mul_(torch.matmul(by_class_, by_pixel))
+        own = derivative + look_up(self.label_slope.to(total), tile.label) * tile.valid
+        return value, exponentials.scatter_add_(1, index, own.neg_().unsqueeze(1))
 
 
 def _tile_sums(tile: Tile) -> tuple[Tensor, Tensor]:

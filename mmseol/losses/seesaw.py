@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from mmseol.losses.base.class_loss import Reduction, evaluate_once
 from mmseol.losses.base.stateful import StatefulLoss
 from mmseol.losses.ops.inputs import Labels, by_class
-from mmseol.losses.ops.softmax import SoftmaxForm
+from mmseol.losses.ops.softmax import SoftmaxForm, look_up
 from mmseol.registry import MODELS
 from mmseol.utils.checks import number
 
@@ -83,8 +83,12 @@ class SeesawLoss(StatefulLoss):
         return torch.zeros(num_classes, dtype=torch.int64)
 
     def softmax_form(self) -> SoftmaxForm:
-        """Return the cross entropy of outputs plus log S, which has no gradient."""
-        return SoftmaxForm(shift=lambda outputs, label: self._log_factors(outputs, label).add_(outputs))
+        """Return the cross entropy whose exponentials are multiplied by S, which has no gradient."""
+
+        def shift(outputs: Tensor, label: Tensor) -> Tensor:
+            return self._log_factors(outputs, label).add_(outputs)
+
+        return SoftmaxForm(factors=self._factors, shift=shift)
 
     def position_loss(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """Return the loss of every element, (N, *)."""
@@ -100,6 +104,18 @@ class SeesawLoss(StatefulLoss):
         if get_world_size() > 1:
             all_reduce(batch)
         self.seen_counts += batch
+
+    def _factors(self, exponentials: Tensor, total: Tensor, label: Tensor) -> Tensor:
+        """Return S, (N, K, *), of exponentials of outputs and their sums, (N, *)."""
+        assert self.seen_counts is not None
+        own = exponentials.gather(1, label.unsqueeze(1))
+        least = torch.maximum(own, total.unsqueeze(1) * _MIN_SCORE)
+        factors = (exponentials / least).clamp_(min=1).pow_(self.q)
+        if self.p > 0:
+            seen = self.seen_counts.clamp(min=1).double() ** self.p
+            of_label = look_up(seen.reciprocal().to(exponentials), label).unsqueeze(1)
+            factors *= (by_class(seen, exponentials) * of_label).clamp_(max=1)
+        return factors
 
     @torch.no_grad()
     def _log_factors(self, pred: Tensor, target: Tensor) -> Tensor:

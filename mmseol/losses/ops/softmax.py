@@ -13,12 +13,14 @@ from mmseol.losses.ops.tiles import RANGE, LabelGrid, Tile, Visitor
 
 __all__ = [
     "LN_2",
+    "LOG2_E",
     "NEGLIGIBLE",
     "SoftmaxForm",
     "SoftmaxVisitor",
     "look_up",
     "softmax_sums",
     "softmax_visitor",
+    "sums_are_exact",
     "tile_softmax",
 ]
 
@@ -43,9 +45,13 @@ class SoftmaxForm(NamedTuple):
     margin_of: Callable[[Tensor, Tensor], Tensor] | None = None
     """In place of ``margin``: margin of every element, of adjusted outputs, (N, K, *), and labels, (N, *);
     the same if all outputs are multiplied by a positive number."""
+    factors: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    """Returns factors, (N, K, *), of every element's exponentials, without a gradient. Computes them of the
+    exponentials of adjusted outputs, which may have been multiplied by a number at each element, of their
+    sums, (N, *), and of the labels, (N, *). The factor of the label itself is 1."""
     shift: Callable[[Tensor, Tensor], Tensor] | None = None
-    """Adds to every element's adjusted outputs, (N, K, *), offsets that have no gradient, which it computes
-    of them and of the labels, (N, *); returns a new tensor."""
+    """Adds the logarithms of such factors to adjusted outputs, of them and of the labels; returns a new
+    tensor. Outputs at label size, whose largest is not known, are evaluated so."""
     weight: Tensor | None = None
     """Class weights w, (K,); :class:`~mmseol.losses.ClassLoss` sets them."""
     modulate: Callable[[Tensor, Tensor | None], Tensor] | None = None
@@ -137,8 +143,8 @@ def softmax_sums(grid: LabelGrid, form: SoftmaxForm, scale: Tensor | None) -> tu
 class SoftmaxVisitor(Visitor):
     """Visitor of adjusted outputs, less a constant at each pixel that leaves the softmax unchanged.
 
-    Those of another size than the labels are multiplied by log2(e) unless the form has a ``shift``: ``exp2``
-    takes a third of the time of ``exp`` on some CPUs.
+    Those of another size than the labels are multiplied by log2(e): ``exp2`` takes a third of the time of
+    ``exp`` on some CPUs.
 
     >>> visitor = SoftmaxVisitor(SoftmaxForm(offset=torch.tensor([5.0, 7.0])))
     >>> visitor.prepare(torch.zeros(1, 2, 1)).exp2().flatten().tolist()
@@ -155,8 +161,7 @@ class SoftmaxVisitor(Visitor):
         if adjusted.dtype == torch.float32 and (largest - adjusted.amin(1, keepdim=True) > RANGE).any():
             adjusted = self.form.adjust(outputs.double())
             largest = adjusted.amax(1, keepdim=True)
-        adjusted.sub_(largest)
-        return adjusted if self.form.shift is not None else adjusted.mul_(LOG2_E)
+        return adjusted.sub_(largest).mul_(LOG2_E)
 
     def finish(self, gradient: Tensor) -> None:
         """Multiply the gradient by the factors of the outputs."""
@@ -192,16 +197,14 @@ class _CrossEntropy(SoftmaxVisitor):
     def __init__(self, form: SoftmaxForm, scale: Tensor | None) -> None:
         super().__init__(form)
         self.scale = scale
-        self.may_draw = form.shift is not None
+        self.may_draw = form.factors is not None
 
     def __call__(self, tile: Tile) -> tuple[Tensor, Tensor | None]:
-        if self.form.shift is not None:
-            adjusted = tile.outputs if tile.upsample is not None else self.form.adjust(tile.outputs)
-            entropy, probability, total = self._exact(tile, self.form.shift(adjusted, tile.label))
-        elif tile.upsample is None:
-            entropy, probability, total = self._exact(tile, self.form.adjust(tile.outputs))
-        else:
+        if tile.upsample is not None:
             entropy, probability, total = self._shifted(tile)
+        else:
+            outputs = self._shift(self.form.adjust(tile.outputs), tile.label)
+            entropy, probability, total = self._exact(tile, outputs)
         value, derivative = self.form.elements(entropy, tile.label, tile.factor())
         if self.scale is None:
             return value, None
@@ -219,8 +222,13 @@ class _CrossEntropy(SoftmaxVisitor):
         label_output = self._subtract_margin(tile.outputs, tile.label, LOG2_E)
         exponentials = tile.outputs.exp2_()
         total = exponentials.sum(1)
-        if not sums_are_exact(total):
-            return self._exact(tile, tile.upsample().mul_(LN_2))
+        if self.form.factors is not None and sums_are_exact(total):
+            factors = self.form.factors(exponentials, total, tile.label)
+            total = exponentials.mul_(factors).sum(1)
+            if not sums_are_exact(total):
+                return self._exact(tile, tile.upsample().mul_(LN_2).add_(factors.log_()))
+        elif not sums_are_exact(total):
+            return self._exact(tile, self._shift(tile.upsample().mul_(LN_2), tile.label))
         return total.log2().sub_(label_output).mul_(LN_2), exponentials, total
 
     def _exact(self, tile: Tile, outputs: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -233,13 +241,13 @@ class _CrossEntropy(SoftmaxVisitor):
         if tile.upsample is None and not entropy.isfinite().all() and not tile.valid.all():
             tile = tile.masked()
             tile = tile._replace(valid=torch.ones_like(tile.valid))
-            outputs = self.form.adjust(tile.outputs)
-            return self._exact(
-                tile, outputs if self.form.shift is None else self.form.shift(outputs, tile.label)
-            )
+            return self._exact(tile, self._shift(self.form.adjust(tile.outputs), tile.label))
         if entropy.numel() and entropy.max() > NEGLIGIBLE:  # products with denormal numbers are slow
             logarithm.clamp_(min=-NEGLIGIBLE)
         return entropy, logarithm.exp_(), None
+
+    def _shift(self, outputs: Tensor, label: Tensor) -> Tensor:
+        return outputs if self.form.shift is None else self.form.shift(outputs, label)
 
     def _subtract_margin(self, outputs: Tensor, label: Tensor, unit: float = 1.0) -> Tensor:
         """Subtract the margins, times ``unit``, from the labels' outputs in place; return these outputs."""

@@ -186,7 +186,7 @@ def softmax_sums(grid: LabelGrid, form: SoftmaxForm, scale: Tensor | None) -> tu
     Outputs of label size, cells of more than 64 rows or columns, and margins and shifts that depend on the
     outputs are left to the tiles.
     """
-    depends = form.margin_of is not None or form.shift is not None
+    depends = form.margin_of is not None or form.factors is not None
     if grid.same_size or depends or not grid.pred.numel():
         return tiled_softmax_sums(grid, form, scale)
     sizes = grid.pred.shape[2:], grid.labels.target.shape[1:]

@@ -99,7 +99,10 @@ class Visitor:
     """Whether it may draw random numbers."""
 
     def prepare(self, outputs: Tensor) -> Tensor:
-        """Return the small outputs, (w, K, h), as they are to be upsampled; may overwrite them."""
+        """Return the small outputs, (w, K, h), as they are to be upsampled; may overwrite them.
+
+        It may add channels, which tiles and their gradients then have, too; their gradients are dropped.
+        """
         wide = outputs.dtype == torch.float32 and outputs.numel() and outputs.abs().max() > RANGE
         return outputs.double() if wide else outputs
 
@@ -267,9 +270,9 @@ class LabelGrid:
         step = max(min(step, ROWS) if kind == "cpu" else step, 1)
         all_rows = axis_blocks(height, large_height, step, *given)
         projected = None
-        if gradient is not None:  # in its own memory unless the tiles have another precision
-            same = gradient.dtype == small.dtype
-            projected = gradient.permute(2, 0, 1).zero_() if same else torch.zeros_like(small)
+        own_memory = gradient is not None and gradient.dtype == small.dtype and len(gradient) == classes
+        if gradient is not None:  # in its own memory unless the tiles have another precision or more channels
+            projected = gradient.permute(2, 0, 1).zero_() if own_memory else torch.zeros_like(small)
         # Kept buffers: to allocate one for every tile would cause page faults.
         tile_buffer = small.new_empty(most * classes * step)
         strip_buffer = small.new_empty(width * classes * step)
@@ -308,5 +311,5 @@ class LabelGrid:
                 projected[:, :, rows.small] += part.view(width, classes, -1)
         if gradient is not None and projected is not None:
             visitor.finish(projected)
-            if projected.dtype != gradient.dtype:
-                gradient.copy_(projected.permute(1, 2, 0))
+            if not own_memory:
+                gradient.copy_(projected[:, : len(gradient)].permute(1, 2, 0))
