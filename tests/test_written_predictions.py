@@ -16,10 +16,12 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
-from mmengine.registry import DATASETS, TRANSFORMS, Registry
+from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope, Registry
 from mmengine.runner import Runner
 from PIL import Image
+from torch import nn
 
+from mmseol.experiment import checkpoint_pass
 from mmseol.experiment.checkpoint_outputs import (
     CheckpointOutputs,
     decision_rows,
@@ -27,9 +29,10 @@ from mmseol.experiment.checkpoint_outputs import (
     prior,
     run_config,
 )
-from mmseol.experiment.checkpoint_pass import training_counts
+from mmseol.experiment.checkpoint_pass import CheckpointPass, built_model, split_config, training_counts
 from mmseol.experiment.class_predictions import ClassPredictions, add_writer
 from mmseol.experiment.prediction import _write_class, _write_label_map, find_images, prepare_predict
+from mmseol.experiment.weights import build_model
 from mmseol.losses import OutlyingMSELoss
 
 # ------------------------------------------------------------------ images
@@ -346,3 +349,84 @@ def test_training_counts_come_from_the_nearest_place(tmp_path: Path) -> None:
     for arguments, name in (((checkpoint,), "class_counts"), ((checkpoint, str(given)), "--counts")):
         with pytest.raises(ValueError, match=rf"`?{name}`?.* 3 "):
             training_counts(model, 3, *arguments)
+
+
+# ------------------------------------------------------------------ a checkpoint and its split
+
+
+def arguments(**given: Any) -> Namespace:
+    none = dict.fromkeys(("loss", "data_root", "cfg_options", "launcher"))
+    return Namespace(**{**none, "unsafe_load": False, "split": "val", "seed": 7, **given})
+
+
+def test_a_split_is_read_in_its_order(tmp_path: Path) -> None:
+    (tmp_path / "val").mkdir()
+    dataset = dict(type="CustomDataset", data_root=str(tmp_path), data_prefix="val")
+    loader = dict(
+        batch_size=3, batch_sampler=dict(type="B"), sampler=dict(type="DefaultSampler", shuffle=True)
+    )
+    cfg = Config(dict(model=dict(type="A"), val_dataloader=dict(loader, dataset=dataset), val_evaluator=None))
+    cfg.dump(tmp_path / "a.py")
+    state = {"state_dict": {}, "meta": {}}
+    torch.save(state, tmp_path / "a.pth")
+    paths = (str(tmp_path / "a.py"), str(tmp_path / "a.pth"))
+    made, loaded = split_config(arguments(), *paths)
+    assert loaded == state
+    sampler = dict(type="DefaultSampler", shuffle=False)
+    assert made.test_dataloader.to_dict() == dict(
+        batch_size=3, dataset=dataset, sampler=sampler, persistent_workers=False
+    )
+    assert "randomness" not in made  # the seed is that of the choice of pixels
+    with pytest.raises(ValueError, match="`--split test`: the config has no test_dataloader"):
+        split_config(arguments(split="test"), *paths)
+    (tmp_path / "val").rmdir()
+    with pytest.raises(ValueError, match="`data_prefix` of test_dataloader must be an existing folder"):
+        split_config(arguments(), *paths)
+    torch.save({**state, "meta": {"cfg": "mmseol.CosineClassifierHead"}}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="was trained with mmseol.CosineClassifierHead"):
+        split_config(arguments(), *paths)
+
+
+def test_a_model_predicts_with_the_weights_of_its_checkpoint(tmp_path: Path) -> None:
+    model = dict(
+        type="ImageClassifier", backbone=dict(type="LeNet5", num_classes=3), head=dict(type="ClsHead")
+    )
+    cfg = Config(dict(default_scope="mmpretrain", model=model))
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        other = build_model(cfg)
+        torch.save({"state_dict": other.state_dict()}, tmp_path / "a.pth")
+        built = built_model(cfg, str(tmp_path / "a.pth"), torch.load(tmp_path / "a.pth"))
+        assert not built.training
+        for name, value in other.state_dict().items():
+            assert torch.equal(built.state_dict()[name], value), name
+        with pytest.raises(ValueError, match=r"`checkpoint` '.*a\.pth' does not fit the model: it has 0 of"):
+            built_model(cfg, str(tmp_path / "a.pth"), {"state_dict": {}})
+
+
+@pytest.mark.parametrize("meta", [None, {}, dict(classes=("a", 1), palette=[[0, 0, 0], [9, 9, 9]])])
+def test_a_pass_has_the_classes_of_its_data(monkeypatch: pytest.MonkeyPatch, meta: Any) -> None:
+    class Doubles(nn.Module):
+        def test_step(self, batch: Any) -> Any:
+            return batch["inputs"] * 2
+
+    given: list[Any] = []
+    monkeypatch.setattr(checkpoint_pass, "built_model", lambda *args: given.append(args) or Doubles())
+    monkeypatch.setattr(checkpoint_pass, "input_image", lambda tensor, model: tensor.tolist())
+    batches = [{"inputs": torch.tensor([1.0, 2.0])}, {"inputs": torch.tensor([3.0])}]
+    loader: Any = type("Loader", (list,), {})(batches)
+    loader.dataset = type("Data", (list,), {"metainfo": meta})([1, 2, 3])
+    monkeypatch.setattr(Runner, "build_dataloader", staticmethod(lambda settings: {"v": loader}[settings]))
+    cfg = Config(dict(test_dataloader="v"))
+    passed = CheckpointPass.of(cfg, "a.pth", {"x": 1}, "meta")
+    assert given == [(cfg, "a.pth", {"x": 1}, "meta")]
+    assert (passed.classes, passed.palette) == ((("a", "1"), meta["palette"]) if meta else ((), None))
+    for text in (None, "shown"):
+        assert list(passed.images(text)) == [(1, 2), (2, 4), (3, 6)]
+    assert [(batch is one, samples.tolist()) for one, (batch, samples) in zip(batches, passed.batches())] == [
+        (True, [2, 4]),
+        (True, [6]),
+    ]
+    loader.dataset.clear()
+    with pytest.raises(ValueError, match="The split must have at least one image, got none"):
+        CheckpointPass.of(cfg, "a.pth", {})
+    assert given[1][3] == "cpu"
