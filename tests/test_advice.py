@@ -20,6 +20,7 @@ from mmseol.analysis.statistics.paired import SeedInterval
 from mmseol.counting import count_dataset
 from mmseol.counting.counts import ClassCounts
 from mmseol.counting.skew import batches_without
+from mmseol.experiment import LOSSES, advice
 from mmseol.experiment.advice import (
     _choose,
     _command,
@@ -34,7 +35,6 @@ from mmseol.experiment.advice import (
     advise,
     run_advise,
 )
-from mmseol.experiment import LOSSES, advice
 from mmseol.experiment.commands import load_config
 from mmseol.experiment.data import expected_without
 from mmseol.samplers import ClassAwareSampler, RareClassSampler
