@@ -68,6 +68,19 @@ def test_iou_of_an_image_leaves_void_and_small_classes_out():
     assert np.isnan(found[3])  # one of 1,500 pixels
 
 
+@pytest.mark.parametrize(
+    ("size", "pixels", "counts"), [(1000, 1, True), (1001, 1, False), (1500, 2, True), (4, 1, True)]
+)
+def test_a_class_counts_from_one_pixel_in_a_thousand(size, pixels, counts):
+    truth = np.full((1, size + 7), 255)
+    truth[0, :size] = 0
+    truth[0, :pixels] = 1
+    predicted = np.where(truth == 255, 2, 0)
+    both = 100 * (size - pixels) / size
+    found = class_ious(truth, predicted, 3)
+    np.testing.assert_array_equal(found, [both, 0 if counts else np.nan, np.nan])
+
+
 def test_the_difference_is_over_wanted_classes_that_are_there():
     ious = [[10, 50, np.nan, 80], [30, 20, np.nan, 0], [20, 20, np.nan, 40]]
     assert difference(ious, [True, True, True, False]) == pytest.approx(25)

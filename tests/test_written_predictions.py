@@ -21,7 +21,7 @@ from mmengine.runner import Runner
 from PIL import Image
 from torch import nn
 
-from mmseol.experiment import checkpoint_pass
+from mmseol.experiment import checkpoint_pass, prediction
 from mmseol.experiment.checkpoint_outputs import (
     CheckpointOutputs,
     decision_rows,
@@ -31,7 +31,14 @@ from mmseol.experiment.checkpoint_outputs import (
 )
 from mmseol.experiment.checkpoint_pass import CheckpointPass, built_model, split_config, training_counts
 from mmseol.experiment.class_predictions import ClassPredictions, add_writer
-from mmseol.experiment.prediction import _write_class, _write_label_map, find_images, prepare_predict
+from mmseol.experiment.prediction import (
+    _results,
+    _write_class,
+    _write_label_map,
+    find_images,
+    prepare_predict,
+    run_predict,
+)
 from mmseol.experiment.weights import build_model
 from mmseol.losses import OutlyingMSELoss
 
@@ -429,3 +436,97 @@ def test_a_pass_has_the_classes_of_its_data(monkeypatch: pytest.MonkeyPatch, met
     with pytest.raises(ValueError, match="The split must have at least one image, got none"):
         CheckpointPass.of(cfg, "a.pth", {})
     assert given[1][3] == "cpu"
+
+
+# ------------------------------------------------------------------ from images to files
+
+
+class Marks:
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        return {**results, "loaded": True}
+
+
+class LoadFile(Marks): ...
+
+
+class Returns(nn.Module):
+    def test_step(self, batch: Any) -> list[Any]:
+        assert not torch.is_grad_enabled()
+        return [{key: value[0] for key, value in batch.items()}]
+
+
+@pytest.mark.parametrize("first", ["LoadFile", "Marks"])
+def test_images_are_upright_and_in_rgb(tmp_path: Path, first: str) -> None:
+    picture = Image.new("L", (6, 4), 50)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    picture.save(tmp_path / "a.jpg", exif=exif)
+    steps = [
+        dict(type=first),
+        dict(type="mmseg.LoadAnnotations"),
+        dict(type="LoadAnnotations"),
+        dict(type="Marks"),
+    ]
+    dataset = dict(type="Repeat", dataset=dict(type="A", pipeline=steps))
+    cfg = Config(dict(test_dataloader=dict(dataset=dataset)))
+    args = Namespace(images={"a": tmp_path / "a.jpg"})
+    held = {"img", "img_shape", "ori_shape"}
+    with registered(TRANSFORMS, Marks), registered(TRANSFORMS, LoadFile):
+        ((name, result, image),) = _results(cfg, Returns(), args)
+    assert (name, image.shape, image.dtype) == ("a", (6, 4, 3), np.uint8)
+    assert abs(image.astype(int) - 50).max() < 5
+    assert result["img_path"] == str(tmp_path / "a.jpg")
+    assert result["loaded"] is True
+    assert result.keys() - {"img_path", "loaded"} == (set() if first == "LoadFile" else held)
+    if first == "Marks":  # the data set holds its images
+        np.testing.assert_array_equal(result["img"], image)
+        assert [size.tolist() if hasattr(size, "tolist") else size for size in result["img_shape"]] == [6, 4]
+    (tmp_path / "b.png").write_text("text")
+    args.images = {"b": tmp_path / "b.png"}
+    with (
+        registered(TRANSFORMS, Marks),
+        registered(TRANSFORMS, LoadFile),
+        pytest.raises(ValueError, match=r"`image` '.*b\.png' cannot be read: "),
+    ):
+        list(_results(cfg, Returns(), args))
+
+
+@pytest.mark.parametrize("scope", ["mmseg", "mmpretrain"])
+def test_predictions_are_written_with_the_classes_of_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, scope: str
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(prediction, "built_model", lambda *given: seen.append(given) or "model")
+    monkeypatch.setattr(
+        "mmseol.segmentation.predict_upsample_free", lambda model: seen.append("upsample-free")
+    )
+    results = [("a", {"pred_sem_seg": 1}, "image a"), ("b", {}, "image b")]
+    monkeypatch.setattr(prediction, "_results", lambda *given: seen.append(given) or results)
+    for name in ("_write_label_map", "_write_class"):
+        monkeypatch.setattr(
+            prediction, name, lambda *given, name=name: seen.append((name, *given[:4])) or name
+        )
+    dataset = dict(type="Repeat", dataset=dict(type="Numbers"))
+    cfg = Config(dict(default_scope=scope, test_dataloader=dict(dataset=dataset)))
+    args = Namespace(unsafe_load=False, checkpoint="a.pth", device="d", out=str(tmp_path / "out"))
+    theirs, ours = {"classes": ("x",)}, {"classes": ("y",)}
+    monkeypatch.setattr(Numbers, "METAINFO", ours)
+    for loaded, meta in (({"meta": {"dataset_meta": theirs}}, theirs), ({"meta": {}}, ours), ({}, ours)):
+        args.loaded = loaded
+        seen.clear()
+        with registered(DATASETS, Numbers):
+            run_predict(cfg, args)
+        assert seen.pop(0) == (cfg, "a.pth", loaded, "d")
+        assert scope == "mmpretrain" or seen.pop(0) == "upsample-free"
+        assert seen == [
+            (cfg, "model", args),
+            ("_write_label_map", *results[0], meta),
+            ("_write_class", *results[1], meta),
+        ]
+    written = (tmp_path / "out" / "predictions.json").read_text()
+    assert json.loads(written) == {"a": "_write_label_map", "b": "_write_class"}
+    assert capsys.readouterr().out == f"Wrote {tmp_path / 'out'}.\n" * 3
+    args.out = str(tmp_path / "one.png")
+    with registered(DATASETS, Numbers):
+        run_predict(cfg, args)
+    assert not (tmp_path / "one.png").exists()  # the picture alone, which is written for the image
