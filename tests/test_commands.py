@@ -14,7 +14,10 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from mmseol.experiment.advice import prepare_advise
 from mmseol.experiment.commands import load_config, prepare_test, prepare_train, run_test, run_train
+from mmseol.experiment.config_files import find_config, read_config
+from mmseol.experiment.counted_classes import prepare_count
 from mmseol.experiment.runner import CommandRunner
 
 
@@ -259,3 +262,32 @@ def test_a_test_writes_the_classes_of_mmpretrain(
     args.loaded = {}
     with pytest.raises(ValueError, match=r"'a\.pth' does not fit the model: it has 0 of its 2 weights"):
         run_test(cfg, args)
+
+
+def test_commands_that_read_data_look_for_them_first(tmp_path: Path) -> None:
+    args = write_config(tmp_path)
+    assert prepare_advise(args).train_dataloader.dataset.data_prefix == "train"
+    args.split, args.out = ["train", "val"], None
+    assert prepare_count(args).val_dataloader.dataset.data_prefix == "val"
+    (tmp_path / "val").rmdir()
+    prepare_advise(args)
+    with pytest.raises(ValueError, match="`data_prefix` of val_dataloader must be an existing folder"):
+        prepare_count(args)
+    args.split = ["test"]
+    prepare_count(args)
+    (tmp_path / "train").rmdir()
+    with pytest.raises(ValueError, match="`data_prefix` of train_dataloader must be an existing folder"):
+        prepare_advise(args)
+    args.out = str(tmp_path)
+    with pytest.raises(ValueError, match="`--out` must be a new or empty folder, got"):
+        prepare_count(args)
+
+
+def test_bases_of_packages_are_left_to_mmengine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Config, "fromfile", staticmethod(lambda path: Config(dict(a=Path(path).read_text()))))
+    path = tmp_path / "a.py"
+    path.write_text('_base_ = ["mmseg::x.py"]\n')
+    assert read_config(str(path)).a == path.read_text()
+    path.write_text('_base_ = [\n    "mmseg::x.py",\n    "quickstart/digits.py",\n]\nx = 1\n')
+    digits = find_config("quickstart/digits.py")
+    assert read_config(str(path)).a == f"_base_ = {['mmseg::x.py', digits]}\nx = 1\n"

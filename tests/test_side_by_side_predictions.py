@@ -377,16 +377,20 @@ def test_images_that_are_right_and_wrong_are_drawn_rarest_first(monkeypatch, cap
         pixels = np.full((2, 2, 3), number, np.uint8)
         return Predicted(pixels, np.array([truth]), [np.array([label]) for label in labels], str(number))
 
-    rows = [(0, 0, 1), (0, 0, 0), (2, 1, 2), (1, 0, 0), (2, 2, 0)]
+    rows = [(0, 0, 1), (0, 0, 0), (2, 1, 2), (1, 1, 0), (2, 2, 0)]
     images = [predicted(number, *row) for number, row in enumerate(rows)]
     counts, nothing = np.array([9, 5, 1]), np.zeros(3, dtype=bool)
     calls = drawn(monkeypatch, "class_figure")
-    _draw_classes(images, ("a", "b", "c"), counts, nothing, Namespace(**DRAWN))  # of all classes
+    args = Namespace(**{**DRAWN, "images": 3})
+    _draw_classes(images, ("a", "b", "c"), counts, nothing, args)  # of all classes
     ((pixels, truths, labels), kwargs), saved = calls
     assert saved == ("figure", "a.png", 90)
-    assert [int(one[0, 0, 0]) for one in pixels] == [2, 0]
-    assert (truths, labels) == (["c", "a"], {"ce": ["b", "a"], "mse": ["c", "b"]})
-    note = "2 of the 3 images where a loss is wrong and another right, rarest classes first"
+    assert [int(one[0, 0, 0]) for one in pixels] == [2, 3, 0]
+    assert (truths, labels) == (
+        ["c", "b", "a"],
+        {"ce": ["b", "b", "a"], "mse": ["c", "a", "b"]},
+    )
+    note = "3 of the 4 images where a loss is wrong and another right, rarest classes first"
     assert kwargs == {"note": note}
     assert capsys.readouterr().out == f"Wrote a.png: {note}; 5 images were read.\n"
     calls.clear()
@@ -394,7 +398,7 @@ def test_images_that_are_right_and_wrong_are_drawn_rarest_first(monkeypatch, cap
     _draw_classes(images, ("a", "b", "c"), counts, np.array([True, False, False]), args)
     assert calls[0][0][1] == ["a"]
     with pytest.raises(ValueError, match=r"is right and another wrong, got none among its 2 images\."):
-        _draw_classes(images[1:4:2], ("a", "b", "c"), counts, nothing, Namespace(**DRAWN))
+        _draw_classes(images[1:2] * 2, ("a", "b", "c"), counts, nothing, Namespace(**DRAWN))
     calls.clear()
     alone = [predicted(number, 0, number % 21 > 0) for number in range(21)]
     args = Namespace(**{**DRAWN, "titles": ["ce"], "images": None})
