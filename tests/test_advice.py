@@ -20,15 +20,20 @@ from mmseol.analysis.statistics.paired import SeedInterval
 from mmseol.counting import count_dataset
 from mmseol.counting.counts import ClassCounts
 from mmseol.counting.skew import batches_without
+from mmseol.experiment import LOSSES, advice
 from mmseol.experiment.advice import (
     _choose,
     _command,
+    _decision_advice,
     _loss_advice,
     _ordered,
     _rate_advice,
     _row,
+    _sampler_advice,
     _sureness,
+    _unknown,
     advise,
+    run_advise,
 )
 from mmseol.experiment.commands import load_config
 from mmseol.experiment.data import expected_without
@@ -350,3 +355,135 @@ def test_an_order_is_told_where_every_interval_says_it():
     assert not _ordered([runs[0], beside(recorded("d", second[:2]))])
     assert not _ordered([beside(recorded("e", (60.0,))), beside(recorded("f", (50.0,)))])  # one seed
     assert not _ordered([runs[0], runs[1], beside(recorded("g", second))])
+
+
+def never(*seen: str) -> str:
+    """Return the line of the losses without a record, in the order of their table."""
+    return f"Losses without a record for such data: {', '.join(k for k in LOSSES if k not in ('ce', *seen))}."
+
+
+def test_what_the_records_do_not_tell():
+    args = Namespace(imbalance=None)
+    sure = beside(recorded("elm", (60.0, 61.0, 62.0)), 0.5, 2.0)
+    also_sure = beside(recorded("lade", (50.0, 51.0, 52.5)), 0.5, 2.0)
+    unsure = beside(recorded("mse", (59.0, 62.0, 61.0)), -0.5, 2.0)
+    worse, equal = beside(recorded("vs", (39.0,))), beside(recorded("dice", (40.0,)))
+    far = beside(recorded("iou", (45.0,), record="far"))
+    assert _unknown([], [], args, "segmentation") == ["There is no record of segmentation."]
+    groups = [(3, [sure, also_sure])]
+    assert _unknown(groups, [(3, sure), (3, also_sure)], args, "t") == [never("elm", "lade")]
+    groups = [(3, [sure, unsure, worse, equal]), (2, [also_sure]), (1, [far])]
+    assert _unknown(groups, [(3, sure), (3, unsure)], args, "t") == [
+        "Whether other seeds give these differences: no interval over seeds excludes 0 for mse.",
+        "The order of 1 to 2: no interval over seeds separates them.",
+        "Whether other settings help losses that are not better there: vs, dice.",
+        "Whether records of other data hold here; left out: far.",
+        never("elm", "lade", "mse", "vs", "dice"),
+    ]
+    assert _unknown([(1, [far]), (0, [sure])], [], args, "t") == [
+        "No record is of this config; the nearest are of the same classes. What they say may not hold here.",
+        "Which loss is better than cross entropy: none is in these records.",
+        never("iou"),
+    ]
+    assert _unknown([(2, [sure]), (1, [far])], [(2, sure)], args, "t") == [
+        "No record is of this config; the nearest are of the same data set. What they say may not hold here.",
+        "Whether records of other data hold here; left out: far.",
+        never("elm"),
+    ]
+    every = [beside(recorded(name, (60.0,)), 0.5, 2.0) for name in LOSSES]
+    assert _unknown([(3, every)], [(3, every[0])], args, "t") == []
+    cut = [beside(recorded("elm", (60.0,), imbalance=spec), 0.5, 2.0) for spec in ("step:5", "step:10", None)]
+    groups = [(3, [one]) for one in cut]
+    for given, line in (
+        ("step:10", ["The records were cut step:5, not step:10."]),
+        ("step:2", ["The records were cut step:10, step:5, not step:2."]),
+        (None, []),
+    ):
+        assert _unknown(groups, [(3, cut[0])], Namespace(imbalance=given), "t") == [*line, never("elm")]
+    assert _unknown(groups[1:], [(3, cut[1])], Namespace(imbalance="step:10"), "t") == [never("elm")]
+
+
+def test_a_sampler_is_advised_where_batches_lack_a_class():
+    dataset = LabelDataset([0] * 6 + [1, 1, 2, 2])
+    counts = ClassCounts(*[np.array([6, 2, 2, 0])] * 3)
+    cfg = Config(dict(train_dataloader=dict(batch_size=2)))
+    args = Namespace(config="a.py", data_root=None, imbalance="step:3", cfg_options=["x=1"])
+
+    def found(*without: float) -> list[Any]:
+        given = (args, dataset, list("abcd"), counts, np.array(without), "classification", {"r": "a Sampler"})
+        return _sampler_advice(cfg, *given)
+
+    assert found(0.1, 0.5, 0.5, 1.0) == []  # that of a class without images is no fault of the batches
+    (one,) = found(0.1, 0.62, 0.8, 1.0)
+    assert (one.kind, one.text) == ("sampler", "Draw rare classes more often: mmseol.ClassAwareSampler.")
+    then = round(100 * (2 / 3) ** 2)  # each of the classes with images is drawn as often
+    assert one.evidence == [
+        f"expected batches without the class, now -> then: c 80 % -> {then} %, b 62 % -> {then} %",
+        "records of samplers: results/r",
+    ]
+    assert one.command == (
+        "python -m mmseol train a.py --seed 1 --imbalance step:3 --cfg-options x=1 "
+        "train_dataloader.sampler._delete_=True train_dataloader.sampler.type=mmseol.ClassAwareSampler"
+    )
+
+
+def test_decisions_are_compared_with_the_largest_output_of_their_record():
+    runs = [
+        recorded("mse", (45.0, 47.0), record="s"),
+        recorded("elm", (43.0,)),
+        recorded("mse", (44.0,)),
+        recorded("mse", (50.0, 52.0), detail="nearest target"),
+        RecordedRun("r", "T", "segmentation", "mse", {"mIoU": (9.0,)}, detail="nearest target"),
+    ]
+    args = Namespace(config="a.py", data_root="d", imbalance="step:3", cfg_options=None)
+    records = {"r": {"commands": ["tune-decision"]}, "s": {}, "t": ["tune-decision"]}
+    one = _decision_advice(args, runs, "classification", records)
+    assert one.evidence == [
+        "results/r: mse, nearest target: accuracy 51.0 ± 1.4, largest output 44.0",
+        "records of tuned decisions: results/r, results/t",
+    ]
+    assert one.command == "python -m mmseol tune-decision a.py CHECKPOINT --data-root d"
+
+
+def test_the_page_of_the_command(monkeypatch, capsys):
+    class Talks(LabelDataset):
+        def full_init(self) -> None:
+            print("of a host")
+            super().full_init()
+
+    cfg = Config(dict(train_dataloader=dict(batch_size=5)))
+    monkeypatch.setattr(advice, "build_dataset", lambda cfg, name: Talks(LABELS, lazy_init=True))
+    counted: list[Any] = []
+
+    def count(cfg: Config, dataset: Any, workers: int) -> Any:
+        dataset.full_init()
+        counted.append(workers)
+        return list("abcd"), ClassCounts(*[np.bincount(LABELS)] * 3)
+
+    monkeypatch.setattr(advice, "count_split", count)
+    monkeypatch.setattr(
+        advice, "advise", lambda *_: ([advice.Advice("loss", "Try x.", ["r"], "run x"),
+                                      advice.Advice("loss", "Try y.")], ["nothing"]),
+    )  # fmt: skip
+    run_advise(cfg, Namespace(json=True, workers=3))
+    expected = batches_without(np.bincount(LABELS), 100, 5)
+    assert json.loads(capsys.readouterr().out) == {
+        "classes": list("abcd"),
+        "counts": ClassCounts(*[np.bincount(LABELS)] * 3).to_dict(),
+        "batches_without": [round(value, 6) for value in expected],
+        "advice": [
+            dict(kind="loss", text="Try x.", evidence=["r"], command="run x"),
+            dict(kind="loss", text="Try y.", evidence=[], command=""),
+        ],
+        "unknown": ["nothing"],
+    }
+    assert counted == [3]
+    run_advise(cfg, Namespace(json=False, workers=1))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Training data"
+    (row,) = [line for line in lines if line.startswith("│ d ")]
+    assert [cell.strip() for cell in row.split("│")[1:-1]] == ["d", "4", "4.00 %", f"{100 * expected[3]:.1f}"]
+    begin = lines.index("1. Try x.")
+    assert lines[begin - 2].startswith("Imbalance ratio 17.5 (a : d)")
+    assert lines[begin - 1 :] == ["", "1. Try x.", "   - r", "   run x", "", "2. Try y.", "", "Not known:",
+                                  "   - nothing"]  # fmt: skip

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from helpers.small_data import write_class_folders, write_images, write_maps
+from mmengine.config import Config
 from mmengine.fileio import LocalBackend, register_backend
 from PIL import Image
 
 from mmseol.__main__ import main
+from mmseol.analysis.figures import distributions, style
 from mmseol.counting.counts import ClassCounts, class_weights, load_counts
 from mmseol.counting.skew import gini, imbalance_ratio
-from mmseol.experiment import stock_config
+from mmseol.experiment import counted_classes, stock_config
+from mmseol.experiment.counted_classes import _draw, count_split, named_weights, skew_text
 
 SEGMENTATION = """
 default_scope = "mmseg"
@@ -192,3 +196,63 @@ def test_a_label_out_of_range_names_the_file(tmp_path):
     (tmp_path / "mine.py").write_text(text)
     with pytest.raises(SystemExit, match=r"error: The label map .*ann/00\d.png .* holds the label 9"):
         main("count", [str(tmp_path / "mine.py")])
+
+
+def test_splits_of_the_same_classes_are_drawn(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(distributions, "distribution_figure", lambda *given: drawn.append(given) or "figure")
+    monkeypatch.setattr(style, "save_figure", lambda *given: drawn.append(given))
+    images, pixels = (ClassCounts([9, 1], [k, 1], [9, 9]) for k in (9, 2))
+    counted = dict(train=(["a", "b"], images), val=(["a", "b"], pixels), test=(["a", "c"], pixels))
+    assert _draw(tmp_path, counted) == ["class_counts.png"]
+    assert drawn == [
+        ({"train": images, "val": pixels}, ["a", "b"], "images"),
+        ("figure", tmp_path / "class_counts.png"),
+    ]
+    drawn.clear()
+    _draw(tmp_path, dict(val=(["a", "b"], pixels)))
+    assert drawn[0][1:] == (["a", "b"], "pixels")
+
+
+def test_classes_and_ignored_labels_are_those_of_the_heads(monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        counted_classes, "count_dataset", lambda *args, **kwargs: given.append((*args, kwargs)) or "counts"
+    )
+    heads = dict(decode_head=dict(num_classes=3, ignore_index=7), auxiliary_head=dict(num_classes=4))
+    nameless, named = SimpleNamespace(metainfo=None), SimpleNamespace(metainfo=dict(classes=("a", 1)))
+    cfg = Config(dict(model=heads, val_dataloader=dict(dataset=nameless)))
+    assert count_split(cfg, "val", nameless, workers=2) == (["0", "1", "2"], "counts")
+    assert count_split(cfg, dataset=named) == (["a", "1"], "counts")
+    assert count_split(Config({}), dataset=named) == (["a", "1"], "counts")
+    assert given == [(nameless, 3, 7, dict(workers=2)), (named, 2, 7, {}), (named, 2, None, {})]
+    with pytest.raises(ValueError, match=r"`config` must tell the classes, got a data set without"):
+        count_split(Config({}), dataset=nameless)
+
+
+def test_the_skew_in_words():
+    equal = np.array([6, 3, 0])
+    text = skew_text(["a", "b", "c"], ClassCounts(equal, equal, equal))
+    assert text == "Imbalance ratio inf (a : c); Gini coefficient 0.444 by image. Without a sample: c."
+    for empty, end in ((20, "k19, k20."), (21, "k19, k20, .. (21 in all).")):
+        many = np.array([5, *[0] * empty])
+        text = skew_text([f"k{k}" for k in range(empty + 1)], ClassCounts(many, many, many))
+        assert text.endswith(end)
+
+
+def test_weights_follow_the_totals_of_label_maps(recwarn):
+    counts = ClassCounts([90, 10, 0], [2, 1, 0], [100, 50, 0])
+    found = named_weights(counts)
+    assert not recwarn.list  # the sentence names the classes without a sample
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, totals in (("median_frequency", counts.totals), ("enet", counts.totals)):
+            np.testing.assert_allclose(found[name], class_weights(name, counts.samples, totals), rtol=1e-5)
+            assert (
+                found[name] != pytest.approx(class_weights(name, counts.samples, None), rel=1e-3)
+                or name == "enet"
+            )
+    assert all(len(f"{value:g}".replace(".", "").lstrip("0")) <= 6 for value in found["inverse_frequency"])
+    images = np.array([3, 2, 1])
+    plain = named_weights(ClassCounts(images, images, images))["median_frequency"]
+    np.testing.assert_allclose(plain, class_weights("median_frequency", images, None), rtol=1e-5)

@@ -12,7 +12,7 @@ import torch
 from helpers.tiny_runner import LABELS, TinyDataset, TinyModel, log_of, outlying, tiny_runner
 from mmengine.hooks import Hook
 
-from mmseol.hooks import AlphaRampHook, DeferredReweightHook
+from mmseol.hooks import AlphaRampHook, ClassCountHook, DeferredReweightHook, WholeCheckpointHook
 from mmseol.registry import DATA_SAMPLERS
 
 COUNTS = np.bincount(LABELS)
@@ -286,6 +286,18 @@ def test_sampling_is_deferred(tmp_path: Path) -> None:
         (AlphaRampHook, dict(start=1.0, end=None, begin=0, until=10, by_epoch=True)),
         # Cao et al.'s schedule for 200 epochs.
         (DeferredReweightHook, dict(begin=160, by_epoch=True, weight="effective_number", beta=0.9999)),
+        (
+            ClassCountHook,
+            dict(
+                count="samples",
+                num_classes=None,
+                ignore_index=None,
+                workers=None,
+                cache=True,
+                check_labels=True,
+            ),
+        ),
+        (WholeCheckpointHook, dict(interval=-1, by_epoch=True)),  # of mmengine's hook
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -412,6 +412,28 @@ def test_set_data_root_reaches_wrapped_data_sets(tmp_path):
         experiment.set_data_root(cfg, "nowhere")
 
 
+STATED = dict(  # in the config of a run, though a class may change its defaults
+    weighted_ce_effective_number="beta",
+    focal="gamma",
+    weighted_focal="gamma",
+    focal_sigmoid="alpha gamma",
+    dice="power",
+    tversky="alpha beta",
+    cdb_ce="tau",
+    equalization="gamma threshold",
+    equalization_sigmoid="threshold",
+    seesaw="p q",
+    ghmc="bins momentum",
+    influence_balanced="scale start_epoch",
+    ldam="max_margin scale",
+    elm="enlargement max_margin scale",
+    logit_adjusted="tau",
+    vs="gamma tau",
+    lade="remine_weight remine_lambda",
+    outlying_mse="alpha",
+)
+
+
 @pytest.mark.parametrize("name", experiment.LOSSES)
 def test_losses_by_name_have_the_defaults_of_their_class(name):
     """tests/test_losses.py names the sources of the defaults; names differ from them in the class weights."""
@@ -421,6 +443,7 @@ def test_losses_by_name_have_the_defaults_of_their_class(name):
     weight = settings.pop("class_weight", None)
     assert weight is None or name in ("weighted_focal", "weighted_ce_power") or f"_{weight}" in name
     assert settings == {key: parameters[key].default for key in settings}
+    assert set(settings) == set(STATED.get(name, "").split())
 
 
 @pytest.mark.parametrize(
@@ -631,6 +654,8 @@ def test_files_are_checked_before_a_data_set_is_built(changes, message, tmp_path
         ("weighted_ce_inverse_frequency", "inverse_frequency"),
         ("weighted_ce_effective_number", "effective_number"),
         ("weighted_focal", "median_frequency"),
+        ("weighted_ce_enet", "enet"),
+        ("weighted_ce_power", 0.5),
     ],
 )
 def test_losses_named_by_their_weights_have_them(name, scheme):

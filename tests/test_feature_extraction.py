@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,12 +22,15 @@ from torch import nn
 from mmseol.__main__ import main
 from mmseol.analysis.features import load_features
 from mmseol.experiment import feature_extraction
+from mmseol.experiment.checkpoint_pass import CheckpointPass
 from mmseol.experiment.feature_extraction import (
     FeatureReader,
     prepare_features,
+    run_features,
     sample_map,
     sampling_grid,
 )
+from mmseol.version import __version__
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "quickstart"
 
@@ -227,3 +231,54 @@ def test_images_have_one_class_of_the_layer():
     reader.close()
     model["fc"](inputs)
     assert reader.inputs is None
+
+
+def test_features_of_a_split(monkeypatch, tmp_path, capsys):
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"head": nn.ModuleDict({"fc": nn.Linear(2, 3)})})
+    inputs, labels = torch.randn(5, 2), [0, 2, 0, 0, 2]
+
+    def batches(text):
+        for own in (slice(0, 2), slice(2, 5)):
+            model["head"]["fc"](inputs[own])
+            yield None, [labelled(label) for label in labels[own]]
+
+    source = SimpleNamespace(model=model, classes=(), batches=batches)
+    given = []
+    monkeypatch.setattr(CheckpointPass, "of", staticmethod(lambda *args: given.append(args) or source))
+    args = Namespace(config="a.py", checkpoint=str(tmp_path / "a.pth"), split="val", seed=4, per_class=2)
+    vars(args).update(out=str(tmp_path / "a.npz"), unsafe_load=False, loaded={}, device="d", counts=None)
+    args.classifier = None
+    run_features("cfg", args)
+    assert given == [("cfg", args.checkpoint, {}, "d")]
+    found = load_features(args.out)
+    assert found.classes == ("0", "1", "2")
+    assert found.seen.tolist() == found.counts.tolist() == [3, 0, 2]
+    assert found.label.tolist() == [0, 0, 2, 2]
+    assert [labels[image] for image in found.image] == found.label.tolist()
+    np.testing.assert_array_equal(found.features, inputs[found.image])
+    names = ("config", "checkpoint", "split", "seed", "per_class")
+    assert found.meta == {
+        **{name: getattr(args, name) for name in names},
+        **{"task": "classification", "classifier": "head.fc", "counts_from": "val split"},
+        **{"version": __version__, "format": 1},
+    }
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    right = found.predicted == found.label
+    assert rows == [
+        ["0", "3", "3", "2", f"{100 * right[:2].mean():.1f} %"],
+        ["1", "0", "0", "0", "none there"],
+        ["2", "2", "2", "2", f"{100 * right[2:].mean():.1f} %"],
+    ]
+    assert lines[-1] == f"Wrote {args.out}: 4 features of 2 numbers. Training counts: val split."
+    (tmp_path / "class_counts.json").write_text("[9, 5, 1]")
+    args.out, args.loaded = str(tmp_path / "b.npz"), {}
+    run_features("cfg", args)
+    assert load_features(args.out).counts.tolist() == [9, 5, 1]
+    source.batches, args.loaded = lambda text: [], {}
+    with pytest.raises(ValueError, match="The val split has no labelled element of any class"):
+        run_features("cfg", args)
+    source.classes, args.loaded = ("a", "b"), {}
+    with pytest.raises(ValueError, match=r"must have the 3 classes of head\.fc, got 2: a, b\."):
+        run_features("cfg", args)

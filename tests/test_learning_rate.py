@@ -90,3 +90,13 @@ def test_bad_arguments_are_named() -> None:
         PolynomialLR(optimizer, power=0)
     with pytest.raises(ValueError, match=r"`end` must be above `begin` \(3\), got 3\."):
         PolynomialLR(optimizer, begin=3, end=3)
+
+
+def test_all_arguments_arrive() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    plain = PolynomialLR(optimizer)
+    assert (plain.power, plain.eta_min, plain.begin, plain.end) == (0.9, 0.0, 0, 10**9)
+    assert (plain.last_step, plain.by_epoch, plain.verbose) == (0, True, False)
+    given = PolynomialLR(optimizer, 2.0, 0.01, 3, 9, last_step=4, by_epoch=False, verbose=True)
+    assert (given.power, given.eta_min, given.begin, given.end, given.total_iters) == (2.0, 0.01, 3, 9, 6)
+    assert (given.last_step, given.by_epoch, given.verbose) == (4, False, True)

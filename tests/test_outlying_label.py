@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.structures import BaseDataElement, PixelData
+from mmpretrain.structures import DataSample
 from sklearn.metrics import balanced_accuracy_score
 
 from mmseol.analysis.figures import label_figures
@@ -29,7 +30,7 @@ from mmseol.experiment.checkpoint_outputs import (
     prior,
     read_outputs,
 )
-from mmseol.losses import OutlyingMSELoss
+from mmseol.losses import CrossEntropyLoss, OutlyingMSELoss
 
 COUNTS = np.array([600, 250, 100, 50])
 RANKS = np.array([1.0, 2.0, 3.0, 4.0])
@@ -299,3 +300,76 @@ def test_small_label_maps_are_images_and_not_samples() -> None:
         for k in range(3):
             expected = [((labels == k) & (truth == k)).sum(), (labels == k).sum(), (truth == k).sum()]
             assert rows[k].tolist() == [int(count) for count in expected], image
+    assert (found.kind, found.classes.tolist()) == ("multiplicative", ["a", "b", "c"])
+    assert found.counts.tolist() == [9, 5, 1]
+    targets = np.array([1.0, 2.0, 3.0])
+    np.testing.assert_allclose(found.weights / found.weights[0], targets)
+    kept = [truth != 9 for truth in truths]
+    expected = [model.decode_head.conv_seg(image[None])[0].flatten(1).T[own.flatten()]
+                for (image, _), own in zip(batch, kept, strict=True)]  # fmt: skip
+    for image, values in enumerate(expected):  # all pixels, in a random order
+        own = found.outputs[found.image == image]
+        np.testing.assert_allclose(np.sort(own, 0), np.sort(values.detach().numpy(), 0), rtol=1e-6)
+        distances = ((values.detach().numpy()[:, None] - np.diag(found.weights)) ** 2).sum(2)
+        labels = truths[image][kept[image]].numpy()
+        for name, decided in (
+            (NEAREST, distances.argmin(1)),
+            (prior(1), (values.detach().numpy() / found.weights / [9, 5, 1]).argmax(1)),
+            (RANK, (values.detach().numpy() / found.weights * targets).argmax(1)),
+        ):
+            cells = [[((decided == k) & (labels == k)).sum(), (decided == k).sum()] for k in range(3)]
+            assert found.rows(name)[image, :, :2].tolist() == cells, name
+    assert not model.training
+    dataset.metainfo["classes"] = None
+    few = read_outputs(runner, "a.pth", loader, pixels=5, seed=1)
+    again = read_outputs(runner, "a.pth", loader, pixels=5, seed=1)
+    assert few.image.tolist() == [0] * 5 + [1] * 5
+    assert few.classes.tolist() == ["0", "1", "2"]
+    np.testing.assert_array_equal(few.outputs, again.outputs)
+    others = [read_outputs(runner, "a.pth", loader, pixels=5, seed=seed).outputs for seed in (2, 3)]
+    assert any(not np.array_equal(few.outputs, other) for other in others)
+    assert not model.decode_head.conv_seg._forward_hooks
+
+
+class Classifier(torch.nn.Module):
+    """A model of one layer, whose loss knows no counts."""
+
+    def __init__(self, counts: Any) -> None:
+        super().__init__()
+        self.head = torch.nn.Module()
+        self.head.fc = torch.nn.Linear(2, 3)
+        self.head.loss_module = CrossEntropyLoss(class_counts=counts)
+
+    def test_step(self, batch: Any) -> list[Any]:
+        assert not torch.is_grad_enabled()
+        scores = self.head.fc(torch.stack([inputs for inputs, _ in batch]))
+        return [
+            DataSample().set_gt_label(label).set_pred_label(int(row.argmax()))
+            for row, (_, label) in zip(scores, batch, strict=True)
+        ]
+
+
+def test_samples_are_images() -> None:
+    torch.manual_seed(0)
+    model = Classifier([9, 5, 1])
+    items = [(torch.randn(2), label) for label in (0, 2, 255, 1, 1)]
+    dataset = SimpleNamespace(dataset=SimpleNamespace(metainfo={"classes": ["a", "b", "c"]}))  # a subset
+    loader = type("Loader", (list,), {"dataset": dataset})([items[:2], items[2:]])
+    loaded: list[str] = []
+    runner: Any = SimpleNamespace(model=model, load_checkpoint=loaded.append)
+    found = read_outputs(runner, Path("a.pth"), loader)
+    assert loaded == ["a.pth"]
+    assert (found.kind, found.segmentation, found.targets) == ("additive", False, None)
+    assert found.image.tolist() == [0, 1, 2, 3]  # one is ignored
+    assert found.truth.tolist() == [0, 2, 1, 1]
+    valid = torch.stack([inputs for inputs, label in items if label != 255])
+    outputs = model.head.fc(valid).detach().numpy()
+    np.testing.assert_allclose(found.outputs, outputs, rtol=1e-6)
+    for name, values in ((PLAIN, outputs), (prior(1.5), outputs - 1.5 * np.log([9, 5, 1]))):
+        decided = values.argmax(1)
+        expected = np.stack([np.eye(3)[decided] * np.eye(3)[found.truth], np.eye(3)[decided]], -1)
+        np.testing.assert_array_equal(found.rows(name)[..., :2], expected)
+        np.testing.assert_array_equal(found.rows(name)[..., 2], np.eye(3)[found.truth])
+    assert NEAREST not in found.decisions
+    with pytest.raises(FileNotFoundError, match="`checkpoint` must hold the training counts of its classes"):
+        read_outputs(SimpleNamespace(model=Classifier(None), load_checkpoint=loaded.append), "a.pth", loader)

@@ -276,3 +276,23 @@ def test_views_of_every_data_set_are_averaged() -> None:
     cfg.pop("tta_model")
     with pytest.raises(ValueError, match="`--tta` needs `tta_model` and `tta_pipeline` in the config"):
         experiment.set_test_time_augmentation(cfg)
+
+
+def test_images_in_memory_are_loaded_anew_for_their_views() -> None:
+    inner = dict(type="D", pipeline=[dict(type="Pack")])
+    loader = dict(
+        num_workers=2,
+        collate_fn=dict(type="mine"),
+        dataset=dict(type="mmseol.InMemoryDataset", dataset=inner),
+    )
+    cfg = Config(dict(default_scope="mmpretrain", model=dict(type="A"), test_dataloader=loader))
+    cfg.tta_model, cfg.tta_pipeline = dict(type="B"), [dict(type="TestTimeAug")]
+    experiment.set_test_time_augmentation(cfg)
+    collate = dict(type="default_collate")
+    assert cfg.test_dataloader == dict(
+        num_workers=2,
+        collate_fn=collate,
+        pin_memory=True,
+        persistent_workers=True,
+        dataset=dict(type="D", pipeline=[dict(type="TestTimeAug")]),
+    )

@@ -18,17 +18,23 @@ from PIL import Image
 from mmseol.__main__ import main
 from mmseol.analysis.figures import side_by_side
 from mmseol.analysis.figures.side_by_side import class_figure, error_map, label_map_figure
+from mmseol.analysis.figures.style import class_styles, order_by_count, rgb
 from mmseol.experiment import side_by_side_predictions
 from mmseol.experiment.checkpoint_pass import CheckpointPass
 from mmseol.experiment.side_by_side_predictions import (
+    Predicted,
     _caption,
+    _draw_classes,
+    _draw_label_maps,
     _labels,
     _round_robin,
     _together,
     class_ious,
     difference,
     prepare_predictions,
+    run_predictions,
 )
+from mmseol.losses import OutlyingMSELoss
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "quickstart"
 SCENES, DIGITS = str(CONFIGS / "toy_camvid.py"), str(CONFIGS / "digits.py")
@@ -60,6 +66,19 @@ def test_iou_of_an_image_leaves_void_and_small_classes_out():
         either = (((truth == k) | (predicted == k)) & valid).sum()
         assert found[k] == pytest.approx(100 * both / either)
     assert np.isnan(found[3])  # one of 1,500 pixels
+
+
+@pytest.mark.parametrize(
+    ("size", "pixels", "counts"), [(1000, 1, True), (1001, 1, False), (1500, 2, True), (4, 1, True)]
+)
+def test_a_class_counts_from_one_pixel_in_a_thousand(size, pixels, counts):
+    truth = np.full((1, size + 7), 255)
+    truth[0, :size] = 0
+    truth[0, :pixels] = 1
+    predicted = np.where(truth == 255, 2, 0)
+    both = 100 * (size - pixels) / size
+    found = class_ious(truth, predicted, 3)
+    np.testing.assert_array_equal(found, [both, 0 if counts else np.nan, np.nan])
 
 
 def test_the_difference_is_over_wanted_classes_that_are_there():
@@ -291,3 +310,149 @@ def test_arguments_are_checked_before_anything_is_read(tmp_path, given, message)
         with pytest.raises(FileNotFoundError, match=r"`checkpoint` must be an existing file, got 'x/a.pth'"):
             prepare_predictions(args)
         assert args.titles == ["x", "y"]
+
+
+# ------------------------------------------------------------------ what is drawn of predictions
+
+DRAWN = dict(titles=["ce", "mse"], classes=None, images=2, split="val", palette="rarity", out="a.png", dpi=90)
+
+
+def drawn(monkeypatch, name):
+    """Return a list that receives the arguments of a figure function and of what saves the figure."""
+    calls = []
+    module = side_by_side_predictions
+    monkeypatch.setattr(module, name, lambda *args, **kwargs: calls.append((args, kwargs)) or "figure")
+    monkeypatch.setattr(module, "save_figure", lambda *args: calls.append(args))
+    return calls
+
+
+def test_the_first_of_the_images_that_differ_most_is_drawn(monkeypatch, capsys):
+    truth, worse = np.array([[0, 1], [1, 1]]), np.array([[0, 0], [1, 1]])  # IoU of b: 100 and 67
+    none = np.zeros((2, 2), np.int64)
+    maps = [[truth, worse], [worse, truth], [none, none], [truth, truth]]
+    images = [
+        Predicted(np.full((2, 2, 3), k, np.uint8), none if k == 2 else truth, maps[k], f"x/{k}.png")
+        for k in range(4)
+    ]
+    palette = [[1, 2, 3], [4, 5, 6]]
+    loader = SimpleNamespace(dataset=range(4))
+    passed = SimpleNamespace(classes=("a", "b"), loader=loader, palette=palette)
+    counts, wanted, args = np.array([1, 9]), np.array([False, True]), Namespace(**DRAWN)
+    calls = drawn(monkeypatch, "label_map_figure")
+    _draw_label_maps(images, passed, counts, wanted, args)
+    (given, kwargs), saved = calls
+    assert saved == ("figure", "a.png", 90)
+    assert [int(pixels[0, 0, 0]) for pixels in given[0]] == [0, 3]
+    assert given[1] == [truth, truth]
+    assert given[2] == {"ce": [truth, truth], "mse": [worse, truth]}
+    assert given[3] == ("a", "b")
+    np.testing.assert_array_equal(given[4], rgb(class_styles(counts)))
+    captions = [
+        "0.png    IoU in per cent: b 100 (ce), 67 (mse)",
+        "3.png    IoU in per cent: b 100 (ce), 100 (mse)",
+    ]
+    assert kwargs == dict(errors=True, captions=captions, order=order_by_count(counts).tolist())
+    assert capsys.readouterr().out.splitlines() == [
+        *captions,
+        "Wrote a.png: of each of 2 equal stretches of the val split, the image whose predictions differ most "
+        "on b.",
+    ]
+    calls.clear()
+    _draw_label_maps(
+        images, passed, counts, wanted, Namespace(**{**DRAWN, "images": None, "palette": "data"})
+    )
+    assert [int(pixels[0, 0, 0]) for pixels in calls[0][0][0]] == [0, 1, 3]  # of each of four
+    assert calls[0][0][4] == palette
+    with pytest.raises(
+        ValueError, match="The val split must have an image with enough pixels of b, got none"
+    ):
+        _draw_label_maps(images[2:3], passed, counts, wanted, args)
+    passed.palette, args.palette = None, "data"
+    with pytest.raises(ValueError, match="`--palette data` needs a data set with a palette, got one without"):
+        _draw_label_maps(images, passed, counts, wanted, args)
+
+
+def test_images_that_are_right_and_wrong_are_drawn_rarest_first(monkeypatch, capsys):
+    def predicted(number, truth, *labels):
+        pixels = np.full((2, 2, 3), number, np.uint8)
+        return Predicted(pixels, np.array([truth]), [np.array([label]) for label in labels], str(number))
+
+    rows = [(0, 0, 1), (0, 0, 0), (2, 1, 2), (1, 1, 0), (2, 2, 0)]
+    images = [predicted(number, *row) for number, row in enumerate(rows)]
+    counts, nothing = np.array([9, 5, 1]), np.zeros(3, dtype=bool)
+    calls = drawn(monkeypatch, "class_figure")
+    args = Namespace(**{**DRAWN, "images": 3})
+    _draw_classes(images, ("a", "b", "c"), counts, nothing, args)  # of all classes
+    ((pixels, truths, labels), kwargs), saved = calls
+    assert saved == ("figure", "a.png", 90)
+    assert [int(one[0, 0, 0]) for one in pixels] == [2, 3, 0]
+    assert (truths, labels) == (
+        ["c", "b", "a"],
+        {"ce": ["b", "b", "a"], "mse": ["c", "a", "b"]},
+    )
+    note = "3 of the 4 images where a loss is wrong and another right, rarest classes first"
+    assert kwargs == {"note": note}
+    assert capsys.readouterr().out == f"Wrote a.png: {note}; 5 images were read.\n"
+    calls.clear()
+    args = Namespace(**{**DRAWN, "classes": ["a"]})
+    _draw_classes(images, ("a", "b", "c"), counts, np.array([True, False, False]), args)
+    assert calls[0][0][1] == ["a"]
+    with pytest.raises(ValueError, match=r"is right and another wrong, got none among its 2 images\."):
+        _draw_classes(images[1:2] * 2, ("a", "b", "c"), counts, nothing, Namespace(**DRAWN))
+    calls.clear()
+    alone = [predicted(number, 0, number % 21 > 0) for number in range(21)]
+    args = Namespace(**{**DRAWN, "titles": ["ce"], "images": None})
+    _draw_classes(alone, ("a", "b", "c"), counts, nothing, args)
+    assert len(calls[0][0][0]) == 18
+    assert calls[0][1]["note"].startswith("18 of the 20 images where it is wrong, ")
+
+
+def test_checkpoints_share_classes_and_counts(monkeypatch):
+    truth, label = [[[0, 1]]], [[[0, 0]]]
+
+    def passed(classes, counts=None):
+        model = torch.nn.ModuleDict()
+        if counts is not None:
+            model["loss"] = OutlyingMSELoss(class_counts=counts)
+        return SimpleNamespace(**vars(source(truth, label)), classes=classes, model=model)
+
+    made, calls, names = {}, [], ("a", "b", "c")
+    monkeypatch.setattr(
+        CheckpointPass, "of", staticmethod(lambda cfg, path, loaded, device: made[path, cfg, loaded, device])
+    )
+    monkeypatch.setattr(side_by_side_predictions, "_draw_label_maps", lambda *args: calls.append(args))
+    monkeypatch.setattr(side_by_side_predictions, "_draw_classes", lambda *args: calls.append(args))
+
+    def run(first, second, **given):
+        made.update({("a.pth", 1, 3, "cpu"): first, ("b.pth", 2, 4, "cpu"): second})
+        args = Namespace(**DRAWN, pairs=["a.py", "a.pth", "b.py", "b.pth"], loaded=[3, 4], unsafe_load=False)
+        vars(args).update(device="cpu", counts=None, **given)
+        run_predictions([1, 2], args)
+        (found,) = calls
+        calls.clear()
+        return found
+
+    images, first, counts, wanted, args = run(passed(names), passed(names, [9, 5, 1]))
+    assert [one.name for one in images] == ["x/0.png"]
+    assert first is made["a.pth", 1, 3, "cpu"]
+    assert (counts.tolist(), wanted.tolist()) == ([9, 5, 1], [False, False, True])
+    assert not hasattr(args, "loaded")
+    _, _, counts, wanted, _ = run(passed(names, [3, 1, 2]), passed(names, [9, 5, 1]), classes=["c", "a"])
+    assert (counts.tolist(), wanted.tolist()) == ([3, 1, 2], [True, False, True])
+    sample = DataSample().set_gt_label(1).set_pred_label(0)
+    image = (np.zeros((2, 2, 3), np.uint8), sample)
+    classified = [passed(names, [9, 5, 1]) for _ in range(2)]
+    for one in classified:
+        one.images = lambda text: iter([image])
+    images, own, *_ = run(*classified)
+    assert [one.truth.tolist() for one in images] == [[1]]
+    assert own == names
+    for second, given, message in (
+        (passed(("a", "b", "d")), {}, "same classes, got a, b, c for ce and a, b, d for mse"),
+        (passed(names), dict(classes=["a", "d"]), "`--classes` must be one of 'a', 'b', 'c', got 'd'"),
+        (passed(names), {}, "`--counts` must be given: neither the checkpoints nor class_counts.json"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(passed(names), second, **given)
+    with pytest.raises(ValueError, match="same classes, got none for ce"):
+        run(passed(()), passed(()))

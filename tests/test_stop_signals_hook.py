@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 from threading import Thread
@@ -21,7 +22,7 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmseol.hooks import StopSignalHook, stop_signals
-from mmseol.hooks.stop_signals import _accumulating, _remove_older
+from mmseol.hooks.stop_signals import _accumulating, _outlive_signals, _remove_older
 from mmseol.hooks.train_loaders import SeededLoader
 from mmseol.hooks.whole_checkpoints import BACKEND
 
@@ -383,3 +384,24 @@ def test_a_second_signal_meets_the_handler_of_before() -> None:
         assert hook._handlers == {}
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _work(folder: Path) -> None:
+    _outlive_signals(lambda number: (folder / str(number)).touch(), 3)
+    (folder / "began").touch()
+    time.sleep(60)
+
+
+def test_a_worker_ends_with_its_parent_alone(tmp_path: Path) -> None:
+    """Signals of others to the group do nothing; the parent's SIGTERM, as torch sends it, ends the worker."""
+    worker = start(_work, tmp_path)
+    while not (tmp_path / "began").exists():
+        assert worker.is_alive()
+        time.sleep(0.005)
+    assert (tmp_path / "3").exists()
+    os.kill(worker.pid, signal.SIGINT)
+    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)  # of another process
+    worker.join(0.1)
+    assert worker.is_alive()
+    os.kill(worker.pid, signal.SIGTERM)
+    assert status_of(worker, 20) == 0

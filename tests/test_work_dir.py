@@ -7,14 +7,16 @@ import json
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from torch import nn
 
-from mmseol.experiment.runner import CommandRunner
+from mmseol.experiment.runner import CommandRunner, LoadedWeightsHook
 from mmseol.experiment.weights import build_model, check_classifier, check_initial_weights, check_weights
 from mmseol.experiment.work_dir import check_work_dir, differences, lock_work_dir, resumed_config
 
@@ -231,3 +233,48 @@ def test_runs_of_one_second_have_folders_and_loggers_of_their_own(tmp_path: Path
     assert len({runner.logger.instance_name for runner in made}) == 3
     assert all(Path(runner.log_dir).is_dir() for runner in made)
     assert all(re.fullmatch(r"\d{8}_\d{6}(_\d)?", runner.timestamp) for runner in made)
+
+
+def test_names_of_log_folders_are_numbered(tmp_path: Path) -> None:
+    runner: Any = SimpleNamespace(work_dir=str(tmp_path), _timestamp="20200101_000000")
+    for settings in (dict(experiment_name=tmp_path.name), dict(filename=f"x/{tmp_path.name}.py"), {}):
+        runner.cfg = Config({k: v for k, v in settings.items() if k == "experiment_name"})
+        runner.cfg.__dict__["_filename"] = settings.get("filename")
+        runner.work_dir = str(tmp_path / f"run{len(settings)}{'filename' in settings}")
+        names = [CommandRunner._free_name(runner) for _ in range(3)]
+        assert names == ["20200101_000000", "20200101_000000_2", "20200101_000000_3"]
+        assert all(Path(runner.work_dir, name).is_dir() for name in names)
+        prefix = f"{tmp_path.name}_" if settings else ""
+        MMLogger.get_instance(f"{prefix}20200101_000000_4")
+        assert CommandRunner._free_name(runner) == "20200101_000000_5"
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_weights_are_checked_before_they_are_set(resumed: bool) -> None:
+    warnings: list[str] = []
+    runner = SimpleNamespace(
+        _load_from="a.pth",
+        _resume=resumed,
+        model=network(),
+        cfg=Config(dict(model=dict(type="FCN"))),
+        logger=SimpleNamespace(warning=warnings.append),
+    )
+    hook = LoadedWeightsHook()
+    hook.after_load_checkpoint(runner, {"state_dict": state()})
+    assert warnings == []
+    hook.after_load_checkpoint(runner, {"state_dict": state("neck.bias")})
+    text = "`load_from` 'a.pth' has 3 of the model's 4 weights. neck.bias is missing."
+    assert warnings == ([] if resumed else [text])
+    cosine = {"state_dict": state(), "meta": {"cfg": "type='mmseol.CosineClassifierHead'"}}
+    for checkpoint, message in (
+        (cosine, r"'a\.pth' was trained with mmseol\.Cosine"),
+        (
+            {"state_dict": state("head.fc.bias")},
+            r"'a\.pth' does not fit the model: head\.fc\.bias is missing",
+        ),
+    ):
+        if resumed:
+            with pytest.raises(ValueError, match=message):
+                hook.after_load_checkpoint(runner, checkpoint)
+        else:
+            hook.after_load_checkpoint(runner, checkpoint)

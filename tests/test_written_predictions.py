@@ -16,10 +16,12 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
-from mmengine.registry import DATASETS, TRANSFORMS, Registry
+from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope, Registry
 from mmengine.runner import Runner
 from PIL import Image
+from torch import nn
 
+from mmseol.experiment import checkpoint_pass, prediction
 from mmseol.experiment.checkpoint_outputs import (
     CheckpointOutputs,
     decision_rows,
@@ -27,9 +29,17 @@ from mmseol.experiment.checkpoint_outputs import (
     prior,
     run_config,
 )
-from mmseol.experiment.checkpoint_pass import training_counts
+from mmseol.experiment.checkpoint_pass import CheckpointPass, built_model, split_config, training_counts
 from mmseol.experiment.class_predictions import ClassPredictions, add_writer
-from mmseol.experiment.prediction import _write_class, _write_label_map, find_images, prepare_predict
+from mmseol.experiment.prediction import (
+    _results,
+    _write_class,
+    _write_label_map,
+    find_images,
+    prepare_predict,
+    run_predict,
+)
+from mmseol.experiment.weights import build_model
 from mmseol.losses import OutlyingMSELoss
 
 # ------------------------------------------------------------------ images
@@ -346,3 +356,177 @@ def test_training_counts_come_from_the_nearest_place(tmp_path: Path) -> None:
     for arguments, name in (((checkpoint,), "class_counts"), ((checkpoint, str(given)), "--counts")):
         with pytest.raises(ValueError, match=rf"`?{name}`?.* 3 "):
             training_counts(model, 3, *arguments)
+
+
+# ------------------------------------------------------------------ a checkpoint and its split
+
+
+def arguments(**given: Any) -> Namespace:
+    none = dict.fromkeys(("loss", "data_root", "cfg_options", "launcher"))
+    return Namespace(**{**none, "unsafe_load": False, "split": "val", "seed": 7, **given})
+
+
+def test_a_split_is_read_in_its_order(tmp_path: Path) -> None:
+    (tmp_path / "val").mkdir()
+    dataset = dict(type="CustomDataset", data_root=str(tmp_path), data_prefix="val")
+    loader = dict(
+        batch_size=3, batch_sampler=dict(type="B"), sampler=dict(type="DefaultSampler", shuffle=True)
+    )
+    cfg = Config(dict(model=dict(type="A"), val_dataloader=dict(loader, dataset=dataset), val_evaluator=None))
+    cfg.dump(tmp_path / "a.py")
+    state = {"state_dict": {}, "meta": {}}
+    torch.save(state, tmp_path / "a.pth")
+    paths = (str(tmp_path / "a.py"), str(tmp_path / "a.pth"))
+    made, loaded = split_config(arguments(), *paths)
+    assert loaded == state
+    sampler = dict(type="DefaultSampler", shuffle=False)
+    assert made.test_dataloader.to_dict() == dict(
+        batch_size=3, dataset=dataset, sampler=sampler, persistent_workers=False
+    )
+    assert "randomness" not in made  # the seed is that of the choice of pixels
+    with pytest.raises(ValueError, match="`--split test`: the config has no test_dataloader"):
+        split_config(arguments(split="test"), *paths)
+    (tmp_path / "val").rmdir()
+    with pytest.raises(ValueError, match="`data_prefix` of test_dataloader must be an existing folder"):
+        split_config(arguments(), *paths)
+    torch.save({**state, "meta": {"cfg": "mmseol.CosineClassifierHead"}}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"was trained with mmseol\.CosineClassifierHead"):
+        split_config(arguments(), *paths)
+
+
+def test_a_model_predicts_with_the_weights_of_its_checkpoint(tmp_path: Path) -> None:
+    model = dict(
+        type="ImageClassifier", backbone=dict(type="LeNet5", num_classes=3), head=dict(type="ClsHead")
+    )
+    cfg = Config(dict(default_scope="mmpretrain", model=model))
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        other = build_model(cfg)
+        torch.save({"state_dict": other.state_dict()}, tmp_path / "a.pth")
+        built = built_model(cfg, str(tmp_path / "a.pth"), torch.load(tmp_path / "a.pth"))
+        assert not built.training
+        for name, value in other.state_dict().items():
+            assert torch.equal(built.state_dict()[name], value), name
+        with pytest.raises(ValueError, match=r"`checkpoint` '.*a\.pth' does not fit the model: it has 0 of"):
+            built_model(cfg, str(tmp_path / "a.pth"), {"state_dict": {}})
+
+
+@pytest.mark.parametrize("meta", [None, {}, dict(classes=("a", 1), palette=[[0, 0, 0], [9, 9, 9]])])
+def test_a_pass_has_the_classes_of_its_data(monkeypatch: pytest.MonkeyPatch, meta: Any) -> None:
+    class Doubles(nn.Module):
+        def test_step(self, batch: Any) -> Any:
+            return batch["inputs"] * 2
+
+    given: list[Any] = []
+    monkeypatch.setattr(checkpoint_pass, "built_model", lambda *args: given.append(args) or Doubles())
+    monkeypatch.setattr(checkpoint_pass, "input_image", lambda tensor, model: tensor.tolist())
+    batches = [{"inputs": torch.tensor([1.0, 2.0])}, {"inputs": torch.tensor([3.0])}]
+    loader: Any = type("Loader", (list,), {})(batches)
+    loader.dataset = type("Data", (list,), {"metainfo": meta})([1, 2, 3])
+    monkeypatch.setattr(Runner, "build_dataloader", staticmethod(lambda settings: {"v": loader}[settings]))
+    cfg = Config(dict(test_dataloader="v"))
+    passed = CheckpointPass.of(cfg, "a.pth", {"x": 1}, "meta")
+    assert given == [(cfg, "a.pth", {"x": 1}, "meta")]
+    assert (passed.classes, passed.palette) == ((("a", "1"), meta["palette"]) if meta else ((), None))
+    for text in (None, "shown"):
+        assert list(passed.images(text)) == [(1, 2), (2, 4), (3, 6)]
+    found = list(passed.batches())
+    assert all(batch is one for one, (batch, _) in zip(batches, found, strict=True))
+    assert [samples.tolist() for _, samples in found] == [[2, 4], [6]]
+    loader.dataset.clear()
+    with pytest.raises(ValueError, match="The split must have at least one image, got none"):
+        CheckpointPass.of(cfg, "a.pth", {})
+    assert given[1][3] == "cpu"
+
+
+# ------------------------------------------------------------------ from images to files
+
+
+class Marks:
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        return {**results, "loaded": True}
+
+
+class LoadFile(Marks): ...
+
+
+class Returns(nn.Module):
+    def test_step(self, batch: Any) -> list[Any]:
+        assert not torch.is_grad_enabled()
+        return [batch]
+
+
+@pytest.mark.parametrize("first", ["LoadFile", "Marks"])
+def test_images_are_upright_and_in_rgb(tmp_path: Path, first: str) -> None:
+    picture = Image.new("L", (6, 4), 50)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    picture.save(tmp_path / "a.jpg", exif=exif)
+    steps = [
+        dict(type=first),
+        dict(type="mmseg.LoadAnnotations"),
+        dict(type="LoadAnnotations"),
+        dict(type="Marks"),
+    ]
+    dataset = dict(type="Repeat", dataset=dict(type="A", pipeline=steps))
+    cfg = Config(dict(test_dataloader=dict(dataset=dataset)))
+    args = Namespace(images={"a": tmp_path / "a.jpg"})
+    held = {"img", "img_shape", "ori_shape"}
+    with registered(TRANSFORMS, Marks), registered(TRANSFORMS, LoadFile):
+        ((name, result, image),) = _results(cfg, Returns(), args)
+    assert (name, image.shape, image.dtype) == ("a", (6, 4, 3), np.uint8)
+    assert abs(image.astype(int) - 50).max() < 5
+    assert (result["img_path"], result["loaded"]) == ([str(tmp_path / "a.jpg")], [True])
+    assert result.keys() - {"img_path", "loaded"} == (set() if first == "LoadFile" else held)
+    if first == "Marks":  # the data set holds its images
+        np.testing.assert_array_equal(result["img"][0], image)
+        for name in ("img_shape", "ori_shape"):
+            assert np.ravel(result[name]).tolist() == [6, 4]
+    (tmp_path / "b.png").write_text("text")
+    args.images = {"b": tmp_path / "b.png"}
+    with (
+        registered(TRANSFORMS, Marks),
+        registered(TRANSFORMS, LoadFile),
+        pytest.raises(ValueError, match=r"`image` '.*b\.png' cannot be read: "),
+    ):
+        list(_results(cfg, Returns(), args))
+
+
+@pytest.mark.parametrize("scope", ["mmseg", "mmpretrain"])
+def test_predictions_are_written_with_the_classes_of_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, scope: str
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(prediction, "built_model", lambda *given: seen.append(given) or "model")
+    monkeypatch.setattr(
+        "mmseol.segmentation.predict_upsample_free", lambda model: seen.append("upsample-free")
+    )
+    results = [("a", {"pred_sem_seg": 1}, "image a"), ("b", {}, "image b")]
+    monkeypatch.setattr(prediction, "_results", lambda *given: seen.append(given) or results)
+    for name in ("_write_label_map", "_write_class"):
+        monkeypatch.setattr(
+            prediction, name, lambda *given, name=name: seen.append((name, *given[:4])) or name
+        )
+    dataset = dict(type="Repeat", dataset=dict(type="Numbers"))
+    cfg = Config(dict(default_scope=scope, test_dataloader=dict(dataset=dataset)))
+    args = Namespace(unsafe_load=False, checkpoint="a.pth", device="d", out=str(tmp_path / "out"))
+    theirs, ours = {"classes": ("x",)}, {"classes": ("y",)}
+    monkeypatch.setattr(Numbers, "METAINFO", ours)
+    for loaded, meta in (({"meta": {"dataset_meta": theirs}}, theirs), ({"meta": {}}, ours), ({}, ours)):
+        args.loaded = loaded
+        seen.clear()
+        with registered(DATASETS, Numbers):
+            run_predict(cfg, args)
+        assert seen.pop(0) == (cfg, "a.pth", loaded, "d")
+        assert scope == "mmpretrain" or seen.pop(0) == "upsample-free"
+        assert seen == [
+            (cfg, "model", args),
+            ("_write_label_map", *results[0], meta),
+            ("_write_class", *results[1], meta),
+        ]
+    written = (tmp_path / "out" / "predictions.json").read_text()
+    assert json.loads(written) == {"a": "_write_label_map", "b": "_write_class"}
+    assert capsys.readouterr().out == f"Wrote {tmp_path / 'out'}.\n" * 3
+    args.out = str(tmp_path / "one.png")
+    with registered(DATASETS, Numbers):
+        run_predict(cfg, args)
+    assert not (tmp_path / "one.png").exists()  # the picture alone, which is written for the image

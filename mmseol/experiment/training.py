@@ -156,4 +156,4 @@ def download_names(cfg: Config) -> list[str]:
     ['open-mmlab://resnet50_v1c']
     """
     pattern = r"'((?:https?|open-mmlab|torchvision|mmcls|openmmlab)://[^']+)'"
-    return list(dict.fromkeys(re.findall(pattern, str(cfg.to_dict()))))
+    return list(dict.fromkeys(re.findall(pattern, str(cfg))))
