@@ -65,7 +65,8 @@ def materialised(loss: ClassLoss, pred: Tensor, target: Tensor, align_corners: b
     """Return value and gradient of the loss of upsampled outputs, in float64 and in one piece."""
     pred = pred.detach().double().requires_grad_()
     large = F.interpolate(pred, target.shape[1:], mode="bilinear", align_corners=align_corners)
-    value = loss(large, target, **kwargs)
+    with tiles_of(2**18):  # outputs of label size are cut into tiles too if they are large
+        value = loss(large, target, **kwargs)
     return value.detach(), torch.autograd.grad(value, pred)[0]
 
 
@@ -249,6 +250,21 @@ def test_losses_of_ones_own(cls, fits):
     loss = cls(ignore_index=IGNORE)
     assert fits_tiles(loss, target, 4, None, "mean") == fits
     torch.testing.assert_close(tiled(loss, pred, target), materialised(loss, pred, target))
+
+
+def test_a_loss_normalised_over_its_batch_never_sees_the_callers_divisor():
+    class Own(ClassLoss):
+        takes_avg_factor = False
+
+        def position_loss(self, pred, target, valid):
+            return pred.sum(1)
+
+        def evaluate_grid(self, grid, reduction, avg_factor):
+            assert avg_factor is None
+            return torch.ones(()), None
+
+    pred, target = batch((2, 9, 16), K, outputs=(3, 4))
+    assert Own(ignore_index=IGNORE).forward_upsampled(pred, target, avg_factor=3) == 1
 
 
 def test_a_divisor_of_ones_own():
@@ -632,3 +648,16 @@ def test_features_of_other_corners_and_kept_features() -> None:
     with torch.no_grad():
         first = loss.forward_upsampled(pred, target)
     torch.testing.assert_close(loss.forward_upsampled(pred, target), first)
+
+
+def test_outputs_beyond_the_range_of_float32_are_prepared_in_float64() -> None:
+    for dtype, values, expected in (
+        (torch.float32, [39.0, -39.0], torch.float32),
+        (torch.float32, [1.0, -41.0], torch.float64),
+        (torch.float32, [], torch.float32),
+        (torch.float64, [1e4], torch.float64),
+    ):
+        given = torch.tensor(values, dtype=dtype)
+        prepared = tiles.Visitor().prepare(given)
+        assert prepared.dtype == expected
+        assert prepared.equal(given.to(expected))
