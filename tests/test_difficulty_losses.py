@@ -97,6 +97,8 @@ def test_wrong_difficulties_are_named(difficulty, message):
     loss.allocate_class_counts(5)
     with pytest.raises(ValueError, match=message):
         loss.set_class_difficulty(difficulty)
+    with pytest.raises(ValueError, match=r"each of the 2 classes, got shape \(1,\)"):
+        CDBLoss().set_class_difficulty([0.5])
 
 
 def test_difficulties_of_other_classes_are_named():

@@ -98,12 +98,15 @@ def test_equalization_draws_each_element_of_each_step_from_torchs_seed():
 
 def test_equalization_of_soft_labels():
     pred, _ = batch()
-    soft = soft_labels(pred)
+    soft = 1.005 * soft_labels(pred)  # labels may be rounded
     loss = EqualizationLoss(gamma=1, threshold=0.05, class_counts=COUNTS)
     tail = torch.tensor([0, 1, 0, 1, 1.0]).view(1, -1, 1, 1)
     kept = (pred.exp() * (1 - tail * (1 - soft))).sum(1).log()
     expected = (soft * (kept.unsqueeze(1) - pred)).sum(1).mean()
     torch.testing.assert_close(loss(pred, soft), expected)
+    soft[:, 4] = -1e-9
+    assert loss(pred, soft / soft.sum(1, keepdim=True)).isfinite()
+    soft = soft_labels(pred)
     plain = EqualizationLoss(gamma=1, threshold=0, class_counts=COUNTS)
     torch.testing.assert_close(plain(pred, soft), F.cross_entropy(pred, soft))
 
@@ -607,3 +610,45 @@ def test_influence_gradients_stay_in_the_range_of_float16(reduction):
         loss.set_features(features.detach())
         (scaled,) = torch.autograd.grad(4 * loss(pred, torch.tensor([0, 4])).sum(), pred)
         assert scaled.isinf().any()
+
+
+def test_states_are_made_for_the_number_of_classes():
+    loss = SeesawLoss()
+    loss(torch.zeros(1, 5), torch.tensor([0]))
+    with pytest.raises(ValueError, match="`pred` has 3 classes, but `seen_counts` has 5 entries"):
+        loss(torch.zeros(1, 3), torch.tensor([0]))
+    loss.allocate_class_counts(3)
+    assert loss.seen_counts.tolist() == [0, 0, 0]
+    loss(torch.zeros(1, 3), torch.tensor([2]))
+    seen = loss.seen_counts
+    loss.allocate_class_counts(3)
+    assert loss.seen_counts is seen
+    assert seen.tolist() == [0, 0, 1]
+
+
+def test_bins_without_momentum_have_no_state():
+    assert not GHMCLoss().state_dict()
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*bin_counts"):
+        GHMCLoss().load_state_dict({"bin_counts": torch.zeros(10)})
+
+
+@pytest.mark.parametrize(("large", "mode"), [((6,), "linear"), ((4, 6, 2), "trilinear")])
+def test_features_of_sequences_and_of_volumes(large, mode):
+    pred, target = batch((2, *large), K)
+    h = torch.rand(2, 7, *(2,) * len(large), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    loss = InfluenceBalancedLoss(class_counts=COUNTS, ignore_index=IGNORE)
+    loss.set_features(h)
+    value = loss(pred, target)
+    loss.set_features(F.interpolate(h.sum(1, keepdim=True), large, mode=mode))
+    torch.testing.assert_close(value, loss(pred, target))
+
+
+def test_influence_gradients_of_upsampled_outputs_stay_in_the_range_of_float16():
+    loss = InfluenceBalancedLoss(class_counts=COUNTS, reduction="sum")
+    pred = torch.zeros(1, K, 1, 1, dtype=torch.float16, requires_grad=True)
+    features = torch.zeros(1, 3, 1, 1, dtype=torch.float16, requires_grad=True)
+    loss.set_features(features)
+    value = loss.forward_upsampled(pred, torch.full((1, 4, 4), 4))
+    grads = torch.autograd.grad(value, (pred, features), retain_graph=True)
+    assert all(grad.isfinite().all() for grad in grads)
+    assert grads[0].abs().max() == 65504

@@ -213,3 +213,5 @@ def test_binary_cross_entropy_is_exact_in_float64():
         for label, expected in ((0, math.log1p(math.exp(-z))), (1, z + math.log1p(math.exp(-z)))):
             value = binary_cross_entropy(pred, torch.tensor([label]), torch.ones_like(pred)) - math.log(2)
             np.testing.assert_allclose(value.item(), expected, rtol=1e-14, atol=1e-14)
+            focal = SigmoidFocalLoss(alpha=None, gamma=0)(pred, torch.tensor([label])) - math.log(2)
+            np.testing.assert_allclose(focal.item(), expected, rtol=1e-14, atol=1e-14)

@@ -2,18 +2,24 @@
 
 import inspect
 import math
+import sys
+from contextlib import suppress
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from helpers.batches import IGNORE, batch, soft_labels
 from helpers.distributed import run_ranks
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn import functional as F
 
 from mmseol import losses
 from mmseol.camvid.layout import CAMVID_PIXELS
 from mmseol.losses import ClassLoss, CrossEntropyLoss, OneHotMSELoss, OutlyingMSELoss
+from mmseol.losses.base import tiled
+from mmseol.losses.base.class_loss import evaluate_once
+from mmseol.losses.ops.autograd import limit_half_gradients, outside_graphs
 from mmseol.registry import MODELS
 
 
@@ -209,6 +215,7 @@ def test_auto_alpha_gives_first_gradients_of_unit_root_mean_square():
     ("arguments", "message"),
     [
         (dict(class_weight=-0.5), "`class_weight` must be a finite number of at least 0, got -0.5"),
+        (dict(class_weight=True), "`class_weight` must be at least two finite numbers, .* got True"),
         (dict(class_weight="median"), "`class_weight` must be one of 'median_frequency'"),
         (dict(class_weight=[1, -1]), "`class_weight` must be at least two finite numbers, none negative"),
         (dict(class_weight=[0, 0]), "`class_weight` must not be all zero"),
@@ -338,3 +345,150 @@ def test_the_callers_avg_factor_stays_as_it_is():
     (first, kept), (second, other) = run_ranks(divide_on_a_rank)
     assert first == second == pytest.approx(math.log(2) / 3)
     assert (kept, other) == (2, 4)
+
+
+def test_defaults_of_arguments_that_losses_share():
+    """Those of abstract bases too, which the losses of this package never use."""
+    defaults = dict(class_counts=None, ignore_index=-100, loss_weight=1.0, reduction="mean", loss_name=None)
+    defaults |= dict(sync_avg_factor=False, beta=0.9999, smooth=0.0, classes="present", per_image=False)
+    every = {base for cls, _ in DEFAULTS for base in cls.__mro__ if issubclass(base, ClassLoss)}
+    assert len(every) > len(DEFAULTS) + 5
+    for cls in every:
+        expected = defaults | (dict(beta=0.7) if cls is losses.TverskyLoss else {})
+        for name, parameter in inspect.signature(cls).parameters.items():
+            assert parameter.default == expected.get(name, parameter.default), (cls, name)
+
+
+@pytest.mark.parametrize("is_cuda", [False, True])
+def test_sums_of_soft_labels_are_checked_once_on_a_gpu_and_always_elsewhere(is_cuda):
+    loss, pred = CrossEntropyLoss(), SimpleNamespace(dim=lambda: 2, is_cuda=is_cuda)
+    for total in (0.985, 1.015, float("nan")):
+        with pytest.raises(ValueError, match=f"must sum to 1 over the classes, got a sum of {total}"):
+            loss.check_exclusive(pred, torch.tensor([[0.5, 0.5], [total, 0.0]]))
+    loss.check_exclusive(pred, torch.tensor([[0.991, 0.0], [1.009, 0.0]]))
+    if is_cuda:
+        loss.check_exclusive(pred, torch.ones(1, 2))  # a wait for the GPU at each step would cost time
+    else:
+        with pytest.raises(ValueError, match="got a sum of 2"):
+            loss.check_exclusive(pred, torch.ones(1, 2))
+
+
+def test_a_loss_observes_integer_labels_alone():
+    class Seeing(PlainLoss):
+        seen = 0
+
+        def observe(self, labels):
+            self.seen += int(labels.counts().sum())
+
+    loss = Seeing(ignore_index=IGNORE)
+    loss(torch.zeros(3, 2), torch.tensor([0, 1, IGNORE]))
+    loss(torch.zeros(1, 2), torch.tensor([[0.5, 0.5]]))
+    assert loss.seen == 2
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_class_weights_of_soft_labels_keep_their_digits(autocast):
+    """A product of matrices in bfloat16 would keep three."""
+    loss = OneHotMSELoss(reduction="none")
+    loss.set_class_weight([1.0, 1.003, 0.5])
+    soft = torch.tensor([[0.301, 0.699, 0.0], [0.001, 0.998, 0.001]])
+    expected = 0.5 * soft.square().sum(1) * (soft @ torch.tensor([1.0, 1.003, 0.5]))
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        value = loss(torch.zeros(2, 3), soft)
+    torch.testing.assert_close(value, expected, rtol=1e-6, atol=0)
+
+
+def test_counts_of_other_classes_have_to_be_counted_again():
+    loss = losses.LogitAdjustedLoss(class_counts=None)
+    loss.set_class_counts([3, 2, 1])
+    loss.allocate_class_counts(2)
+    with pytest.raises(RuntimeError, match=r"`LogitAdjustedLoss` needs .* and has no counts"):
+        loss(torch.zeros(1, 2), torch.tensor([0]))
+
+
+def test_alpha_is_checked_before_and_used_after_anything_is_counted():
+    loss = OutlyingMSELoss()
+    with pytest.raises(ValueError, match=r"`alpha` must be a finite number above 0( or 'auto')?, got -1"):
+        loss.set_alpha(-1)
+    loss.set_class_counts([5, 2])
+    loss.set_alpha(3.0)
+    assert (loss.alpha_value, loss.target_values.tolist()) == (3, [3, 6])
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        tiled.evaluate_tiles,
+        tiled.element_losses,
+        evaluate_once,
+        losses.upsampled_cross_entropy,
+        losses.InfluenceBalancedLoss._in_chunks,
+        losses.InfluenceBalancedLoss._in_tiles,
+    ],
+    ids=lambda function: function.__name__,
+)
+def test_what_writes_gradients_by_hand_stays_out_of_compiled_graphs(function):
+    assert function._torchdynamo_disable
+
+
+def test_the_compiler_is_asked_once_and_not_imported(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.compiler, "disable", lambda function: asked.append(function) or function)
+    double = outside_graphs(lambda x: 2 * x)
+    monkeypatch.delitem(sys.modules, "torch._dynamo", raising=False)
+    assert (double(1), asked) == (2, [])
+    monkeypatch.setitem(sys.modules, "torch._dynamo", SimpleNamespace())
+    assert (double(2), double(x=3), len(asked)) == (4, 6, 1)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_gradients_of_upsampled_float16_stay_in_its_range(reduction):
+    """In one pass and, for a loss of each pixel, in torch's own functions."""
+    outputs = torch.full((1, 2, 2, 2), 1000.0)
+    target = torch.zeros(1, 32, 32, dtype=torch.long)
+    loss = OneHotMSELoss(reduction=reduction)
+    half, single = (outputs.to(dtype).requires_grad_() for dtype in (torch.float16, torch.float32))
+    for pred in (half, single):
+        loss.forward_upsampled(pred, target).sum().backward()
+    assert half.grad.eq(65504).all()
+    assert single.grad.gt(2e5).all()
+
+
+def test_no_sample_has_a_gradient_in_float16():
+    pred = torch.zeros(0, 3, dtype=torch.float16, requires_grad=True)
+    converted = pred.float()
+    loss = converted.sum(1)
+    limit_half_gradients(loss, (converted, pred.dtype))
+    loss.sum().backward()
+    assert pred.grad.shape == (0, 3)
+
+
+@pytest.mark.skipif(torch.__version__ < "2.4", reason="its fake tensors need a GPU's driver")
+@pytest.mark.parametrize("shape", [(4, 3), (2, 3, 5, 5)])
+@pytest.mark.parametrize(
+    "cls",
+    [
+        cls
+        for cls, _ in DEFAULTS
+        # They need Triton on a GPU, or shapes that follow from values, which fake tensors do not have.
+        if cls not in (OutlyingMSELoss, losses.GHMCLoss, losses.LovaszSoftmaxLoss, losses.LovaszHingeLoss)
+    ],
+)
+def test_everything_is_made_where_the_outputs_are(cls, shape):
+    """A tensor on the CPU beside those of a GPU is an error, of fake tensors too."""
+    loss, fresh = cls(class_counts=[98, 1, 1]), cls()
+    stored = loss.state_dict()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for one in (loss, fresh):
+            one.to("cuda:0")
+        with suppress(DataDependentOutputException):  # whether anything was counted
+            fresh.load_state_dict(stored)
+        assert {buffer.device.type for buffer in fresh.buffers()} == {"cuda"}
+        pred = torch.zeros(shape, device="cuda:0")
+        target = torch.zeros(pred[:, 0].shape, dtype=torch.long, device="cuda:0")
+        if cls is losses.InfluenceBalancedLoss:
+            loss.set_features(pred)
+        assert loss(pred, target).device.type == "cuda"
+        fresh.allocate_class_counts(5)
+    for one in (loss, fresh):
+        assert {buffer.device.type for buffer in one.buffers()} == {"cuda"}

@@ -84,7 +84,7 @@ def check_against_slow(loss, slow, scale=1.0):
     value = loss(pred, target, ignore_index=IGNORE)
     (grad,) = torch.autograd.grad(value, pred)
     array, labels = pred.detach().numpy(), target.numpy()
-    np.testing.assert_allclose(value.item(), slow(array, labels), rtol=1e-9)
+    np.testing.assert_allclose(value.item(), slow(array, labels), rtol=1e-12)
     expected, step = np.zeros_like(array), 1e-5
     for index in np.ndindex(array.shape):
         around = []
@@ -174,6 +174,11 @@ def test_equal_counts_give_plain_cross_entropy(classes):
 def test_margins_of_ldam():
     margins = LDAMLoss(max_margin=0.4, class_counts=[10000, 625, 16]).margins
     np.testing.assert_allclose(margins, [0.4 * 2 / 10, 0.4 * 2 / 5, 0.4])
+    assert LDAMLoss(scale=20).score_temperature == 0.05
+
+
+def test_factors_of_vs():
+    np.testing.assert_allclose(VSLoss(gamma=0.5, class_counts=[16, 4, 1]).factor, [1, 1 / 2, 1 / 4])
 
 
 def test_soft_labels_shift_by_their_share_of_the_margin():
@@ -189,12 +194,13 @@ def test_lade_of_soft_labels_averages_by_their_mass():
     pred, _ = batch((9,))
     soft = soft_labels(pred)
     prior = torch.tensor(COUNTS, dtype=torch.float64) / sum(COUNTS)
-    first = (soft * pred).sum(0) / soft.sum(0)
-    second = torch.logsumexp(pred - prior.log() - math.log(K), 0) - math.log(len(pred))
+    first = (soft * pred).sum(0) / (soft.sum(0) + 1e-8)
+    log_prior = (prior + 1e-9).log()
+    second = torch.logsumexp(pred - log_prior + math.log(1 / K + 1e-9), 0) - math.log(len(pred))
     expected = (
-        F.cross_entropy(pred + prior.log(), soft) - 0.1 * (prior * (first - second - 0.1 * second**2)).sum()
+        F.cross_entropy(pred + log_prior, soft) - 0.1 * (prior * (first - second - 0.1 * second**2)).sum()
     )
-    torch.testing.assert_close(LADELoss(class_counts=COUNTS)(pred, soft), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(LADELoss(class_counts=COUNTS)(pred, soft), expected, rtol=1e-12, atol=0)
 
 
 def test_lade_ignores_avg_factor_and_its_positions_average_to_the_loss():

@@ -363,6 +363,7 @@ def on_rank(rank, cls, settings, pred, target):
         ),
         (IoULoss, dict(smooth="1"), "`smooth` must be a finite number of at least 0, got '1'"),
         (TverskyLoss, dict(alpha=-0.1), "`alpha` must be a finite number of at least 0, got -0.1"),
+        (TverskyLoss, dict(beta=-0.1), "`beta` must be a finite number of at least 0, got -0.1"),
         (TverskyLoss, dict(alpha=0, beta=0), "nor both 0, got alpha=0, beta=0"),
         *(
             (cls, dict(classes=classes), "`classes` must be 'present', 'all' or different classes as numbers")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -283,3 +284,80 @@ def test_which_function_has_a_triton_version(monkeypatch):
         torch.use_deterministic_algorithms(False)
     monkeypatch.setattr(triton_versions, "find_spec", lambda name: None)
     assert triton_versions.for_device(both[0], pred) is both[0]
+
+
+def grid_of(pred: Tensor, target: Tensor) -> Any:
+    from mmseol.losses.ops.inputs import Labels
+    from mmseol.losses.ops.tiles import LabelGrid
+
+    return LabelGrid(pred, Labels.of(target, pred.shape[1], IGNORE), requires_grad=True)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(("small", "large"), [(3, 9), (2, 21), (5, 3), (1, 4)])
+def test_cells_hold_the_pixels_between_two_points(small, large, align_corners):
+    from mmseol.losses.ops.softmax_triton import _cells
+    from mmseol.losses.ops.tiles import dense_axis
+
+    cells = _cells(small, large, align_corners, torch.device("cpu"))
+    starts, matrix = cells.starts.tolist(), torch.zeros(large, small + 1, dtype=torch.float64)
+    for point in range(small):
+        own = slice(starts[point], starts[point + 1])
+        matrix[own, point : point + 2] = cells.weights[:, own].T
+    expected = dense_axis(small, large, align_corners, torch.float64, torch.device("cpu"))
+    torch.testing.assert_close(matrix[:, :small], expected, rtol=0, atol=0)
+    assert (starts[0], starts[-1], cells.starts.dtype) == (0, large, torch.int32)
+    assert cells.largest == max(end - start for start, end in pairwise(starts))
+
+
+@pytest.mark.parametrize(
+    ("scale", "dtype"), [(1.0, torch.float32), (1e3, torch.float64), (float("inf"), torch.float32)]
+)
+def test_prepared_outputs_are_adjusted_and_have_a_largest_of_zero(scale, dtype):
+    from mmseol.losses.ops.softmax_triton import _prepare
+
+    pred, target = batch((2, 6, 6), K, outputs=(3, 3), dtype=torch.float32, scale=min(scale, 1e3))
+    if scale == float("inf"):
+        pred, target = pred.detach() / 1e3, target.clone()
+        pred[1, :, 0], target[1, :3] = scale, IGNORE
+    form = softmax.SoftmaxForm(factor=torch.linspace(0.5, 1, K), offset=torch.linspace(-1, 1, K))
+    prepared = _prepare(grid_of(pred, target), slice(1, 2), form)
+    expected = form.adjust(torch.where(pred[1:].isfinite(), pred[1:], 0).double()).movedim(1, -1)
+    expected = (expected - expected.amax(3, keepdim=True)).to(dtype).detach()
+    torch.testing.assert_close(prepared, expected, rtol=1e-5, atol=1e-5)
+    assert prepared.amax(3).eq(0).all()
+    assert prepared.is_contiguous()
+
+
+def test_images_in_groups_and_what_is_left_to_the_tiles(monkeypatch):
+    from mmseol.losses.ops import softmax_triton
+
+    groups: list[Any] = []
+
+    def images(grid, part, form, scale, rows, columns, gradient):
+        groups.append((part.start, part.stop, rows.largest, columns.largest, gradient))
+        return torch.tensor(float(part.start))
+
+    monkeypatch.setattr(softmax_triton, "_images", images)
+    monkeypatch.setattr(softmax_triton, "tiled_softmax_sums", lambda *args: "tiles")
+    plain, one = softmax.SoftmaxForm(), torch.ones(())
+    pred, target = batch((3, 6, 8), K, outputs=(3, 2), dtype=torch.float16)
+    numbers = 8 * 6 * 8 + 6 * K * 3 * 2  # eight maps, and six times the outputs, of an image
+    for work, starts in ((numbers * 2, [0, 2]), (numbers * 2 - 1, [0, 1, 2]), (1, [0, 1, 2])):
+        for scale in (one, None):
+            groups.clear()
+            monkeypatch.setattr(softmax_triton, "_WORK", work)
+            totals, gradient = softmax_triton.softmax_sums(grid_of(pred, target), plain, scale)
+            assert totals.tolist() == [start for start, *_ in groups] == starts
+            assert {stop - start for start, stop, *_ in groups} == {1 if len(starts) == 3 else 2}
+            assert {cells for _, _, *cells, _ in groups for cells in [tuple(cells)]} == {(3, 6)}
+            assert all(written is gradient for *_, written in groups)
+            assert (gradient is None) == (scale is None)
+            assert gradient is None or (gradient.shape, gradient.dtype) == (pred.shape, torch.float32)
+    for form in (softmax.SoftmaxForm(shift=torch.add), softmax.SoftmaxForm(margin_of=torch.add)):
+        assert softmax_triton.softmax_sums(grid_of(pred, target), form, one) == "tiles"
+    assert softmax_triton.softmax_sums(grid_of(pred[:0], target[:0]), plain, one) == "tiles"
+    assert softmax_triton.softmax_sums(grid_of(*batch((1, 6, 8), K)), plain, one) == "tiles"
+    for shape in ((64, 3), (3, 64), (65, 3), (3, 65)):
+        found = softmax_triton.softmax_sums(grid_of(*batch((1, *shape), K, outputs=(1, 1))), plain, one)
+        assert (found == "tiles") == (65 in shape)

@@ -174,3 +174,24 @@ def test_the_value_may_be_scaled_in_place(reduction):
     value = loss(pred, target)
     value *= 2
     torch.testing.assert_close(torch.autograd.grad(value.sum(), pred)[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "elements", "samples", "rows"),
+    [
+        ((7, 3), 6, [3, 3, 1], None),
+        ((4, 3, 2, 5), 60, [2, 2], [2]),
+        ((4, 3, 2, 5), 29, [1] * 4, [1, 1]),
+        ((2, 3, 5, 2), 12, [1, 1], [2, 2, 1]),
+        ((2, 3, 5), 1, [1, 1], [1] * 5),
+        ((2, 3, 0, 4), 60, [2], []),
+    ],
+)
+def test_chunks_are_as_large_as_they_may_be(shape, elements, samples, rows, monkeypatch):
+    monkeypatch.setitem(inputs.CHUNK, "cpu", elements)
+    outputs = torch.empty(shape)
+    parts = [outputs[:, 0][where].shape for where in inputs.chunks(outputs)]
+    expected = (
+        [(n,) for n in samples] if rows is None else [(n, r, *shape[3:]) for n in samples for r in rows]
+    )
+    assert parts == expected

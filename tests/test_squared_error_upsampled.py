@@ -288,6 +288,12 @@ def test_negative_weights_give_a_negative_loss():
     check(outlying(3), pred, target, weight=-torch.rand(target.shape))
 
 
+def test_weights_of_zero_do_not_let_rounding_make_a_loss_negative():
+    total = torch.tensor(-1e-16)
+    assert upsampled.not_below_zero(total, torch.tensor([0.0, 1.0])) == 0
+    assert upsampled.not_below_zero(total, torch.tensor([0.0, -1.0])) == total
+
+
 def test_compiles_within_a_model():
     torch._dynamo.reset()
     loss, layer = outlying(3), torch.nn.Conv2d(2, 3, 1)

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from mmseol.experiment.loss import LOSSES
 from mmseol.losses import ClassLoss, CrossEntropyLoss, EnlargedMarginLoss, SeesawLoss
 from mmseol.losses.base.stateful import StatefulLoss
-from mmseol.losses.base.tiled import element_losses, fits_tiles
-from mmseol.losses.ops import tiles
+from mmseol.losses.base.tiled import element_losses, fits_tiles, is_large
+from mmseol.losses.ops import binary_cross_entropy, tiles
+from mmseol.losses.ops.softmax import SoftmaxForm, sums_are_exact
 from mmseol.losses.ops.tiles import tiles_of
 from mmseol.registry import MODELS
 
@@ -64,7 +65,8 @@ def materialised(loss: ClassLoss, pred: Tensor, target: Tensor, align_corners: b
     """Return value and gradient of the loss of upsampled outputs, in float64 and in one piece."""
     pred = pred.detach().double().requires_grad_()
     large = F.interpolate(pred, target.shape[1:], mode="bilinear", align_corners=align_corners)
-    value = loss(large, target, **kwargs)
+    with tiles_of(2**18):  # outputs of label size are cut into tiles too if they are large
+        value = loss(large, target, **kwargs)
     return value.detach(), torch.autograd.grad(value, pred)[0]
 
 
@@ -170,7 +172,13 @@ def test_what_no_valid_pixel_reads_may_be_anything(name):
     assert build(name).forward_upsampled(read, target).isnan()
 
 
-@pytest.mark.parametrize("name", ["ce", "weighted_focal", "vs", "elm"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("ce", "weighted_focal", "vs", "elm", "seesaw", "equalization", "lade", "ghmc", "focal_sigmoid"),
+        *("dice", "lovasz_softmax", "lovasz_hinge"),
+    ],
+)
 def test_label_size(name):
     pred, target = batch((2, 9, 16), K, ignored=0.3)
     with tiles_of(10**6):
@@ -178,11 +186,16 @@ def test_label_size(name):
         expected_grad = torch.autograd.grad(expected, pred)[0]
     for odd in (0.0, float("nan"), float("inf")):
         other = torch.where(target.unsqueeze(1) == IGNORE, odd, pred.detach()).requires_grad_()
+        given = other.detach().clone()
         value = build(name)(other, target)
         torch.testing.assert_close(value, expected)
         torch.testing.assert_close(torch.autograd.grad(value, other)[0], expected_grad)
+        torch.testing.assert_close(other, given, rtol=0, atol=0, equal_nan=True)  # not overwritten
         with pytest.raises(RuntimeError, match="differentiable once"):
             torch.autograd.grad(build(name)(other, target), other, create_graph=True)
+        other.data[1, :, 0, 0], labels = odd, target.clone()
+        labels[1, 0, 0] = 1
+        assert not odd or not build(name)(other, labels).isfinite()
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
@@ -195,6 +208,8 @@ def test_losses_of_pixels(name, align_corners):
     got = element_losses(loss, pred, target, IGNORE, align_corners)
     torch.testing.assert_close(got, expected.detach())
     assert not got.requires_grad
+    if not align_corners:
+        torch.testing.assert_close(element_losses(loss, pred, target, IGNORE), got)
 
 
 def test_seesaw_counts_once():
@@ -235,6 +250,21 @@ def test_losses_of_ones_own(cls, fits):
     loss = cls(ignore_index=IGNORE)
     assert fits_tiles(loss, target, 4, None, "mean") == fits
     torch.testing.assert_close(tiled(loss, pred, target), materialised(loss, pred, target))
+
+
+def test_a_loss_normalised_over_its_batch_never_sees_the_callers_divisor():
+    class Own(ClassLoss):
+        takes_avg_factor = False
+
+        def position_loss(self, pred, target, valid):
+            return pred.sum(1)
+
+        def evaluate_grid(self, grid, reduction, avg_factor):
+            assert avg_factor is None
+            return torch.ones(()), None
+
+    pred, target = batch((2, 9, 16), K, outputs=(3, 4))
+    assert Own(ignore_index=IGNORE).forward_upsampled(pred, target, avg_factor=3) == 1
 
 
 def test_a_divisor_of_ones_own():
@@ -286,7 +316,10 @@ class Noisy(ClassLoss):
         return (pred * torch.rand_like(pred)).square().sum(1)
 
 
-@pytest.mark.parametrize("loss", [Noisy(ignore_index=IGNORE), build("ce"), build("focal_sigmoid")])
+@pytest.mark.parametrize(
+    "loss",
+    [Noisy(ignore_index=IGNORE), build("ce"), build("focal_sigmoid"), build("equalization", gamma=0.9)],
+)
 def test_threads_change_nothing(loss):
     pred, target = batch((5, 9, 16), K, outputs=(3, 4))
     threads = torch.get_num_threads()
@@ -363,9 +396,13 @@ def test_nothing_of_the_labels_size_times_classes_is_allocated(name):
 
 def test_no_image():
     pred, target = batch((2, 9, 8), K, outputs=(3, 4))
-    value, grad = tiled(build("ce"), pred[:0].detach().requires_grad_(), target[:0])
-    assert value == 0
-    assert grad.shape == (0, K, 3, 4)
+    for name in ("ce", "influence_balanced"):
+        loss = build(name)
+        if name == "influence_balanced":
+            loss.set_features(torch.zeros(0, 2, 3, 4))
+        value, grad = tiled(loss, pred[:0].detach().requires_grad_(), target[:0])
+        assert value == 0
+        assert grad.shape == (0, K, 3, 4)
 
 
 @pytest.mark.parametrize("name", ["ce", "dice", "lovasz_softmax", "seesaw"])
@@ -380,6 +417,10 @@ def test_outputs_are_not_overwritten(name, outputs):
 
 def test_tile_sizes_are_restored():
     before = dict(tiles.TILE), dict(tiles.COLUMNS)
+    with tiles_of(100):
+        assert tiles.COLUMNS == {"cpu": 5, "cuda": 5}
+    with tiles_of(7):
+        assert tiles.COLUMNS["cpu"] == 1
     with pytest.raises(KeyError), tiles_of(7):
         raise KeyError
     assert before == (tiles.TILE, tiles.COLUMNS)
@@ -490,3 +531,164 @@ def test_a_loss_with_a_state_of_the_batch_is_not_cut_into_tiles() -> None:
     loss = Running(class_counts=COUNTS)
     expected = loss(F.interpolate(pred, (8, 8), mode="bilinear"), target)
     torch.testing.assert_close(loss.forward_upsampled(pred, target), expected)
+
+
+@pytest.mark.parametrize("name", sorted(set(TILED) - {"cdb_ce"}))
+def test_class_weights_of_a_schedule_and_divisors_of_a_caller(name: str) -> None:
+    pred, target = batch((2, 9, 14), K, outputs=(4, 5))
+    for call in ({}, {"avg_factor": 7.0}):
+        results = []
+        for evaluate in (tiled, materialised):
+            loss = build(name)
+            loss.set_class_weight([1.0, 2.0, 3.0, 4.0, 5.0])
+            results.append(evaluate(loss, pred, target, **call))
+        torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["balanced_softmax", "ce", "elm", "equalization", "focal", "ldam", "seesaw", "vs", "weighted_focal"],
+)
+def test_a_function_of_the_softmax_needs_no_autograd(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pred, target = batch((2, 9, 14), K, outputs=(4, 5))
+    expected, loss = materialised(build(name), pred, target), build(name)
+    monkeypatch.setattr(loss, "position_loss", None)
+    torch.testing.assert_close(tiled(loss, pred, target), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "passes"),
+    [("ce", 1), ("smoothed", 1), ("ghmc", 2), ("lade", 2), ("dice", 2), ("lovasz_softmax", 2)],
+)
+@pytest.mark.parametrize("outputs", [(4, 5), None])
+def test_gradients_are_written_in_the_last_pass_and_where_one_is_needed(
+    name: str, passes: int, outputs: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They take as much memory as the outputs."""
+    written: list[bool] = []
+    visit = tiles.LabelGrid.visit
+
+    def noted(*args, **kwargs):
+        result = visit(*args, **kwargs)
+        written.append(result[1] is not None)
+        return result
+
+    monkeypatch.setattr(tiles.LabelGrid, "visit", noted)
+    pred, target = batch((2, 9, 14), K, outputs=outputs)
+    loss = build(name) if name != "smoothed" else Smoothed(ignore_index=IGNORE)
+    value = loss.forward_upsampled(pred, target) if outputs else loss(pred, target)
+    assert written == [False] * (passes - 1) + [True]
+    written.clear()
+    with torch.no_grad():
+        same = loss.forward_upsampled(pred, target) if outputs else loss(pred, target)
+    assert not any(written)
+    torch.testing.assert_close(same, value.detach())
+
+
+def test_binary_cross_entropy_computes_no_gradient_that_is_not_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pred, target = batch((6,), K, ignored=0)
+    monkeypatch.setattr(binary_cross_entropy, "sigmoid_residual", None)
+    one_hot = F.one_hot(target, K).double()
+    expected = F.binary_cross_entropy_with_logits(pred.detach(), one_hot, reduction="none").sum(1)
+    ones = torch.ones_like(pred)
+    with torch.no_grad():
+        torch.testing.assert_close(binary_cross_entropy.binary_cross_entropy(pred, target, ones), expected)
+    value = binary_cross_entropy.binary_cross_entropy(pred.detach(), one_hot, ones)
+    torch.testing.assert_close(value, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "base"), [("ce", "class_loss"), ("dice", "region"), ("outlying_mse", "quadratic")]
+)
+def test_compiled_code_computes_large_outputs_in_one_piece(
+    name: str, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pred, target = batch((2, 9, 14), K)
+    expected = build(name)(pred, target)
+    monkeypatch.setattr(f"mmseol.losses.base.{base}.evaluate_tiles", None)
+    with pytest.raises(TypeError, match="not callable"):
+        build(name)(pred, target)
+    monkeypatch.setattr(f"mmseol.losses.base.{base}.is_compiling", lambda: True)
+    torch.testing.assert_close(build(name)(pred, target), expected)
+
+
+def test_which_outputs_are_large() -> None:
+    """Where one sample fills a tile, of 60 here, and has pixels."""
+    shapes = [(3, 5, 12), (1, 5, 3, 4), (9, 5, 11), (2, 5, 1, 11), (100, 60)]
+    assert [is_large(torch.empty(shape)) for shape in shapes] == [True, True, False, False, False]
+
+
+def test_outputs_of_the_labels_size_keep_their_second_derivative() -> None:
+    pred, target = batch((2, 2, 5), K)
+    (grad,) = torch.autograd.grad(build("ce").forward_upsampled(pred, target), pred, create_graph=True)
+    assert torch.autograd.grad(grad.square().sum(), pred)[0].any()
+
+
+@pytest.mark.parametrize("name", ["lovasz_hinge", "lovasz_softmax"])
+@pytest.mark.parametrize("scale", [100.0, 1e4])
+def test_regions_of_large_outputs_keep_their_digits(name: str, scale: float) -> None:
+    pred, target = batch((2, 9, 14), K, outputs=(4, 5), scale=scale, dtype=torch.float32)
+    value, grad = tiled(build(name), pred, target)
+    expected = materialised(build(name), pred, target)
+    torch.testing.assert_close((value.double(), grad.double()), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("modulate", [None, lambda entropy, weight: weight * entropy.square()])
+def test_elements_of_a_form(modulate) -> None:
+    weight = torch.tensor([0.5, 3.0])
+    entropy, label, factor = (
+        torch.tensor([1.5, 0.25, 2.0]),
+        torch.tensor([0, 1, 1]),
+        torch.tensor([1.0, 2, 0]),
+    )
+    value, derivative = SoftmaxForm(weight=weight, modulate=modulate).elements(entropy, label, factor)
+    if modulate is None:
+        expected, slope = 0.5 * 1.5 + 2 * 3 * 0.25, [0.5, 6.0, 0.0]
+    else:
+        expected, slope = 0.5 * 1.5**2 + 2 * 3 * 0.25**2, [2 * 0.5 * 1.5, 2 * 2 * 3 * 0.25, 0.0]
+    assert (value.dtype, value.item(), derivative.tolist()) == (torch.float64, expected, slope)
+
+
+def test_sums_of_exponentials_that_have_lost_digits() -> None:
+    assert sums_are_exact(torch.tensor([1.0, 1e-30]))
+    assert not sums_are_exact(torch.tensor([1.0, 1e-31]))
+    assert sums_are_exact(torch.tensor([1e-240], dtype=torch.float64))
+
+
+def test_matrices_of_an_axis_are_kept() -> None:
+    given = 3, 7, 2, False, torch.float32, torch.device("cpu")
+    assert tiles.axis_blocks(*given) is tiles.axis_blocks(*given)
+
+
+def test_features_of_other_corners_and_kept_features() -> None:
+    """Features that were sampled another way are interpolated their own way."""
+    pred, target = batch((2, 9, 14), K, outputs=(4, 5))
+    features = torch.rand(2, 8, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for align_corners in (False, True):
+        whole, tiles_of_it = build("influence_balanced"), build("influence_balanced")
+        large = F.interpolate(pred, (9, 14), mode="bilinear", align_corners=not align_corners)
+        for loss in (whole, tiles_of_it):
+            loss.set_features(features, align_corners)
+        expected = whole(large, target)
+        found = tiles_of_it.forward_upsampled(pred, target, not align_corners)
+        torch.testing.assert_close(found, expected)
+    loss = build("influence_balanced")
+    loss.set_features(features)
+    with torch.no_grad():
+        first = loss.forward_upsampled(pred, target)
+    torch.testing.assert_close(loss.forward_upsampled(pred, target), first)
+
+
+def test_outputs_beyond_the_range_of_float32_are_prepared_in_float64() -> None:
+    for dtype, values, expected in (
+        (torch.float32, [39.0, -39.0], torch.float32),
+        (torch.float32, [1.0, -41.0], torch.float64),
+        (torch.float32, [], torch.float32),
+        (torch.float64, [1e4], torch.float64),
+    ):
+        given = torch.tensor(values, dtype=dtype)
+        prepared = tiles.Visitor().prepare(given)
+        assert prepared.dtype == expected
+        assert prepared.equal(given.to(expected))
