@@ -19,13 +19,16 @@ starts_interpreter = pytest.mark.skipif(CUDA or INTERPRETED, reason="the kernels
 
 
 def run_in_interpreter(file: str) -> None:
-    """Run the tests of a file with Triton's interpreter; skip where it knows no CPU tensors."""
+    """Run the tests of a file with Triton's interpreter; skip where it knows no CPU tensors.
+
+    Without ``conftest.py``, which imports the hosts: kernels need none, and it takes seconds.
+    """
     if OLD:
         pytest.skip(
             f"the interpreter of Triton {triton.__version__} knows no CPU tensors, only 3 and later do"
         )
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", file],
+        [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--noconftest", file],
         env=os.environ | {"TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
