@@ -338,7 +338,7 @@ def test_where_no_decision_reaches_the_floor_the_best_of_all_is_tuned() -> None:
 @pytest.mark.parametrize(
     ("plain", "tuned", "default", "floor", "chosen"),
     [
-        ([0, 0, 0, 1], [0, 0, 0, 0], [1, 0, 1, 1], 75, 0),  # the default recalls more, below the floor
+        ([0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 1, 1], 75, 0),  # the default recalls more, below the floor
         ([1, 1, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0], 75, 2),  # the plain one recalls more, below the floor
         ([1, 1, 1, 1], [0, 0, 0, 1], [0, 0, 1, 1], 0, 1),
     ],
@@ -417,13 +417,14 @@ def slow_fit(outputs: Any, truth: Any, weights: Any, kind: str, start: Any) -> A
 
 
 @pytest.mark.parametrize("kind", ["multiplicative", "additive"])
-@pytest.mark.parametrize("seed", range(6))
-def test_free_factors_are_those_of_a_slow_loop(kind: Any, seed: int) -> None:
-    """Some of the factors that were planted are out of the reach of three rounds."""
+@pytest.mark.parametrize("far", [-4.0, 5.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_free_factors_are_those_of_a_slow_loop(kind: Any, far: float, seed: int) -> None:
+    """Every step is the best somewhere; some factors are out of the reach of three rounds."""
     rng = np.random.default_rng(seed)
     truth = np.repeat(np.arange(4), 12)
-    outputs = rng.random((4, 48)) + 0.5 * np.eye(4)[:, truth]
-    planted = rng.permutation([5.0, -4.5, 0.3, 1.7])
+    outputs = 4 * rng.random((4, 48)) + 2 * np.eye(4)[:, truth]
+    planted = rng.permutation([far, 0.6, -0.35, 0.2])
     outputs = outputs * np.exp(planted)[:, None] if kind == "multiplicative" else outputs + planted[:, None]
     weights = rng.random(48)
     tensors = torch.from_numpy(outputs), torch.from_numpy(truth), torch.from_numpy(weights)

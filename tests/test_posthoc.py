@@ -149,6 +149,11 @@ def test_the_state_of_the_first_stage_is_loaded_into_the_second(stage: Any, bias
     state = model.state_dict()
     assert not any(value.requires_grad for value in state.values())
     assert torch.equal(state["head.fc.weight"], kept)
+    if stage is learnable_weight_scaling:
+        nn.init.constant_(model.head["fc"].class_scale, 2.0)
+        again = stage({"type": Direct, "bias": bias})
+        again.load_state_dict(model.state_dict())  # holds the scaled weights, and the others to go on with
+        assert torch.equal(again.head["fc"].weight, kept)
     without = {name: value for name, value in first.state_dict().items() if "auxiliary" not in name}
     stage({"type": Direct, "bias": bias}).load_state_dict(without, strict=False)  # it does not predict
     del without["backbone.weight"]
