@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 import torch
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DefaultScope
@@ -16,6 +17,8 @@ from mmseg.utils import register_all_modules
 from mmseol.camvid.toy import make_toy
 
 register_all_modules(init_default_scope=True)
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session", autouse=True)
