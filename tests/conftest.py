@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
 import torch
+from hypothesis import settings
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DefaultScope
 from mmseg.utils import register_all_modules
