@@ -72,6 +72,7 @@ def test_segmentation_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     result = run(
         monkeypatch, template, tmp_path / "data", tmp_path / "work",
         "model.pretrained=None", "model.data_preprocessor.size=(64,64)",
+        "model.decode_head.jpu_channels=16", "model.decode_head.channels=16",
         "train_dataloader.dataset.pipeline.2.crop_size=(64,64)",
         "train_cfg.max_epochs=1", "train_dataloader.batch_size=4", "train_dataloader.num_workers=0",
         "val_dataloader.num_workers=0", "train_dataloader.persistent_workers=False",

@@ -10,13 +10,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import forked_runs
 from helpers.tool_runs import TOOLS, call, state_and_difficulty
+from mmengine.runner import EpochBasedTrainLoop
 from PIL import Image
 
 from mmseol.counting.counts import ClassCounts
@@ -24,16 +25,22 @@ from mmseol.segmentation import CamVidDataset
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "quickstart" / "toy_camvid.py"
+WORKERS = tuple(f"{split}_dataloader.num_workers=0" for split in ("train", "val", "test"))
+NARROW = (
+    "model.data_preprocessor.size=(64,64)",
+    "model.backbone.stem_channels=8",
+    "model.backbone.base_channels=8",
+    "model.decode_head.in_channels=(16,32,64)",
+    "model.decode_head.jpu_channels=8",
+    "model.decode_head.channels=8",
+    "model.auxiliary_head.in_channels=32",
+)
 TINY = (
     "train_cfg.max_epochs=2",
     "train_cfg.val_interval=1",
     "train_dataloader.batch_size=4",
-    "train_dataloader.num_workers=0",
-    "val_dataloader.num_workers=0",
-    "test_dataloader.num_workers=0",
-    "model.data_preprocessor.size=(64,64)",
-    "model.decode_head.jpu_channels=8",
-    "model.decode_head.channels=8",
+    *WORKERS,
+    *NARROW,
     "default_hooks.logger.interval=1",
 )
 
@@ -86,39 +93,41 @@ def test_test_reproduces_the_best_validation_score(trained, toy, monkeypatch, tm
     assert len(scores) == 2
     arguments = (CONFIG, best(trained), "--data-root", toy, "--loss", "outlying_mse:alpha=2")
     before = sorted(path.name for path in trained.glob("*.p*"))
-    call(monkeypatch, "test.py", *arguments, "--work-dir", tmp_path / "val", "--cfg-options", *TINY[3:9])
+    call(
+        monkeypatch, "test.py", *arguments, "--work-dir", tmp_path / "val", "--cfg-options", *WORKERS, *NARROW
+    )
     assert mean_ious(tmp_path / "val", "test") == [max(scores)]
     assert sorted(path.name for path in trained.glob("*.p*")) == before
 
     outputs = ("--out", tmp_path / "maps", "--work-dir", tmp_path / "test", "--split", "test", "--tta")
-    call(monkeypatch, "test.py", *arguments, *outputs, "--cfg-options", *TINY[3:9])
+    call(monkeypatch, "test.py", *arguments, *outputs, "--cfg-options", *WORKERS, *NARROW)
     (score,) = mean_ious(tmp_path / "test", "test")
     assert score > 0
     assert {path.name for path in (tmp_path / "maps").iterdir()} == {p.name for p in (toy / "test").iterdir()}
     with pytest.raises(SystemExit):
-        call(monkeypatch, "test.py", *arguments, *outputs, "--cfg-options", *TINY[3:9])
+        call(monkeypatch, "test.py", *arguments, *outputs, "--cfg-options", *WORKERS, *NARROW)
 
 
 def test_predict_draws_over_the_image(trained, toy, monkeypatch, tmp_path, capsys):
     image = sorted((toy / "test").iterdir())[0]
     arguments = (CONFIG, best(trained), image, "--out", tmp_path / "picture.png")
-    call(monkeypatch, "predict.py", *arguments, "--cfg-options", *TINY[6:9])
+    call(monkeypatch, "predict.py", *arguments, "--cfg-options", *NARROW)
     picture = np.asarray(Image.open(tmp_path / "picture.png"))
     assert picture.shape == (64, 80, 3)
     assert (picture != np.asarray(Image.open(image))).any()
     with pytest.raises(SystemExit):
-        call(monkeypatch, "predict.py", *arguments, "--cfg-options", *TINY[6:9])
+        call(monkeypatch, "predict.py", *arguments, "--cfg-options", *NARROW)
     assert "exists; name another file" in capsys.readouterr().err
 
 
 def test_predict_writes_the_label_maps_of_a_test(trained, toy, monkeypatch, tmp_path):
     options = ("--loss", "outlying_mse:alpha=2", "--data-root", toy)
     maps = ("--split", "test", "--out", tmp_path / "maps", "--work-dir", tmp_path / "test")
-    tiny = (*TINY[3:9], f"experiment_name={tmp_path.name}")
+    tiny = (*WORKERS, *NARROW, f"experiment_name={tmp_path.name}")
     call(monkeypatch, "test.py", CONFIG, best(trained), *options, *maps, "--cfg-options", *tiny)
     out = tmp_path / "predicted"
     shutil.copytree(toy / "test", tmp_path / "images" / "nested")
-    arguments = (tmp_path / "images", "--out", out, "--scores", "--cfg-options", *TINY[6:9])
+    arguments = (tmp_path / "images", "--out", out, "--scores", "--cfg-options", *NARROW)
     call(monkeypatch, "predict.py", CONFIG, best(trained), *arguments)
     names = sorted(path.stem for path in (toy / "test").iterdir())
     shares = json.loads((out / "predictions.json").read_text())
@@ -149,7 +158,7 @@ def test_weights_of_another_program_are_predicted_with_the_classes_of_the_data_s
         "--out",
         tmp_path / "new",
         "--cfg-options",
-        *TINY[6:9],
+        *NARROW,
     )
     call(monkeypatch, "predict.py", *arguments)
     (shares,) = json.loads((tmp_path / "new" / "predictions.json").read_text()).values()
@@ -159,15 +168,15 @@ def test_weights_of_another_program_are_predicted_with_the_classes_of_the_data_s
 
 def test_a_checkpoint_of_cosines_is_not_predicted_with_a_plain_classifier(toy, monkeypatch, tmp_path, capsys):
     arguments = (CONFIG, "--loss", "ldam", "--data-root", toy, "--work-dir", tmp_path / "run")
-    wrapped = [option.replace("decode_head.", "decode_head.head.") for option in TINY]  # by --loss ldam
-    tiny = (*wrapped, "train_cfg.max_epochs=1", f"experiment_name={tmp_path.name}")
+    wrapped = [option.replace("_head.", "_head.head.") for option in NARROW]  # by --loss ldam
+    tiny = (*TINY[:6], *wrapped, "train_cfg.max_epochs=1", f"experiment_name={tmp_path.name}")
     call(monkeypatch, "train.py", *arguments, "--cfg-options", *tiny)
     image = sorted((toy / "test").iterdir())[0]
     arguments = (CONFIG, tmp_path / "run" / "epoch_1.pth", image, "--out", tmp_path / "a.png")
     with pytest.raises(SystemExit):
-        call(monkeypatch, "predict.py", *arguments, "--cfg-options", *TINY[6:9])
+        call(monkeypatch, "predict.py", *arguments, "--cfg-options", *NARROW)
     assert "was trained with mmseol.CosineClassifierHead" in capsys.readouterr().err
-    call(monkeypatch, "predict.py", *arguments, "--loss", "ldam", "--cfg-options", *wrapped[6:9])
+    call(monkeypatch, "predict.py", *arguments, "--loss", "ldam", "--cfg-options", *wrapped)
     assert (tmp_path / "a.png").is_file()
 
 
@@ -237,39 +246,40 @@ def test_a_failed_download_names_the_weights(monkeypatch, toy, tmp_path):
         call(monkeypatch, "train.py", CONFIG, *arguments)
 
 
+def train_until_killed(monkeypatch, *arguments):
+    """Train, and kill the process in the middle of the second epoch of six iterations."""
+    run_iter = EpochBasedTrainLoop.run_iter
+
+    def killed(loop, *args):
+        if loop.iter == 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+        run_iter(loop, *args)
+
+    monkeypatch.setattr(EpochBasedTrainLoop, "run_iter", killed)
+    call(monkeypatch, "train.py", *arguments)
+
+
+def test_a_killed_run_resumes_with_its_counts_and_finishes(toy, monkeypatch, tmp_path):
+    work_dir = tmp_path / "run"
+    arguments = (CONFIG, "--loss", "outlying_mse", "--seed", 1, "--data-root", toy, "--work-dir", work_dir)
+    options = (*TINY, "train_dataloader.batch_size=2", "train_cfg.max_epochs=3")
+    options = ("--cfg-options", *options, f"experiment_name={tmp_path.name}")
+    process = forked_runs.start(train_until_killed, monkeypatch, *arguments, *options)
+    assert forked_runs.status_of(process, 120) == -signal.SIGKILL
+    assert (work_dir / "epoch_1.pth").exists()
+    assert not (work_dir / "epoch_2.pth").exists()
+
+    call(monkeypatch, "train.py", *arguments, "--resume", *options)
+    assert "resumed epoch: 1" in "".join(path.read_text() for path in work_dir.glob("*/*.log"))
+    counts = [torch.load(work_dir / f"epoch_{k}.pth", weights_only=False)["state_dict"] for k in (2, 3)]
+    expected = ClassCounts.load(work_dir / "class_counts.json").samples.tolist()
+    for state in counts:
+        assert state["decode_head.loss_decode.class_counts"].tolist() == expected
+
+
 def environment() -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-
-def test_a_killed_run_resumes_with_its_counts_and_finishes(toy, tmp_path):
-    command = [sys.executable, str(TOOLS / "train.py"), str(CONFIG), "--loss", "outlying_mse", "--seed", "1"]
-    options = [*TINY, "train_dataloader.batch_size=2", "train_cfg.max_epochs=3"]
-    command += ["--data-root", str(toy), "--work-dir", str(tmp_path / "run"), "--cfg-options", *options]
-    log = tmp_path / "first.log"
-    with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment())
-    deadline = time.monotonic() + 120
-    while "Epoch(train) [2][2/6]" not in re.sub(" +", " ", log.read_text()):
-        assert process.poll() is None, log.read_text()[-2000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "run" / "epoch_2.pth").exists()
-
-    index = command.index("--cfg-options")
-    resumed = [*command[:index], "--resume", *command[index:]]
-    result = subprocess.run(resumed, capture_output=True, text=True, env=environment(), timeout=180)
-    output = result.stdout + result.stderr
-    assert result.returncode == 0, output[-2000:]
-    assert "resumed epoch: 1" in output
-    counts = [
-        torch.load(tmp_path / "run" / f"epoch_{k}.pth", weights_only=False)["state_dict"] for k in (2, 3)
-    ]
-    expected = ClassCounts.load(tmp_path / "run" / "class_counts.json").samples.tolist()
-    for state in counts:
-        assert state["decode_head.loss_decode.class_counts"].tolist() == expected
 
 
 def test_two_processes_count_train_and_test_as_one(trained, toy, tmp_path):
@@ -299,6 +309,6 @@ def test_two_processes_count_train_and_test_as_one(trained, toy, tmp_path):
         *TINY,
     )
     assert ClassCounts.load(work_dir / "class_counts.json") == ClassCounts.load(trained / "class_counts.json")
-    arguments = ("--work-dir", tmp_path / "test", "--cfg-options", *TINY[3:9])
+    arguments = ("--work-dir", tmp_path / "test", "--cfg-options", *WORKERS, *NARROW)
     run("bash", TOOLS / "dist_test.sh", CONFIG, best(trained), 2, *shared, *arguments)
     assert mean_ious(tmp_path / "test", "test") == [max(mean_ious(trained, "val"))]
