@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DefaultScope
 from mmseg.utils import register_all_modules
@@ -17,6 +18,8 @@ from mmseg.utils import register_all_modules
 from mmseol.camvid.toy import make_toy
 
 register_all_modules(init_default_scope=True)
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session", autouse=True)

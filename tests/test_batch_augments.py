@@ -115,6 +115,39 @@ def test_vh_mixup_is_the_loop_of_its_paper() -> None:
         torch.testing.assert_close(soft, labels)
 
 
+def test_mixed_concat_has_the_first_image_above_left_and_below_right() -> None:
+    inputs, scores = numbered()
+    for seed in range(10):
+        mixed, _ = again(MixedConcat(), seed, inputs, scores)
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        index = torch.randperm(N)
+        height, width = (round(side * np.random.beta(1, 1)) for side in (H, W))  # noqa: NPY002
+        for n in range(N):
+            for r in range(H):
+                for c in range(W):
+                    assert mixed[n, 0, r, c] == (n if (r < height) == (c < width) else index[n])
+
+
+def test_ricap_is_the_loop_of_its_paper() -> None:
+    inputs, scores = torch.randn(N, 3, H, W), torch.eye(N, K)
+    for seed in range(5):
+        mixed, _ = again(RICAP(), seed, inputs, scores)
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        height, width = (round(side * np.random.beta(0.3, 0.3)) for side in (H, W))  # noqa: NPY002
+        expected = torch.zeros_like(inputs)
+        for top, h in ((0, height), (height, H - height)):
+            for left, w in ((0, width), (width, W - width)):
+                index = torch.randperm(N)
+                y, x = (np.random.randint(whole - part + 1) for whole, part in ((H, h), (W, w)))  # noqa: NPY002
+                for n in range(N):
+                    for r in range(h):
+                        for c in range(w):
+                            expected[n, :, top + r, left + c] = inputs[index[n], :, y + r, x + c]
+        assert torch.equal(mixed, expected)
+
+
 def test_sample_pairing_keeps_the_first_label() -> None:
     inputs, scores = torch.randn(N, 3, H, W), torch.eye(N, K)
     mixed, soft = again(SamplePairing(), 3, inputs, scores)
@@ -135,6 +168,11 @@ def test_vh_bc_plus_keeps_the_strength_of_the_images() -> None:
     torch.testing.assert_close(mixed, expected, rtol=0.05, atol=0.02)
     whole = VHBCPlus().blend(first, second, torch.ones(64, 64))
     torch.testing.assert_close(whole, first - first.mean())
+    weights = torch.rand(64, 64)
+    both = VHBCPlus().blend(torch.cat([first, second]), torch.cat([second, second]), weights)
+    alone = [VHBCPlus().blend(image, second, weights) for image in (first, second)]
+    torch.testing.assert_close(both, torch.cat(alone))  # each image has a mean and a deviation of its own
+    assert VHBCPlus().blend(torch.ones(1, 3, 4, 4), torch.ones(1, 3, 4, 4), torch.ones(4, 4)).eq(0).all()
 
 
 @pytest.mark.parametrize("name", ["RICAP", "VHMixup"])

@@ -211,11 +211,28 @@ def test_classifier_of_points() -> None:
     assert isinstance(cosine_classifier_head(head).fc_seg, CosineConv1d)
 
 
+@pytest.mark.parametrize(("cls", "plain"), [(CosineLinear, nn.Linear), (CosineConv1d, nn.Conv1d)])
+def test_weights_start_as_torchs_divided_by_their_norm(cls: Any, plain: Any) -> None:
+    torch.manual_seed(3)
+    weight = plain(6, K, **({} if plain is nn.Linear else {"kernel_size": 1}), bias=False).weight
+    torch.manual_seed(3)
+    torch.testing.assert_close(cls(6, K).weight, F.normalize(weight, dim=1))
+    assert cls(6, K, device="meta").weight.device.type == "meta"
+
+
+def test_a_head_that_does_not_say_how_many_classes_there_are_is_refused() -> None:
+    head = nn.ModuleDict({"fc": nn.Linear(6, K)})
+    with pytest.raises(ValueError, match=r"must have a classifier of num_classes=None .*\['fc'\] is it"):
+        cosine_classifier_head(head)
+
+
 def test_wide_kernels_are_refused_and_a_built_head_is_taken() -> None:
     head = nn.Module()
-    head.num_classes, head.conv_seg = K, nn.Conv2d(4, K, 3)
-    with pytest.raises(ValueError, match=r"convolution of kernel 1 and stride 1, got Module\.conv_seg"):
-        cosine_classifier_head(head)
+    head.num_classes = K
+    for settings in (dict(kernel_size=3), dict(kernel_size=1, stride=2), dict(kernel_size=1, groups=K)):
+        head.conv_seg = nn.Conv2d(K, K, **settings)
+        with pytest.raises(ValueError, match=r"convolution of kernel 1 and stride 1, got Module\.conv_seg"):
+            cosine_classifier_head(head)
     head.conv_seg = nn.Conv2d(4, K, 1, dtype=torch.float64).eval()
     weight = head.conv_seg.weight
     head = cosine_classifier_head(head)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import multiprocessing
 import os
 import pickle
@@ -38,6 +39,7 @@ from helpers.small_data import (
 )
 from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
+from mmengine.fileio import LocalBackend, register_backend
 from mmengine.registry import DefaultScope
 from mmpretrain.datasets import CustomDataset, KFoldDataset
 from mmseg.datasets import MultiImageMixDataset
@@ -47,10 +49,10 @@ from PIL import Image
 
 import mmseol.counting.label_maps as label_maps
 import mmseol.counting.wrappers as wrappers
-from mmseol.counting import count_dataset, count_label_maps, image_classes, image_size
-from mmseol.counting.cache import default_cache_dir, describe
+from mmseol.counting import LabelMapCounts, count_dataset, count_label_maps, image_classes, image_size
+from mmseol.counting.cache import default_cache_dir, describe, read
 from mmseol.counting.counts import ClassCounts
-from mmseol.counting.decode import count_file, count_values
+from mmseol.counting.decode import count_file, count_values, is_local, is_whole
 from mmseol.counting.items import class_names, item_classes
 from mmseol.counting.parallel import default_workers, run
 
@@ -253,7 +255,7 @@ def test_work_that_pays_starts_workers(root: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("cores", "ranks", "expected"), [(32, 1, 8), (6, 1, 6), (32, 8, 4), (32, 64, 1), (1, 1, 1)]
+    ("cores", "ranks", "expected"), [(32, 1, 8), (6, 1, 6), (32, 8, 4), (7, 2, 3), (32, 64, 1), (1, 1, 1)]
 )
 def test_workers_share_the_cores_of_a_node(
     cores: int, ranks: int, expected: int, monkeypatch: pytest.MonkeyPatch
@@ -341,6 +343,41 @@ def test_only_known_loaders_are_bypassed(root: Path) -> None:
     for loader in (OtherLoadAnnotations(), LoadAnnotations(imdecode_backend="cv2"), changed, reducing):
         assert count_file(loader, info) is None
     assert count_file(LoadAnnotations(), {"seg_map_path": info["seg_map_path"]}) is None
+    needed = {name: info[name] for name in ("seg_map_path", "reduce_zero_label", "seg_fields")}
+    assert count_file(LoadAnnotations(), needed) is not None
+
+
+class MovedBackend(LocalBackend):
+    """Files of another folder, known by the name of the backend alone."""
+
+    root = Path()
+
+    def get(self, filepath: str | Path) -> bytes:
+        return super().get(self.root / filepath)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_files_are_read_by_the_backend_of_the_loader(
+    dtype: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register_backend("moved", MovedBackend, force=True)
+    monkeypatch.setattr(MovedBackend, "root", tmp_path)
+    Image.fromarray(np.array([[0, 1, 255], [1, 1, 2]], dtype=dtype)).save(tmp_path / "a.png")
+    loader = LoadAnnotations(backend_args={"backend": "moved"})
+    info = {"seg_map_path": "a.png", "reduce_zero_label": False, "label_map": None, "seg_fields": []}
+    dataset = Foreign(SimpleNamespace(get_data_info=lambda index: info, pipeline=[loader]), [0])
+    assert count_dataset(dataset, K, cache=False).samples.tolist() == [1, 3, 1, 0]
+    Image.fromarray(np.array([[0, 256], [0, 0]], dtype=np.uint16)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="holds the label 256 in more than 8 bits"):
+        count_dataset(dataset, K, cache=False)
+
+
+def test_files_of_another_backend_are_not_local() -> None:
+    for name, local in (("local", True), ("disk", True), ("petrel", False)):
+        for setting in ("backend_args", "file_client_args"):
+            assert is_local("data/map.png", SimpleNamespace(**{setting: {"backend": name}})) == local
+    assert is_local("map.png", SimpleNamespace(backend_args=None))
+    assert not is_local("s3://map.png", SimpleNamespace(backend_args=None))
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (1, 3), (0, 4), (64, 64)])
@@ -350,6 +387,56 @@ def test_values_of_an_array(shape: tuple[int, int]) -> None:
         for view in (labels, labels[:, ::2], labels.T):
             values, pixels = np.unique(view, return_counts=True)
             assert count_values(view) == dict(zip(values.tolist(), pixels.tolist(), strict=True))
+
+
+def test_counts_of_chosen_label_maps() -> None:
+    maps = LabelMapCounts(
+        np.array([[3, 1], [0, 5], [2, 2]]), np.array([6, 6, 4]), np.zeros((3, 2)), rows=np.array([1, 0, 0])
+    )
+    assert maps.class_counts() == ClassCounts([6, 7], [2, 3], [12, 18])
+
+
+def test_a_label_map_is_a_plane_or_a_volume_of_whole_numbers() -> None:
+    assert label_maps.count_map(np.ones((2, 3, 5), dtype=int)) == {1: 30}
+    for labels in (np.ones((2, 3)), np.ones(6, dtype=int)):
+        with pytest.raises(ValueError, match=rf"one whole number per pixel, got {labels.dtype} of shape \("):
+            label_maps.count_map(labels)
+
+
+class LoadVolume(LoadAnnotations):
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        return {**results, "gt_seg_map": np.zeros((2, 4, 5), dtype=np.uint8)}
+
+
+def test_shapes_of_label_maps(root: Path) -> None:
+    dataset = seg_dataset(root)
+    assert count_label_maps(dataset, K).shapes.tolist() == [list(SIZE)] * 12
+    write_images(root)
+    dataset.pipeline.transforms[1] = LoadVolume()
+    maps = count_label_maps(dataset, K, check_sizes=True)  # a volume has not the size of an image
+    assert maps.shapes.tolist() == [[0, 0]] * 12
+    assert maps.sizes.tolist() == [40] * 12
+
+
+def test_arguments_of_the_three_functions_have_the_same_defaults() -> None:
+    reference = inspect.signature(count_dataset).parameters
+    for function in (count_label_maps, image_classes):
+        for name, parameter in inspect.signature(function).parameters.items():
+            if (function, name) != (count_label_maps, "ignore_index"):  # 255, as in segmentation
+                assert parameter.default == reference[name].default, name
+    assert reference["cache"].default is reference["progress"].default is True
+
+
+def test_another_rank_counts_its_part_and_neither_reads_nor_writes_the_cache(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(rich.console.Console, "is_terminal", True)
+    monkeypatch.setattr(label_maps, "get_dist_info", lambda: (1, 2))
+    (root / "ann" / "000.png").unlink()  # the first rank looks for the files
+    maps = count_label_maps(seg_dataset(root), K)
+    assert maps.counts.any(1).tolist() == [False, True] * 6
+    assert not default_cache_dir().exists()
+    assert capfd.readouterr().err == ""
 
 
 def test_void_is_255_unless_told_otherwise(root: Path) -> None:
@@ -492,10 +579,16 @@ def test_missing_maps_are_listed(root: Path) -> None:
         count_dataset(seg_dataset(root), K)
 
 
+def test_a_single_missing_map_is_named(root: Path) -> None:
+    (root / "ann" / "000.png").unlink()
+    with pytest.raises(ValueError, match=r"^1 of 1 label maps do not exist: .*000\.png \(item 0\)\. Check"):
+        count_dataset(seg_dataset(root, indices=1), K)
+
+
 def test_labels_of_more_than_eight_bits_are_refused(root: Path) -> None:
     """mmseg casts to uint8: 300 would be trained as 44, and 259 as class 3."""
     labels = np.zeros(SIZE, dtype=np.uint16)
-    labels[0, 0] = 3
+    labels[0, :2] = 3, 255
     Image.fromarray(labels).save(root / "ann" / "005.png")
     assert count_dataset(seg_dataset(root), K).samples[3] > 0
     labels[0, 0] = 259
@@ -558,6 +651,20 @@ def _check_on(rank: int, root: Path, cache: bool) -> str:
     with pytest.raises(ValueError, match="must have the size of its image") as caught:
         count_dataset(seg_dataset(root), K, cache=cache, check_sizes=True)
     return str(caught.value)
+
+
+def test_images_that_are_not_on_a_local_disk_are_not_checked(root: Path) -> None:
+    for changed in ({"img_path": "s3://a.png"}, {"img_path": None}):
+        info = {**seg_dataset(root).get_data_info(0), **changed}
+        dataset = Foreign(SimpleNamespace(get_data_info=lambda i, info=info: info), [0])
+        dataset.pipeline = [LoadAnnotations()]  # type: ignore[attr-defined]
+        assert count_dataset(dataset, K, check_sizes=True).samples.sum() > 0
+
+
+def test_the_end_of_a_png_lies_in_its_last_4096_bytes(tmp_path: Path) -> None:
+    for rest in (0, 4092, 4093, 5000):
+        (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"IEND" + b"x" * rest)
+        assert is_whole(tmp_path / "a.png") == (rest <= 4092)
 
 
 def test_images_of_unknown_formats_are_not_checked(root: Path) -> None:
@@ -692,15 +799,46 @@ def test_cache_notices_a_changed_file_without_a_clock(since: int, root: Path) ->
         os.utime(file, ns=(time + since, time + since))
 
 
-def test_cache_notices_a_changed_file_of_the_same_second(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the file system of the label maps keeps whole seconds."""
+@pytest.mark.parametrize("start", [10**18, 10**18 + 10**9, 10**18 + 5])
+def test_cache_notices_a_changed_file_of_the_same_second(
+    start: int, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the file system of the label maps keeps whole seconds; one that keeps more tells at once."""
     counter = Counter(monkeypatch)
     for path in (root / "ann").iterdir():
-        os.utime(path, ns=(10**18, 10**18))
-    for later, jobs in ((0, 12), (999_999_999, 12), (10**9, 12), (10**9, 0)):
+        os.utime(path, ns=(start, start))
+    first = 1 if start % 10**9 else 10**9  # nanoseconds after which a cache is younger
+    for later, jobs in ((0, 12), (first - 1, 12), (first, 12), (first, 0)):
         assert counter.during(seg_dataset(root), K)[0] == jobs
         (file,) = default_cache_dir().iterdir()
-        os.utime(file, ns=(10**18 + later, 10**18 + later))
+        os.utime(file, ns=(start + later, start + later))
+
+
+def test_tables_of_a_cache_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    """Rows of two classes: their pixels, those of the map, height and width."""
+    good = np.array([[3, 3, 6, 2, 3]])
+    for table in (
+        good,
+        good.astype(float),
+        good[:, 1:],
+        good * [-1, 1, 1, 1, 1],
+        good + np.array([-3, 4, 0, 0, 0]),
+    ):
+        np.savez(tmp_path / "a.npz", table=table)
+        if table is good:
+            assert read(tmp_path / "a.npz", 1, 2).tolist() == good.tolist()
+        else:
+            with pytest.warns(UserWarning, match=r"a\.npz were changed; counting anew"):
+                assert read(tmp_path / "a.npz", 1, 2) is None
+
+
+def test_a_folder_of_the_cache_may_be_that_of_the_user(
+    root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    count_dataset(seg_dataset(root), K, cache_dir="~/counts")
+    assert len(list((tmp_path / "home" / "counts").iterdir())) == 1
 
 
 class Payload:
@@ -765,9 +903,11 @@ def test_describe_tells_settings_apart() -> None:
     assert describe(LoadAnnotations()) == describe(pickle.loads(pickle.dumps(LoadAnnotations())))
     assert describe(LoadAnnotations()) != describe(LoadAnnotations(imdecode_backend="cv2"))
     assert describe(LoadAnnotations()) != describe(OtherLoadAnnotations())
-    for value in (lambda: 1, open, object(), LoadAnnotations):
-        with pytest.raises(TypeError):
+    for value in (lambda: 1, open, object(), LoadAnnotations, np.array([{}], dtype=object)):
+        with pytest.raises(TypeError, match="cannot be described"):
             describe(value)
+    assert describe(np.arange(6)[::2]) == describe(np.array([0, 2, 4]))
+    assert describe(Path("a/b")) == '"a/b"'
 
 
 def test_cache_notices_another_version(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -794,6 +934,9 @@ def test_cache_notices_changed_code_without_a_version(
     assert hashlib.sha256(b"class Load:\n    pass\n").hexdigest() in before  # the same in every process
     (tmp_path / "own_loader.py").write_text("class Load:\n    level = 2\n")
     assert describe(loader) != before
+    (tmp_path / "own_loader.py").unlink()
+    with pytest.raises(TypeError, match="Load has no source file"):
+        describe(loader)
 
 
 def test_settings_without_a_description_are_counted_each_time(
@@ -893,7 +1036,9 @@ def test_a_bar_is_shown_on_a_terminal_and_where_it_is_asked_for(
     monkeypatch.setattr(rich.console.Console, "is_terminal", True)
     for progress in (False, True):
         count_dataset(seg_dataset(root), K, cache=False, progress=progress)
-        assert bool(capfd.readouterr().err) == progress
+        shown = capfd.readouterr().err
+        assert bool(shown) == progress
+        assert not shown or shown.endswith("\x1b[1A\x1b[2K")  # the bar is removed at the end
 
 
 def test_no_bar_in_a_log_file(root: Path, capfd: pytest.CaptureFixture) -> None:

@@ -14,6 +14,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from mmseol.camvid.layout import CAMVID_PIXELS
 from mmseol.counting import counts as C
+from mmseol.counting.skew import batches_without, tail_fraction
 from mmseol.datasets.imbalance import class_sizes
 
 some_counts = st.lists(st.integers(0, 10**9), min_size=2, max_size=30).filter(any)
@@ -81,8 +82,16 @@ def test_median_frequency_is_the_median_over_the_share_in_images_with_the_class(
 
 
 def test_weights_by_name_cover_the_list():
-    for name in C.CLASS_WEIGHTS:
-        assert C.class_weights(name, [10, 5, 1]).shape == (3,)
+    counts, totals = [10, 5, 1], [20, 8, 9]
+    expected = {
+        "median_frequency": C.median_frequency_weights(counts, totals),
+        "inverse_frequency": C.inverse_frequency_weights(counts),
+        "effective_number": C.effective_number_weights(counts, 0.5),
+        "enet": C.enet_weights(counts),
+    }
+    assert expected.keys() == set(C.CLASS_WEIGHTS)
+    for name, weights in expected.items():
+        np.testing.assert_array_equal(C.class_weights(name, counts, totals, 0.5), weights)
     with pytest.raises(ValueError, match=r"`class_weight` must be one of .*, got 'none'"):
         C.class_weights("none", [10, 5, 1])
 
@@ -124,6 +133,52 @@ def test_auto_alpha_is_smaller_than_the_choices_of_the_paper(counts, papers):
     assert 15 <= papers / C.outlying_values(counts, "auto").min() <= 47
 
 
+def test_gamma_belongs_to_power_targets_alone():
+    assert C.outlying_values([8, 2], scheme="power").tolist() == [1, 4]
+    assert C.outlying_values([8, 2], scheme="reciprocal", gamma=0.5).tolist() == [1, 4]
+
+
+def test_equal_counts_keep_class_order_among_many():
+    ranks = C.outlying_values([5, 7] * 200).astype(int)
+    assert ranks[1::2].tolist() == list(range(1, 201))
+    assert ranks[::2].tolist() == list(range(201, 401))
+
+
+def test_counts_of_small_types_are_summed_in_int64():
+    small, totals = np.array([200, 100, 30], dtype=np.uint8), np.array([250] * 3, dtype=np.uint8)
+    for arguments in ((small,), (small, totals)):
+        np.testing.assert_array_equal(
+            C.median_frequency_weights(*arguments),
+            C.median_frequency_weights(*(array.tolist() for array in arguments)),
+        )
+    ranks = np.array([1, 20], dtype=np.uint8)
+    assert C.unit_alpha([9, 1], ranks) == C.unit_alpha([9, 1], [1, 20])
+
+
+def test_arguments_out_of_range_are_named():
+    for message, call in {
+        "`totals` must be of shape (2,) as the counts, got (3,)": lambda: C.median_frequency_weights(
+            [2, 1], [4, 4, 4]
+        ),
+        "`ties` must be one of 'ordinal', 'dense', 'average', got 'min'": lambda: C.outlying_values(
+            [2, 1], ties="min"
+        ),
+        "`scheme` must be one of 'rank', 'reciprocal', 'power', got 'log'": lambda: C.outlying_values(
+            [2, 1], scheme="log"
+        ),
+        "`beta` must be a finite number of at least 0 and below 1, got -0.1": lambda: (
+            C.effective_number_weights([2, 1], -0.1)
+        ),
+        "and below 1, got 1": lambda: C.effective_number_weights([2, 1], 1),
+        "`c` must be a finite number above 1, got 1": lambda: C.enet_weights([2, 1], 1),
+    }.items():
+        with pytest.raises(ValueError, match=re.escape(message)):
+            call()
+    with pytest.warns(UserWarning, match=r"Classes \[1\] .* ranked last"):
+        C.outlying_values([4, 0])
+    assert C.load_weights([0, 2]).tolist() == [0, 2]
+
+
 def test_wrong_alpha_and_gamma():
     for alpha in ("six", 0, float("nan"), None):
         with pytest.raises(ValueError, match="`alpha` must be a finite number above 0"):
@@ -158,8 +213,15 @@ def test_class_counts_add_scale_and_round_trip(tmp_path):
     assert C.ClassCounts.load(tmp_path / "deep" / "counts.json") == total
     assert C.load_counts(tmp_path / "deep" / "counts.json").tolist() == [4, 8]
     assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == ["counts.json"]
-    with pytest.raises(ValueError, match="must be of one shape"):
-        C.ClassCounts([1, 2], [1], [5, 5])
+    for arrays in (([1, 2], [1], [5, 5]), [[[1, 2]]] * 3):
+        with pytest.raises(ValueError, match="must be of one shape"):
+            C.ClassCounts(*arrays)
+
+
+def test_a_broken_row_of_a_file_of_counts_is_named(tmp_path):
+    (tmp_path / "a.json").write_text('{"samples": [3, 1], "images": [2, -1], "totals": [9, 9]}')
+    with pytest.raises(ValueError, match=r"a\.json: `images` must not be negative, got \[2, -1\]"):
+        C.ClassCounts.load(tmp_path / "a.json")
 
 
 class Payload:
@@ -194,6 +256,7 @@ BROKEN = {
     "fraction": ("a.json", b"[3, 1.5]", "must be finite whole numbers, got"),
     "too large": ("a.json", b"[3, 1e300]", "must be finite whole numbers, got"),
     "beyond int64": ("a.json", b"[3, 9223372036854775808]", "must be finite whole numbers, got"),
+    "below int64": ("a.json", b"[3, -9223372036854775808.0]", "must be finite whole numbers, got"),
     "far beyond": ("a.json", b"[3, 1" + b"0" * 30 + b"]", "must be a sequence"),
     "negative": ("a.json", b"[3, -1]", "must not be negative"),
     "nested": ("a.json", b"[[3, 1], [2, 2]]", "must be a sequence"),
@@ -256,14 +319,32 @@ def test_long_lists_are_shortened():
     ) as caught:
         C.inverse_frequency_weights([5] + [0] * 138)
     assert len(str(caught[0].message)) < 200
-    with pytest.raises(ValueError, match="at least two numbers") as error:
-        C.check_counts(["a"] * 1000)
-    assert len(str(error.value)) < 500
+    for text in ("a" * 198, "a" * 199):  # with its quotes, 200 and 201 characters
+        with pytest.raises(ValueError, match="at least two numbers") as error:
+            C.check_counts(text)
+        shown = repr(text) if len(text) == 198 else repr(text)[:-1] + ".."
+        assert f"got {shown}. Give" in str(error.value)
 
 
 def test_median_frequency_of_a_class_that_fills_its_images():
     """f = 1, 0.2, 0.1: the median over them."""
     np.testing.assert_allclose(C.median_frequency_weights([4, 2, 1], [4, 10, 10]), [0.2, 1, 2])
+
+
+def test_the_tail_is_a_third_of_the_classes():
+    assert tail_fraction([50, 1, 20, 9, 3, 17]) == 0.04
+    assert tail_fraction([6, 2]) == 0.25
+
+
+def test_batches_of_numbers_out_of_range_are_named():
+    assert batches_without([1], total=1, batch_size=1).tolist() == [0]
+    for arguments, message in {
+        (0, 0, 1): "`total` must be a whole number of at least 1, got 0",
+        (0, 1, 0): "`batch_size` must be a whole number of at least 1, got 0",
+        (3, 2, 1): r"`images` must be at most `total` \(2\), got 3",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            batches_without([arguments[0]], *arguments[1:])
 
 
 @pytest.mark.parametrize("load", [C.load_counts, C.load_weights])

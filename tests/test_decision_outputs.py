@@ -15,7 +15,7 @@ from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from mmseol.classifiers.checkpoints import adjust_checkpoint
+from mmseol.classifiers.checkpoints import adjust_checkpoint, write_decision
 from mmseol.classifiers.decisions import (
     DecisionTallies,
     ElementSample,
@@ -23,9 +23,12 @@ from mmseol.classifiers.decisions import (
     OutputReader,
     Winners,
     estimated_weights,
+    find_winners,
+    fit_free,
     make_family,
     select,
 )
+from mmseol.classifiers.decisions.selection import _best, _interval
 from mmseol.hooks.tuned_decision import DecisionPass, ignored_label, loss_of_classifier, stored_counts
 from mmseol.losses import OneHotMSELoss, OutlyingMSELoss
 
@@ -148,6 +151,39 @@ def test_classifiers_that_carry_a_decision_are_linear(bias: bool, kind: Any, ben
         assert torch.equal(value, before[name])
 
 
+def test_large_negative_outputs_of_two_classes_are_linear_too() -> None:
+    model, batch = Classifies(True), torch.randn(5, 3)
+    with torch.no_grad():
+        model.fc.weight *= 100
+        model.fc.bias -= 5000
+    reader = OutputReader(model, "fc")
+    (sample,) = model.test_step(batch)
+    reader.check_linear(model, batch, "multiplicative", SimpleNamespace(outputs=sample.seg_logits.data))
+    outputs, truth = torch.rand(2, 1, 3), torch.tensor([[[0, 1, 1]]])
+    (observed,) = reader.read([scene(outputs, truth)])
+    assert torch.equal(observed.outputs, outputs)
+
+
+@pytest.mark.parametrize("kind", ["multiplicative", "additive"])
+def test_the_classifier_of_samples_is_checked_on_what_it_puts_out(kind: Any) -> None:
+    class Samples(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 4)
+
+        def test_step(self, batch: torch.Tensor) -> list[DataSample]:
+            return [labelled(0, int(label)) for label in self.fc(batch).argmax(1)]
+
+    torch.manual_seed(0)
+    model, batch = Samples(), torch.randn(5, 3)
+    reader = OutputReader(model, "fc")
+    (observed,) = reader.read(model.test_step(batch))
+    assert reader.kept is None
+    reader.check_linear(model, batch, kind, observed)
+    reader.close()
+    assert reader.kept is None
+
+
 # ------------------------------------------------------------------ families
 
 
@@ -167,12 +203,16 @@ def test_the_strengths_of_each_family() -> None:
 
 
 def test_weights_of_classes_are_accounted_for_once() -> None:
-    for weight in (None, "median_frequency", {"a": 1}, [1.0, 2.0]):  # names, and lists of other classes
+    names = ("median_frequency", "enet", dict.fromkeys("abcd", 1))  # two of them of four, as the classes
+    for weight in (None, *names, [1.0, 2.0]):
         kind, logs = estimated_weights(SimpleNamespace(class_loss=1, class_weight=weight), COUNTS)
         assert (kind, logs.tolist()) == ("additive", [0] * 4)
     kind, logs = estimated_weights(SimpleNamespace(class_loss=1, class_weight=[1.0, 2.0, 4.0, 0.0]), COUNTS)
     np.testing.assert_allclose(logs[:3], np.log([1, 2, 4]))
     assert np.isfinite(logs).all()
+    trained = torch.tensor([1.0, 2.0, 4.0, 1.0], requires_grad=True)
+    _, logs = estimated_weights(SimpleNamespace(class_loss=1, class_weight=trained), COUNTS)
+    np.testing.assert_allclose(logs, np.log([1, 2, 4, 1]))
     for name, known in (("SeesawLoss", True), ("LabelSmoothLoss", True), ("BCELoss", False)):
         loss = type(name, (nn.Module,), {})()
         if known:
@@ -192,6 +232,7 @@ def test_weights_of_classes_are_accounted_for_once() -> None:
         (DecisionPass, dict(folds=5, replicates=200, blocks=True, sample=False)),
         (ElementSample, dict(budget=2 * 10**6, seed=0)),
         (adjust_checkpoint, dict(classifier=None, counts=None, keep_bias=False, unsafe_load=False)),
+        (write_decision, dict(classifier=None, unsafe_load=False)),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -261,6 +302,144 @@ def test_a_selection_as_plain_data() -> None:
     assert (made["chosen"], made["tuned"], made["by_fold"]) == (0, 1, [1, 1])
     assert (made["gain"], made["gain_interval"]) == (-50, (-50, -50))
     assert np.shape(made["intervals"]) == (2, 2)
+
+
+def test_intervals_are_percentiles_of_the_replicates() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tallies = DecisionTallies(2, 3, images=20, folds=2, replicates=30)
+    for image in range(20):
+        truth, plain, one, other = torch.randint(2, (4, 12), generator=generator)
+        tallies.add(image, truth, plain, [Winners.of_labels(torch.stack([one, other]))])
+    scores = []
+    for b in range(30):
+        hits = tallies.by_replicate[0, :, b].view(3, 2).sum(1)
+        scores.append((100 * hits / tallies.truth_by_replicate[:, b].sum()).numpy())
+    selection = select(tallies, "accuracy", default=2)
+
+    def interval(values: Any) -> Any:
+        return pytest.approx(tuple(np.percentile(values, (2.5, 97.5), axis=0)))
+
+    drawn = np.stack(scores)
+    for c in range(3):
+        assert tuple(selection.intervals[c]) == interval(drawn[:, c])
+    assert selection.gain_interval == interval(drawn[:, selection.tuned] - drawn[:, 0])
+    assert selection.default_gain_interval == interval(drawn[:, 2] - drawn[:, 0])
+    assert select(tallies, "accuracy").default_gain_interval is None
+    np.testing.assert_array_equal(selection.tuned_in_replicates, 1 + drawn[:, 1:].argmax(1))
+    assert np.isnan(_interval(np.zeros(0))).all()
+
+
+def test_where_no_decision_reaches_the_floor_the_best_of_all_is_tuned() -> None:
+    scores, none = np.array([9.0, 1.0, 5.0, 2.0]), np.zeros(4, dtype=bool)
+    assert _best(scores, none) == 2
+    assert _best(scores, np.array([True, True, False, True])) == 3
+
+
+@pytest.mark.parametrize(
+    ("plain", "tuned", "default", "floor", "chosen"),
+    [
+        ([0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 1, 1], 75, 0),  # the default recalls more, below the floor
+        ([1, 1, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0], 75, 2),  # the plain one recalls more, below the floor
+        ([1, 1, 1, 1], [0, 0, 0, 1], [0, 0, 1, 1], 0, 1),
+    ],
+)
+def test_what_is_chosen_without_a_search_has_to_reach_the_floor(
+    plain: Any, tuned: Any, default: Any, floor: float, chosen: int
+) -> None:
+    tallies = DecisionTallies(2, 3, images=2, folds=2, replicates=5)
+    for image in range(2):
+        found = [*constant(tuned), *constant(default)]
+        tallies.add(image, torch.tensor([0, 0, 0, 1]), torch.tensor(plain), found)
+    assert select(tallies, "balanced_accuracy", {"accuracy": floor}, default=2).chosen == chosen
+
+
+def test_sums_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "mmseol.classifiers.decisions.tallies.all_reduce", lambda tensor, operation: tensor.mul_(2)
+    )
+    tallies = DecisionTallies(2, 2, images=2, folds=2, replicates=5)
+    tallies.add(1, torch.tensor([0, 1]), torch.tensor([1, 1]), constant([0, 1]))
+    names = ("by_fold", "truth_by_fold", "by_replicate", "truth_by_replicate", "confusion")
+    before = {name: getattr(tallies, name).clone() for name in names}
+    tallies.reduce()
+    assert tallies.seen == 2
+    for name in names:
+        assert torch.equal(getattr(tallies, name), 2 * before[name]), name
+        assert before[name].any()
+
+
+def test_images_past_the_last_one_and_empty_ones_change_no_sum() -> None:
+    tallies = DecisionTallies(20, 1, images=2, folds=2, replicates=5)
+    empty = torch.zeros(0, dtype=torch.int64)
+    tallies.add(0, empty, empty, [])
+    tallies.add_counted(2, torch.ones(2, 1, 20, dtype=torch.int64), torch.ones(20, dtype=torch.int64))
+    tallies.add_samples([2, 3], torch.tensor([0, 1]), torch.tensor([0, 1]), [])
+    assert (tallies.seen, tallies.truth.sum(), tallies.by_fold.sum()) == (1, 0, 0)
+    tallies.add(1, torch.tensor([19, 255], dtype=torch.uint8), torch.tensor([5, 5]), [])
+    assert tallies.confusion.nonzero().tolist() == [[19, 5]]
+
+
+def test_a_sample_takes_each_element_once_and_none_that_is_ignored() -> None:
+    outputs = torch.rand(2, 300, generator=torch.Generator().manual_seed(0))
+    truth = (torch.arange(300) % 2).to(torch.uint8)
+    sample = ElementSample(2, num_classes=2, budget=2 * 2 * 200)
+    sample.add(0, 0, outputs, torch.full((300,), 255, dtype=torch.uint8))
+    sample.add(1, 3, outputs, truth)
+    taken, labels, weights, folds = sample.columns()
+    assert torch.unique(taken, dim=1).shape == taken.shape == (2, 200)
+    assert (labels.dtype, folds.unique().tolist(), weights.unique().tolist()) == (torch.int64, [3], [1.5])
+    scarce = ElementSample(2, num_classes=2, budget=6)  # three elements for two images
+    for image in range(2):
+        scarce.add(image, 0, outputs[:, :1], truth[:1])
+    assert scarce.columns()[2].tolist() == [1, 1]
+
+
+def slow_fit(outputs: Any, truth: Any, weights: Any, kind: str, start: Any) -> Any:
+    """Three rounds over the classes; each takes the step with the best recall, and none without a gain."""
+    logs = np.array(start, dtype=float)
+
+    def recall(logs: Any) -> float:
+        column = logs[:, None]
+        labels = (outputs * np.exp(column) if kind == "multiplicative" else outputs + column).argmax(0)
+        own = [truth == k for k in range(len(logs))]
+        return float(np.mean([weights[k & (labels == truth)].sum() / weights[k].sum() for k in own]))
+
+    for _ in range(3):
+        for k in range(len(logs)):
+            values = {}
+            for step in (0, -1, -0.5, -0.25, -0.1, 0.1, 0.25, 0.5, 1):
+                trial = logs.copy()
+                trial[k] += step
+                values[step] = recall(trial)
+            gain = max(values.values()) - values[0]
+            logs[k] += 0 if gain < 1e-9 else max(values, key=values.__getitem__)
+    return logs - logs.mean()
+
+
+@pytest.mark.parametrize("kind", ["multiplicative", "additive"])
+@pytest.mark.parametrize("far", [-4.0, 5.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_free_factors_are_those_of_a_slow_loop(kind: Any, far: float, seed: int) -> None:
+    """Every step is the best somewhere; some factors are out of the reach of three rounds."""
+    rng = np.random.default_rng(seed)
+    truth = np.repeat(np.arange(4), 12)
+    outputs = 4 * rng.random((4, 48)) + 2 * np.eye(4)[:, truth]
+    planted = rng.permutation([far, 0.6, -0.35, 0.2])
+    outputs = outputs * np.exp(planted)[:, None] if kind == "multiplicative" else outputs + planted[:, None]
+    weights = rng.random(48)
+    tensors = torch.from_numpy(outputs), torch.from_numpy(truth), torch.from_numpy(weights)
+    start = np.array([0, 1, 0, -1])
+    fitted = fit_free(*tensors, kind, "balanced_accuracy", start)
+    np.testing.assert_allclose(fitted, slow_fit(outputs, truth, weights, kind, start), atol=1e-9)
+
+
+def test_winners_among_more_classes_than_a_byte_counts() -> None:
+    outputs = torch.randn(300, 4, 6, generator=torch.Generator().manual_seed(0))
+    candidates = torch.zeros(3, 300)
+    candidates[1, 290:], candidates[2, :9] = 2.0, 2.0
+    expected = torch.stack([(outputs + row[:, None, None]).argmax(0).flatten() for row in candidates])
+    assert expected.max() > 255
+    assert torch.equal(find_winners(outputs, candidates, "additive").labels(), expected)
 
 
 # ------------------------------------------------------------------ parts of a model

@@ -123,6 +123,24 @@ def test_names_in_a_checkpoint(names: list[str], layer: str) -> None:
     assert find_classifier(weights, names[0]) == names[0]
 
 
+def test_a_classifier_of_the_head_of_a_loss_by_name() -> None:
+    head = nn.ModuleDict({"fc": nn.Linear(2, K), "scores": nn.Linear(2, K), "loss": OneHotMSELoss()})
+    model = nn.ModuleDict({"head": head})
+    assert head_of_loss(model, "head.loss", ["nothing", "scores", "fc"]) == (head, head["scores"])
+    with pytest.raises(ValueError, match=r"owns the loss head\.loss, got 'a', 'b', and no such layer"):
+        head_of_loss(model, "head.loss", ["a", "b"])
+
+
+def test_layers_of_other_widths_score_no_classes() -> None:
+    head = nn.ModuleDict({"conv_seg": nn.Linear(2, K), "aux_conv_seg": nn.Linear(2, 3)})
+    head["fc_seg"] = nn.BatchNorm1d(K)  # has weights, and no width
+    head["cls_seg"] = nn.Flatten()
+    head["cls_seg"].out_features = K  # has a width, and no weights
+    assert class_layers(head) == ["conv_seg", "aux_conv_seg"]  # nobody says how many classes there are
+    head.num_classes = K
+    assert class_layers(head) == ["conv_seg"]
+
+
 def test_what_is_not_there_is_listed() -> None:
     with pytest.raises(ValueError, match=r"got None\. Layers of heads here: head\.scores"):
         find_classifier(["head.scores.weight", "backbone.fc.weight"])

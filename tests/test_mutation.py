@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 import pytest
 
+from tools.mutation.covering_tests import CoveringTests
 from tools.mutation.mutants import Mutant, mutants
 from tools.mutation.run_mutants import changed_lines, report, sample, shares
 
@@ -77,6 +79,20 @@ def test_a_change_knows_its_place() -> None:
     assert (inner.function, inner.line, inner.scope) == ("A.f", 3, (2, 4))
     assert (outer.function, outer.line, outer.scope) == ("module", 6, (1, 6))
     assert changed_lines(source, outer.apply(source)) == ["-B = 2", "+B = 3"]
+
+
+def test_the_shortest_tests_of_a_line_come_first() -> None:
+    kernels = "mmseol/losses/ops/softmax_triton.py"
+    interpreted = "tests/test_softmax_triton.py::test_in_the_interpreter"
+    covering = object.__new__(CoveringTests)  # without coverage.py
+    covering.tests = defaultdict(lambda: defaultdict(set))
+    covering.seconds = {"a::long": 9.0, "a::short": 0.1, "a::default": 0.2, interpreted: 40.0}
+    covering.tests["a.py"][5] |= {"a::long", "a::short", "a::failed"}
+    covering.tests[kernels][5] |= {"a::short"}
+    assert covering.of("a.py", 5, (4, 6)) == ["a::short", "a::long"]
+    assert covering.of("a.py", 6, (4, 6)) == ["a::default", "a::short", "a::long"]
+    assert covering.of("a.py", 8, (7, 9)) == ["a::default", "a::short", "a::long"]
+    assert covering.of(kernels, 5, (4, 6)) == ["a::short", interpreted]  # in a process of its own
 
 
 def test_areas_get_their_share_and_functions_one_change() -> None:

@@ -20,7 +20,7 @@ from torch import nn
 
 from mmseol import experiment
 from mmseol.classifiers import logit_adjustment, tau_normalized
-from mmseol.classifiers.checkpoints import adjust_checkpoint
+from mmseol.classifiers.checkpoints import adjust_checkpoint, write_decision
 from mmseol.classifiers.retraining import classifier_retraining, learnable_weight_scaling
 from mmseol.registry import MODELS
 
@@ -78,6 +78,11 @@ def test_adjusted_logits_are_those_of_another_prior(tau: float) -> None:
     np.testing.assert_allclose(got, reweighted, rtol=1e-12)
 
 
+def test_norms_of_half_precision_are_not_rounded() -> None:
+    got = tau_normalized(torch.tensor([[6e4, 6e4], [3.0, 4.0]]).half(), 1.0)
+    torch.testing.assert_close(got, torch.tensor([[0.5**0.5] * 2, [0.6, 0.8]]).half())
+
+
 def test_wrong_tau_and_empty_class() -> None:
     for tau in (-1, float("inf"), True):
         with pytest.raises(ValueError, match="`tau` must be a finite number of at least 0"):
@@ -114,6 +119,57 @@ def test_the_second_stage_trains_one_layer_on_fixed_features(stage: Any) -> None
     linear, drop_path, norm, dropout, relu = model.backbone
     modes = [part.training for part in (drop_path, norm, dropout, linear, relu, model)]
     assert modes == [False] * 3 + [True] * 3
+
+
+class Direct(nn.Module):
+    """A model with a parameter of its own, an auxiliary head before the others, and a preprocessor."""
+
+    def __init__(self, bias: bool = True, data_preprocessor: Any = None) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.zeros(2))
+        self.auxiliary_head = nn.Linear(2, 4)
+        self.backbone = nn.Linear(2, 3)
+        self.head = nn.ModuleDict({"fc": nn.Linear(3, 4, bias=bias)})
+        self.given = data_preprocessor
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("stage", [classifier_retraining, learnable_weight_scaling])
+def test_the_state_of_the_first_stage_is_loaded_into_the_second(stage: Any, bias: bool) -> None:
+    torch.manual_seed(0)
+    first = Direct(bias)
+    nn.init.constant_(first.offset, 7.0)
+    model = stage({"type": Direct, "bias": bias})
+    fresh = model.head["fc"].weight.clone()
+    model.load_state_dict(first.state_dict())  # strict
+    assert model.offset.tolist() == [7, 7]
+    assert torch.equal(model.backbone.weight, first.backbone.weight)
+    kept = fresh if stage is classifier_retraining else first.head["fc"].weight
+    assert torch.equal(model.head["fc"].weight, kept)
+    state = model.state_dict()
+    assert not any(value.requires_grad for value in state.values())
+    assert torch.equal(state["head.fc.weight"], kept)
+    if stage is learnable_weight_scaling:
+        nn.init.constant_(model.head["fc"].class_scale, 2.0)
+        again = stage({"type": Direct, "bias": bias})
+        again.load_state_dict(model.state_dict())  # holds the scaled weights, and the others to go on with
+        assert torch.equal(again.head["fc"].weight, kept)
+    without = {name: value for name, value in first.state_dict().items() if "auxiliary" not in name}
+    stage({"type": Direct, "bias": bias}).load_state_dict(without, strict=False)  # it does not predict
+    del without["backbone.weight"]
+    with pytest.raises(ValueError, match=r"`load_from` must be .*: backbone\.weight is missing and of shape"):
+        stage({"type": Direct, "bias": bias}).load_state_dict(without, strict=False)
+
+
+@pytest.mark.parametrize("stage", [classifier_retraining, learnable_weight_scaling])
+def test_the_preprocessor_of_the_runner_is_passed_on(stage: Any) -> None:
+    assert stage({"type": Direct}, data_preprocessor={"a": 1}).given == {"a": 1}
+    assert stage({"type": Direct, "data_preprocessor": 2}, data_preprocessor={"a": 1}).given == 2
+
+
+def test_layers_that_cannot_be_scaled_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"must be nn.Linear or nn.Conv2d, got BatchNorm1d at backbone\.2"):
+        learnable_weight_scaling({"type": TwoHeaded}, classifier="backbone.2")
 
 
 def write(path: Path, prefix: str = "head.fc", counts: Any = COUNTS, bias: bool = True) -> dict[str, Any]:
@@ -191,6 +247,40 @@ def test_a_classifier_of_another_width_is_not_adjusted(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message):
             adjust_checkpoint(source, out, "tau_norm", 1.0, classifier=layer)
     assert not out.exists()
+
+
+def test_factors_are_written_in_full_precision_with_and_without_a_bias(tmp_path: Path) -> None:
+    weight = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
+    torch.save({"state_dict": {"head.fc.weight": weight}}, tmp_path / "a.pth")
+    write_decision(tmp_path / "a.pth", tmp_path / "b.pth", "multiplicative", [0, 1])
+    new = read(tmp_path / "b.pth")
+    assert new["meta"]["adjusted_classifier"]["log_factors"] == [0, 1]
+    assert new["meta"].keys() == {"adjusted_classifier"}
+    expected = {"head.fc.weight": weight * torch.tensor([[1.0], [np.e]], dtype=torch.float64)}
+    torch.testing.assert_close(new["state_dict"], expected, rtol=1e-14, atol=0)
+    for kind, factors, message in (
+        ("softmax", [0, 1], "`kind` must be one of 'multiplicative', 'additive', got 'softmax'"),
+        ("multiplicative", [0, float("inf")], "`log_factors` must be one finite number for each"),
+        ("multiplicative", [[0, 1]], r"for each of the 2 classes of head.fc, got shape \(1, 2\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            write_decision(tmp_path / "a.pth", tmp_path / "c.pth", kind, factors)  # type: ignore[arg-type]
+
+
+def test_checkpoints_that_could_run_code_are_read_if_that_is_asked_for(tmp_path: Path) -> None:
+    state = {"head.fc.weight": torch.ones(2, 2), "head.fc.bias": torch.zeros(2)}
+    torch.save({"meta": {"path": tmp_path}, "state_dict": state}, tmp_path / "a.pth")
+    for number, write_file in enumerate(
+        (
+            lambda out, **given: adjust_checkpoint(tmp_path / "a.pth", out, "tau_norm", 1.0, **given),
+            lambda out, **given: write_decision(tmp_path / "a.pth", out, "additive", [0, 1], **given),
+        )
+    ):
+        out = tmp_path / f"{number}.pth"
+        with pytest.raises(ValueError, match="--unsafe-load"):
+            write_file(out)
+        write_file(out, unsafe_load=True)
+        assert out.exists()
 
 
 def test_tool_writes_one_file_for_each_tau(tmp_path, monkeypatch, capsys) -> None:

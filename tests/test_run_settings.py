@@ -12,6 +12,7 @@ import torch
 from mmengine.config import Config
 
 from mmseol import experiment
+from mmseol.experiment import commands
 from mmseol.experiment.commands import default_work_dir, is_main, run_train
 from mmseol.experiment.evaluation import require_empty
 from mmseol.experiment.runner import CommandRunner
@@ -190,6 +191,20 @@ def test_the_first_process_alone_holds_the_work_dir(
         run_train(cfg, args)
     with pytest.raises(ZeroDivisionError):
         run_train(cfg, args)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_first_process_alone_checks_the_work_dir(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one may look when the first has written its config there already."""
+    checked: list[Any] = []
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setattr(commands, "load_config", lambda args: Config({}))
+    for name in ("set_whole_checkpoints", "check_files"):
+        monkeypatch.setattr(commands, name, lambda *_: None)
+    monkeypatch.setattr(commands, "check_work_dir", lambda cfg, *_: checked.append(cfg.work_dir))
+    args = Namespace(work_dir="a", amp=False, resume=None, retrain_classifier=None, force_resume=False)
+    commands.prepare_train(args)
+    assert checked == ["a"] * (rank == 0)
 
 
 def test_slashes_of_arguments_make_no_folders() -> None:

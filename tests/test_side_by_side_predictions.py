@@ -173,6 +173,22 @@ def test_label_maps_that_differ_most_are_drawn(toy, tmp_path, monkeypatch, capsy
     assert not (tmp_path / "b.png").exists()
 
 
+def test_of_images_on_which_predictions_differ_alike_the_first_is_drawn(tmp_path, monkeypatch):
+    calls = shown_by(monkeypatch, side_by_side_predictions, "label_map_figure")
+    truth, wrong = np.zeros((4, 4), dtype=int), np.ones((4, 4), dtype=int)
+    images = [
+        Predicted(np.full((4, 4, 3), number, np.uint8), truth, [truth, wrong], f"{number}.png")
+        for number in range(4)
+    ]
+    seen = SimpleNamespace(classes=["a", "b"], loader=SimpleNamespace(dataset=range(4)), palette=None)
+    args = Namespace(
+        images=2, palette=None, titles=["x", "y"], split="val", out=str(tmp_path / "a.png"), dpi=20
+    )
+    side_by_side_predictions._draw_label_maps(images, seen, np.array([9, 1]), np.array([True, True]), args)
+    ((shown, *_), _) = calls[0]
+    assert [pixels[0, 0, 0] for pixels in shown] == [0, 2]  # of each half
+
+
 def test_images_on_which_losses_differ_are_drawn(tmp_path, monkeypatch, capsys):
     pairs = []
     for seed in (1, 2, 3):

@@ -186,7 +186,7 @@ def _adjusted_bias(state: Mapping[str, Tensor], layer: str, counts: ArrayLike | 
 
 
 def _stored_counts(state: Mapping[str, Tensor], layer: str) -> Any:
-    stored = [value.numpy() for name, value in state.items() if _counts_of(layer, name, value)]
+    stored = [value for name, value in state.items() if _counts_of(layer, name, value)]
     if not stored:
         raise ValueError(
             "`counts` must be given, got None: no loss in the checkpoint has class counts. Give the "

@@ -197,5 +197,5 @@ def _with_cosines(layer: nn.Module, name: str) -> nn.Module:
         raise ValueError(
             f"`classifier` must be linear or a convolution of kernel 1 and stride 1, got {name}: {layer}."
         )
-    cosine.load_state_dict({"weight": layer.weight.detach()})
+    cosine.load_state_dict({"weight": layer.weight})
     return cosine.train(layer.training)

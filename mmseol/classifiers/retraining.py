@@ -202,7 +202,7 @@ class _Scaled(nn.Module):
             plain = destination.get(f"{prefix}{name}")
             if plain is not None:
                 destination[f"{prefix}unscaled_{name}"] = plain
-                destination[f"{prefix}{name}"] = plain.detach() * scale.view(-1, *[1] * (plain.dim() - 1))
+                destination[f"{prefix}{name}"] = plain * scale.view(-1, *[1] * (plain.dim() - 1))
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         state_dict.setdefault(f"{prefix}class_scale", torch.ones_like(self.class_scale))

@@ -36,7 +36,7 @@ def item_labels(items: Items, num_classes: int, ignore_index: int | None) -> tup
             owners.append(positions)
             continue
         read = {i: _labels(items, int(p)) for i, p in zip(*_first_uses(index, positions), strict=True)}
-        parts = [read[i] for i in index.tolist()]
+        parts = [read[i] for i in index]
         values.extend(parts)
         owners.append(np.repeat(positions, [len(part) for part in parts]))
     value, owner = (np.concatenate([np.zeros(0, np.int64), *parts]) for parts in (values, owners))
@@ -61,15 +61,15 @@ def _all_labels(dataset: Any) -> IntArray | None:
     return labels.astype(np.int64) if fits else None
 
 
-def _first_uses(index: IntArray, positions: IntArray) -> tuple[list[int], list[int]]:
+def _first_uses(index: IntArray, positions: IntArray) -> tuple[IntArray, IntArray]:
     unique, first = np.unique(index, return_index=True)
     order = np.argsort(first)
-    return unique[order].tolist(), positions[first[order]].tolist()
+    return unique[order], positions[first[order]]
 
 
 def _labels(items: Items, position: int) -> IntArray:
     info = items.info(position)
-    labels = np.atleast_1d(np.asarray(info["gt_label"] if info.get("gt_label") is not None else np.nan))
+    labels = np.atleast_1d(np.asarray(info.get("gt_label")))
     if labels.size and (labels.ndim != 1 or labels.dtype.kind not in "ui"):
         raise LabelError(
             f"{_name(items, position)} must have a `gt_label` that is a class index or a list of them, got "

@@ -345,7 +345,7 @@ def unit_alpha(counts: ArrayLike, values: ArrayLike) -> float:
 def _ranks(values: IntArray, ties: Ties) -> FloatArray:
     """Return the rank of each value, from 1, smallest first; ``scipy.stats`` takes a second to import."""
     _, dense, sizes = np.unique(values, return_inverse=True, return_counts=True)
-    ranks = np.empty(values.size, dtype=np.float64)
+    ranks = np.empty(values.size)
     if ties == "dense":
         ranks[:] = dense + 1
     elif ties == "average":
@@ -370,7 +370,7 @@ def median_frequency_weights(counts: ArrayLike, totals: ArrayLike | None = None)
     array([0.5, 1. , 3. ])
     """
     samples = at_least_one(counts, "median-frequency weights")
-    whole = np.full_like(samples, samples.sum()) if totals is None else np.asarray(totals, dtype=np.int64)
+    whole = np.full_like(samples, samples.sum()) if totals is None else np.asarray(totals)
     if whole.shape != samples.shape:
         raise ValueError(f"`totals` must be of shape {samples.shape} as the counts, got {whole.shape}.")
     whole = np.where(whole < samples, samples.sum(), whole)  # a class that occurs in no image has total 0

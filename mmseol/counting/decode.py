@@ -74,7 +74,7 @@ def check_depth(loader: Any, info: Mapping[str, Any]) -> None:
     content = fileio.get(info["seg_map_path"], backend_args=loader.backend_args)
     with io.BytesIO(content) as buffer, Image.open(buffer) as image:
         if image.mode.startswith(("I", "F")):  # 16 or 32 bits
-            highest = np.asarray(image).max(initial=0)
+            highest = np.asarray(image).max()
             if highest > 255:
                 raise ValueError(
                     f"holds the label {highest} in more than 8 bits, which mmseg's LoadAnnotations cuts to "
@@ -182,7 +182,7 @@ def count_values(labels: NDArray[Any]) -> dict[int, int]:
     >>> count_values(np.array([[0, 0, 2]], dtype=np.uint8))
     {0: 2, 2: 1}
     """
-    if labels.dtype != np.uint8 or not labels.size:
+    if labels.dtype != np.uint8:
         values, pixels = np.unique(labels, return_counts=True)
         return dict(zip(values.tolist(), pixels.tolist(), strict=True))
     from PIL import Image

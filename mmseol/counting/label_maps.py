@@ -202,7 +202,7 @@ def count_label_maps(
     rank, world = get_dist_info()
     progress = progress and rank == 0
     part = range(rank, len(jobs), world)
-    path, changed = None, 0
+    path: Path | None = None
     cached: list[IntArray | None] = [None]
     if cache and rank == 0:
         folder = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()

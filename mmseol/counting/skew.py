@@ -86,7 +86,7 @@ def batches_without(images: ArrayLike, total: int, batch_size: int) -> FloatArra
     drawn = min(whole_number("batch_size", batch_size, at_least=1), total)
     if np.max(images) > total:
         raise ValueError(f"`images` must be at most `total` ({total}), got {int(np.max(images))}.")
-    others = [total - int(n) for n in np.asarray(images).tolist()]
+    others = [total - int(n) for n in np.asarray(images)]
     whole = _log_choices(total, drawn)
     return np.array([exp(_log_choices(n, drawn) - whole) if n >= drawn else 0.0 for n in others])
 

@@ -114,7 +114,7 @@ def _walk(
     if isinstance(dataset, RepeatDataset):
         return np.tile(below(dataset.dataset), (dataset.times, 1))
     if isinstance(dataset, ClassBalancedDataset):
-        return below(dataset.dataset)[np.asarray(dataset.repeat_indices, dtype=np.int64)]
+        return below(dataset.dataset)[np.asarray(dataset.repeat_indices)]
     if names.intersection(_TRANSPARENT):
         # A mosaic may leave the loading to the pipeline outside.
         return below(dataset.dataset, _own_loaders(dataset) or inherited)

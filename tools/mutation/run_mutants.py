@@ -4,11 +4,12 @@ python -m tools.mutation.run_mutants record work_dirs/tests tests mmseol
 python -m tools.mutation.run_mutants run work_dirs/mutants --recorded work_dirs/tests --seed 1
 python -m tools.mutation.run_mutants report work_dirs/mutants --equivalent reasons.json --out tests/MUTANTS.md
 
-``record`` runs the tests once under coverage.py; it can be split over several processes and folders. ``run``
-draws changes (:mod:`tools.mutation.mutants`), at most one of a function, in proportion to the code of each
-area. It runs the tests that run the changed line, the shortest first, until one fails, in a fork of a process
-that has the hosts imported, on a copy of the checkout. A change is killed if a test fails or the tests take
-three times as long as before, and a minute more. A second call goes on where the first was stopped.
+``record`` runs the tests once under coverage.py (``pip install ".[dev]"``); it takes options of pytest, too,
+and can be split over several processes and folders. ``run`` draws changes (:mod:`tools.mutation.mutants`), at
+most one of a function, in proportion to the code of each area. It runs the tests that run the changed line,
+the shortest first, until one fails, in a fork of a process that has the hosts imported, on a copy of the
+checkout. A change is killed if a test fails or the tests take three times as long as before, and a minute
+more. A second call goes on where the first was stopped.
 ``report`` writes the table; reasons.json holds the reason why a change is equivalent by its number.
 """
 
@@ -23,7 +24,7 @@ import signal
 import sys
 import tempfile
 import time
-from argparse import ArgumentParser
+from argparse import REMAINDER, ArgumentParser
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -268,7 +269,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("record", help="run the tests under coverage.py")
     one.add_argument("folder", type=Path)
-    one.add_argument("arguments", nargs="+", help="arguments of pytest")
+    one.add_argument("arguments", nargs=REMAINDER, help="arguments of pytest")
     one = commands.add_parser("run", help="change the code and run the tests")
     one.add_argument("folder", type=Path)
     one.add_argument("--recorded", nargs="+", type=Path, required=True, help="folders of record")

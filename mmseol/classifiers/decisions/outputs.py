@@ -167,4 +167,3 @@ class OutputReader:
             yield samples[0].seg_logits.data
         elif self.kept is not None:
             yield self.kept.T
-            self.kept = None

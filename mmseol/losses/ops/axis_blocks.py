@@ -52,8 +52,10 @@ class Block(NamedTuple):
             return out
         start, number, weights = self.cells
         end = start + number * len(weights)
-        flat[:start] = inputs[0]
-        flat[end:] = inputs[-1]
+        if start:
+            flat[:start] = inputs[0]
+        if end < len(flat):
+            flat[end:] = inputs[-1]
         pairs = inputs.unfold(0, 2, 1).transpose(1, 2)
         torch.bmm(weights.expand(number, -1, -1), pairs, out=flat[start:end].view(number, len(weights), -1))
         return out

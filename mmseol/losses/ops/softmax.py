@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -102,6 +103,35 @@ def look_up(values: Tensor, label: Tensor) -> Tensor:
     [[7.0, 5.0]]
     """
     return values.index_select(0, label.reshape(-1)).view(label.shape)
+
+
+def _at_labels(outputs: Tensor, label: Tensor) -> Tensor:
+    """Return the labels' outputs, (N, *), of (N, K, *)."""
+    if outputs.is_contiguous():  # in half of the time
+        return outputs.view(-1).index_select(0, _places(outputs, label)).view(label.shape)
+    return outputs.gather(1, label.unsqueeze(1)).squeeze(1)
+
+
+def _add_at_labels(outputs: Tensor, label: Tensor, values: Tensor) -> None:
+    """Add values, (N, *), to the labels' outputs, of (N, K, *)."""
+    if outputs.is_contiguous():
+        outputs.view(-1).scatter_add_(0, _places(outputs, label), values.reshape(-1))
+    else:
+        outputs.scatter_add_(1, label.unsqueeze(1), values.unsqueeze(1))
+
+
+def _places(outputs: Tensor, label: Tensor) -> Tensor:
+    """Return where the labels' outputs are in flattened outputs, (N, K, *)."""
+    samples, classes, elements = len(outputs), outputs.shape[1], outputs[0, 0].numel()
+    first = _first_places(samples, classes, elements, outputs.device)
+    return torch.add(first, label.reshape(-1), alpha=elements)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _first_places(samples: int, classes: int, elements: int, device: torch.device) -> Tensor:
+    first = torch.arange(samples, device=device).mul_(classes * elements).unsqueeze(1)
+    return (first + torch.arange(elements, device=device)).flatten()
 
 
 def softmax_visitor(form: SoftmaxForm, scale: Tensor | None) -> Visitor:
@@ -211,7 +241,7 @@ class _CrossEntropy(SoftmaxVisitor):
         derivative = derivative * self.scale
         each = derivative if total is None else derivative / total
         gradient = probability.mul_(each.unsqueeze(1))
-        gradient.scatter_add_(1, tile.label.unsqueeze(1), derivative.neg_().unsqueeze(1))
+        _add_at_labels(gradient, tile.label, derivative.neg_())
         if tile.upsample is None and self.form.factor is not None:
             gradient.mul_(self.form.factor.to(gradient).view(-1, *[1] * (gradient.dim() - 2)))
         return value, gradient
@@ -237,7 +267,7 @@ class _CrossEntropy(SoftmaxVisitor):
             outputs = outputs.clone() if outputs.data_ptr() == tile.outputs.data_ptr() else outputs
             self._subtract_margin(outputs, tile.label)
         logarithm = torch.log_softmax(outputs, 1)
-        entropy = logarithm.gather(1, tile.label.unsqueeze(1)).squeeze(1).neg_()
+        entropy = _at_labels(logarithm, tile.label).neg_()
         if tile.upsample is None and not entropy.isfinite().all() and not tile.valid.all():
             tile = tile.masked()
             tile = tile._replace(valid=torch.ones_like(tile.valid))
@@ -251,10 +281,9 @@ class _CrossEntropy(SoftmaxVisitor):
 
     def _subtract_margin(self, outputs: Tensor, label: Tensor, unit: float = 1.0) -> Tensor:
         """Subtract the margins, times ``unit``, from the labels' outputs in place; return these outputs."""
-        index = label.unsqueeze(1)
-        label_output = outputs.gather(1, index).squeeze(1)
+        label_output = _at_labels(outputs, label)
         margin = self.form.label_margin(outputs, label)
         if margin is not None:
             label_output.sub_(margin, alpha=unit)
-            outputs.scatter_(1, index, label_output.unsqueeze(1))
+            outputs.scatter_(1, label.unsqueeze(1), label_output.unsqueeze(1))
         return label_output
