@@ -296,8 +296,8 @@ def grid_of(pred: Tensor, target: Tensor) -> Any:
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize(("small", "large"), [(3, 9), (2, 21), (5, 3), (1, 4)])
 def test_cells_hold_the_pixels_between_two_points(small, large, align_corners):
+    from mmseol.losses.ops.axis_blocks import dense_axis
     from mmseol.losses.ops.softmax_triton import _cells
-    from mmseol.losses.ops.tiles import dense_axis
 
     cells = _cells(small, large, align_corners, torch.device("cpu"))
     starts, matrix = cells.starts.tolist(), torch.zeros(large, small + 1, dtype=torch.float64)
@@ -354,7 +354,7 @@ def test_images_in_groups_and_what_is_left_to_the_tiles(monkeypatch):
             assert all(written is gradient for *_, written in groups)
             assert (gradient is None) == (scale is None)
             assert gradient is None or (gradient.shape, gradient.dtype) == (pred.shape, torch.float32)
-    for form in (softmax.SoftmaxForm(shift=torch.add), softmax.SoftmaxForm(margin_of=torch.add)):
+    for form in (softmax.SoftmaxForm(factors=torch.add), softmax.SoftmaxForm(margin_of=torch.add)):
         assert softmax_triton.softmax_sums(grid_of(pred, target), form, one) == "tiles"
     assert softmax_triton.softmax_sums(grid_of(pred[:0], target[:0]), plain, one) == "tiles"
     assert softmax_triton.softmax_sums(grid_of(*batch((1, 6, 8), K)), plain, one) == "tiles"
