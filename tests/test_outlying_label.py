@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from mmseol.analysis.figures import label_figures
 from mmseol.analysis.outlying_label.cases import CROSS_ENTROPY, LATE, ONE_HOT, OUTLYING, Case
-from mmseol.analysis.outlying_label.label_command import compact
+from mmseol.analysis.outlying_label.label_command import compact, find_runs
 from mmseol.analysis.outlying_label.label_decisions import decisions, held_out, nearest_target
 from mmseol.analysis.outlying_label.label_markdown import label_markdown
 from mmseol.analysis.outlying_label.target_estimates import class_means_against_labels, estimates, gradients
@@ -373,3 +374,27 @@ def test_samples_are_images() -> None:
     assert NEAREST not in found.decisions
     with pytest.raises(FileNotFoundError, match="`checkpoint` must hold the training counts of its classes"):
         read_outputs(SimpleNamespace(model=Classifier(None), load_checkpoint=loaded.append), "a.pth", loader)
+
+
+def test_runs_of_a_sweep_are_found_beside_those_of_other_losses(tmp_path: Path) -> None:
+    train = dict(config="quickstart/digits.py", imbalance=None, data_root=None, seed=2)
+    options = ["train_cfg.max_epochs=9", "test_cfg=None", "optim_wrapper.optimizer.lr=0.5"]
+    for loss, stage in (
+        ("ce", "final"),
+        ("ldam", "final"),
+        ("outlying_mse:alpha=3", "final"),
+        ("mse", "tune"),
+    ):
+        trial = tmp_path / "trials" / loss.partition(":")[0]
+        (trial / "train").mkdir(parents=True)
+        request = dict(stage=stage, train=dict(train, loss=loss, cfg_options=options))
+        (trial / "trial.json").write_text(json.dumps(request))
+        (trial / "record.json").write_text("{}")
+        for epoch in (2, 4, 6, 9):
+            (trial / "train" / f"epoch_{epoch}.pth").touch()
+    found = list(find_runs(tmp_path))
+    rows = [(run.loss, run.stage, run.epoch, run.seed) for run in found]
+    assert rows[:2] == [("ce", "early", 2, 2), ("ce", "late", 9, 2)]
+    assert rows[2:] == [("outlying_mse", "early", 2, 2), ("outlying_mse", "late", 9, 2)]
+    assert {run.settings["lr"] for run in found} == {0.5}
+    assert [run.settings.get("alpha") for run in found] == [None, None, 3, 3]

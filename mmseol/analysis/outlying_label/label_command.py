@@ -198,6 +198,7 @@ def find_runs(folder: Path) -> Iterator[Run]:
 def _head(cfg: Config) -> Any:
     head = cfg.model.get("decode_head") or cfg.model.get("head")
     head = head[-1] if isinstance(head, (list, tuple)) else head
+    head = head.get("head", head)  # of a cosine classifier, as of LDAM
     loss = head.get("loss_decode") or head.get("loss")
     return loss[0] if isinstance(loss, (list, tuple)) else loss
 
