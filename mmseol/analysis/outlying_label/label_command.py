@@ -86,7 +86,10 @@ def prepare_outlying_label(args: Namespace) -> dict[str, list[Path]]:
 
 
 def run_outlying_label(folders: dict[str, list[Path]], args: Namespace) -> None:
-    """Read the outputs of all runs, and write the records and figures."""
+    """Read the outputs of all runs, and write the records and figures.
+
+    What an earlier call measured on other data sets stays in them.
+    """
     cases, used = [], []
     for name, own in folders.items():
         runs = [run for folder in own for run in find_runs(folder)]
@@ -98,35 +101,57 @@ def run_outlying_label(folders: dict[str, list[Path]], args: Namespace) -> None:
         case, rows = _case(name, runs, Path(args.work_dir))
         cases.append(case)
         used += rows
-    sources = " ".join(f"{case.name}=DIR" for case in cases)
-    shared = {
-        "kind": KIND,
-        "command": f"python -m mmseol analyze outlying-label --runs {sources}",
-        "environment": environment(),
-        "rules": RULES,
-    }
+    environments = {case.name: environment() for case in cases}
     for name, (question, measure) in _RECORDS.items():
         parts = [measure(case) for case in cases]
-        record = {**shared, "title": question, "runs": used}
+        record: dict[str, Any] = {"title": question, "environments": environments, "runs": used}
         record |= {key: [row for part in parts for row in part[key]] for key in ("rows", "statements")}
+        record["statements"] = [asdict(one) for one in record["statements"]]
         record["curves"] = {key: curve for part in parts for key, curve in part.get("curves", {}).items()}
-        _write(Path(args.out), name, record)
+        path = Path(args.out) / f"{name}.json"
+        if path.exists():
+            record = _with_others(record, json.loads(path.read_text()))
+        sources = " ".join(f"{case}=DIR" for case in record["environments"])
+        _write(Path(args.out), name, {**_shared(sources), **record})
     if args.alpha:
         found = alpha_measurement(alpha_grid(Path(args.work_dir) / "alpha_grid.json"))
+        title = "Does a learning rate make up for alpha?"
+        found["statements"] = [asdict(one) for one in found["statements"]]
         _write(
-            Path(args.out), "alpha", {**shared, "title": "Does a learning rate make up for alpha?", **found}
+            Path(args.out),
+            "alpha",
+            {**_shared("NAME=DIR --alpha"), "environment": environment(), "title": title, **found},
         )
+
+
+def _shared(sources: str) -> dict[str, Any]:
+    command = f"python -m mmseol analyze outlying-label --runs {sources}"
+    return {"kind": KIND, "command": command, "rules": RULES}
 
 
 def _write(out: Path, name: str, record: dict[str, Any]) -> None:
     """Write a record and its figure in place of those of an earlier run."""
-    record["statements"] = [asdict(one) for one in record["statements"]]
     with replacing(out / f"{name}.json", "w") as file:
         file.write(compact(record) + "\n")
     (out / f"{name}.png").unlink(missing_ok=True)
     if record["rows"]:
         save_figure(getattr(label_figures, f"draw_{name}")(record), out / f"{name}.png", dpi=100)
     print(f"{name}: {len(record['rows'])} rows, {len(record['statements'])} statements")
+
+
+def _with_others(record: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
+    """Return the record with the rows of the earlier one on data sets that it lacks."""
+    others = earlier["environments"].keys() - record["environments"].keys()
+
+    def is_other(data: str) -> bool:
+        return re.split("[,:]", data)[0] in others
+
+    merged = dict(record)
+    for key in ("runs", "rows", "statements"):
+        merged[key] = record[key] + [row for row in earlier[key] if is_other(row["data"])]
+    for key in ("curves", "environments"):
+        merged[key] = record[key] | {data: own for data, own in earlier[key].items() if is_other(data)}
+    return merged
 
 
 def compact(record: dict[str, Any]) -> str:
