@@ -152,6 +152,7 @@ class WithCategories(FourClassDataset):
         return [0] if idx else [3]
 
 
+@pytest.mark.usefixtures("mmseg_scope")
 def test_wrappers_that_wait_are_initialised(tmp_path: Path) -> None:
     config = seg_config(write_maps(tmp_path))
     counts = [

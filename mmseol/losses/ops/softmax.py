@@ -219,6 +219,9 @@ def sums_are_exact(total: Tensor) -> bool:
     """Return whether no pixel's sum of exponentials of prepared outputs is too small.
 
     The largest outputs of two points may belong to two classes, both small halfway between the points.
+
+    >>> sums_are_exact(torch.tensor([1.0, 1e-20])), sums_are_exact(torch.tensor([1.0, 1e-35]))
+    (True, False)
     """
     return bool(total.min() > torch.finfo(total.dtype).tiny ** 0.8)
 
