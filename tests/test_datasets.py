@@ -100,6 +100,7 @@ def test_what_an_imbalanced_data_set_holds() -> None:
     assert [dataset.get_cat_ids(i) for i in range(len(dataset))] == [[BALANCED[i]] for i in kept]
     assert [dataset[i]["gt_label"] for i in range(len(dataset))] == dataset.get_gt_labels().tolist()
     assert dataset.get_data_info(-1)["sample_idx"] == len(dataset) - 1
+    assert dataset.get_data_info(0)["sample_idx"] == 0
     assert dataset.CLASSES == dataset.metainfo["classes"] == ("a", "b", "c", "d")
     assert repr(dataset) == "ImbalancedDataset(MmseolTestLabels, 35 of 80 items)"
 
