@@ -21,7 +21,7 @@ from PIL import Image
 from mmseol import experiment
 from mmseol.__main__ import main
 from mmseol.counting.counts import ClassCounts
-from mmseol.experiment.commands import default_work_dir, start_cpu_process_group
+from mmseol.experiment.commands import default_work_dir, load_config, start_cpu_process_group
 from mmseol.experiment.config_files import (
     check_bases,
     check_packages,
@@ -343,6 +343,8 @@ def test_a_base_of_a_package_that_is_missing_is_refused_with_the_path(tmp_path, 
         ValueError, match=r"needs the package mmsegmentation.*path instead: '.*\.mim/configs/fcn/"
     ):
         check_bases(str(tmp_path / "leaf.py"))
+    with pytest.raises(ValueError, match="needs the package mmsegmentation"):
+        load_config(Namespace(config=str(tmp_path / "leaf.py")))
     (tmp_path / "leaf.py").write_text(f"_base_ = [{experiment.stock_config('mmseg', name)!r}]\n")
     check_bases(str(tmp_path / "leaf.py"))
     assert Config.fromfile(tmp_path / "leaf.py").model.type == "EncoderDecoder"

@@ -57,6 +57,10 @@ def test_outputs_at_a_pixel_are_the_hosts_and_follow_from_its_features(align_cor
     weight, bias = (one.detach().numpy() for one in model.decode_head.conv_seg.parameters())
     np.testing.assert_allclose(arrays["features"] @ weight[:, :, 0, 0].T + bias, expected, atol=1e-4)
     assert (arrays["position"] @ [40, 1]).tolist() == chosen.tolist()
+    (predicted,) = model.test_step(dict(inputs=[image], data_samples=[sample]))
+    predicted.gt_sem_seg = PixelData(data=label[:, :31])
+    with pytest.raises(ValueError, match=r"size of the predictions, \(32, 40\), got \(31, 40\) for"):
+        list(reader.read([predicted]))
 
 
 @pytest.mark.parametrize("align_corners", [False, True])

@@ -8,8 +8,8 @@ An epoch takes about 20 s on one core and a validation 12 s, the sweep about an 
     python tools/sweep.py configs/sweeps/camvid_r18.py --data-root DIR --slots 2
 
 Weight decay is the config's. Four epochs are far from convergence: rates that are best here are those of
-short trainings. Influence-balanced loss starts to reweight after 1 epoch. cdb_ce takes its weights from
-validation after every epoch.
+short trainings. Influence-balanced loss starts to reweight after 1 epoch, so that its rate is that of cross
+entropy. cdb_ce takes its weights from validation after every epoch.
 """
 
 configs = ["camvid/fastfcn_r18.py"]

@@ -9,8 +9,8 @@ one idle core, the sweep half an hour on two.
     python tools/sweep.py configs/sweeps/cifar10_subset.py --data-root DIR --slots 2
 
 DIR holds train/CLASS and test/CLASS. Influence-balanced loss starts to reweight after 3 epochs, so that the
-short trainings have it, too. cdb_ce takes its weights from validation after every epoch. The final checkpoints are
-kept, since ``tools/analyze.py outlying-label`` reads them.
+short trainings have it, too. cdb_ce takes its weights from validation after every epoch. The final
+checkpoints are kept, since ``tools/analyze.py outlying-label`` reads them.
 """
 
 configs = ["cifar/resnet34_cifar10.py"]
