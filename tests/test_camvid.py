@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from mmengine.dataset import ClassBalancedDataset
 from mmengine.registry import init_default_scope
+from mmseg.datasets import BaseSegDataset
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import TRANSFORMS
 from PIL import Image
@@ -200,3 +201,17 @@ def test_check_label_size(root):
         dataset[0]
     with pytest.raises(ValueError, match="must stand after"):
         CheckLabelSize()({"img": np.zeros((2, 2, 3))})
+
+
+@pytest.mark.parametrize(
+    ("backend", "folder"), [(None, "s3://bucket/train"), ({"backend": "petrel"}, "train"), (None, "train")]
+)
+def test_only_local_folders_are_looked_for(monkeypatch, backend, folder):
+    monkeypatch.setattr(BaseSegDataset, "load_data_list", lambda self: ["theirs"])
+    dataset = object.__new__(CamVidDataset)
+    dataset.backend_args, dataset.data_prefix = backend, dict(img_path=folder, seg_map_path="labels")
+    if folder == "train" and backend is None:
+        with pytest.raises(FileNotFoundError, match="The image folder 'train' does not exist"):
+            dataset.load_data_list()
+    else:
+        assert dataset.load_data_list() == ["theirs"]
