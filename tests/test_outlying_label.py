@@ -16,7 +16,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from mmseol.analysis.figures import label_figures
 from mmseol.analysis.outlying_label.cases import CROSS_ENTROPY, LATE, ONE_HOT, OUTLYING, Case
-from mmseol.analysis.outlying_label.label_command import compact, find_runs
+from mmseol.analysis.outlying_label.label_command import _with_others, compact, find_runs
 from mmseol.analysis.outlying_label.label_decisions import decisions, held_out, nearest_target
 from mmseol.analysis.outlying_label.label_markdown import label_markdown
 from mmseol.analysis.outlying_label.target_estimates import class_means_against_labels, estimates, gradients
@@ -398,3 +398,25 @@ def test_runs_of_a_sweep_are_found_beside_those_of_other_losses(tmp_path: Path) 
     assert rows[2:] == [("outlying_mse", "early", 2, 2), ("outlying_mse", "late", 9, 2)]
     assert {run.settings["lr"] for run in found} == {0.5}
     assert [run.settings.get("alpha") for run in found] == [None, None, 3, 3]
+
+
+def test_data_sets_that_are_not_measured_again_stay_in_a_record() -> None:
+    def record(environments: dict[str, int], *data: str) -> dict[str, Any]:
+        rows = [{"data": one, "value": environments} for one in data]
+        curves = {f"{one}: ce": environments for one in data}
+        return {
+            "environments": environments,
+            "runs": rows,
+            "rows": rows,
+            "statements": rows,
+            "curves": curves,
+        }
+
+    earlier = record({"digits": 1, "camvid": 1}, "digits, early", "digits, late", "camvid, late", "camvid")
+    new = record({"digits": 2, "cifar10": 2}, "digits, late", "cifar10, late")
+    merged = _with_others(new, earlier)
+    assert merged["environments"] == {"digits": 2, "cifar10": 2, "camvid": 1}
+    for key in ("runs", "rows", "statements"):
+        assert merged[key] == new[key] + earlier[key][2:]
+    assert [*merged["curves"]] == ["digits, late: ce", "cifar10, late: ce", "camvid, late: ce", "camvid: ce"]
+    assert merged["curves"]["digits, late: ce"] == new["environments"]

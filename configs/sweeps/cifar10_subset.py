@@ -4,7 +4,7 @@ Class folders with 500 images a class, cut long-tailed at ratio 100; ResNet-18 w
 of its channels, Adam, 20 epochs. The 5 images per class that the protocol holds out cannot choose among 8
 points, so that 50 are held out here and the largest class has 450. Every loss tries 8 points for 6 epochs;
 three seeds are trained with the best point and scored once on the test images. An epoch takes about 2 s on
-one idle core, the sweep half an hour on two.
+one idle core, the sweep 40 minutes on two.
 
     python tools/sweep.py configs/sweeps/cifar10_subset.py --data-root DIR --slots 2
 

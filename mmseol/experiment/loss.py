@@ -18,6 +18,8 @@ from mmseol.registry import MODELS
 __all__ = [
     "LOSSES",
     "has_boolean",
+    "inside_cosine_head",
+    "inside_head",
     "parse_loss",
     "parse_options",
     "resolved_loss",
@@ -212,7 +214,7 @@ def set_loss(cfg: Config, spec: str) -> None:
             )
         if not cosines:
             _take_out_of_cosine_head(head)
-        _set_head_loss(_inside_cosine_head(head), key, loss)
+        _set_head_loss(inside_cosine_head(head), key, loss)
         if cosines:
             _put_into_cosine_head(head)
     counted = ("mmseol.ClassCountHook",) if hasattr(built, "set_class_counts") else ()
@@ -234,7 +236,7 @@ def _set_head_loss(head: Any, key: str, loss: dict[str, Any]) -> None:
 
 
 def inside_head(cfg: Config, key: str) -> str:
-    """Return the key that a setting of a head has where a ``mmseol.CosineClassifierHead`` holds the head.
+    """Return the key of a setting, changed if it is one of a head in a ``mmseol.CosineClassifierHead``.
 
     >>> head = dict(type="mmseol.CosineClassifierHead", head=dict(type="LinearClsHead", in_channels=512))
     >>> cfg = Config(dict(model=dict(head=head)))
@@ -243,12 +245,17 @@ def inside_head(cfg: Config, key: str) -> str:
     """
     for name, head, _ in named_heads(cfg.get("model") or {}):
         before, own = f"model.{name}.", key.removeprefix(f"model.{name}.")
-        if own != key and _inside_cosine_head(head) is not head:
+        if own != key and inside_cosine_head(head) is not head:
             return key if own.partition(".")[0] in ("type", "head", "classifier") else f"{before}head.{own}"
     return key
 
 
-def _inside_cosine_head(head: Any) -> Any:
+def inside_cosine_head(head: Any) -> Any:
+    """Return the config of the head that a ``mmseol.CosineClassifierHead`` holds, or the head itself.
+
+    >>> inside_cosine_head(dict(type="mmseol.CosineClassifierHead", head=dict(type="FCNHead")))
+    {'type': 'FCNHead'}
+    """
     return head["head"] if _bare_type(head) == _COSINE_HEAD else head
 
 
@@ -260,7 +267,7 @@ def _put_into_cosine_head(head: Any) -> None:
 
 
 def _take_out_of_cosine_head(head: Any) -> None:
-    inside = _inside_cosine_head(head)
+    inside = inside_cosine_head(head)
     if inside is not head:
         head.clear()
         head.update(inside)
@@ -287,7 +294,7 @@ def stated_by_heads(cfg: Config, attribute: str) -> dict[str, int]:
     """
     stated = {}
     for name, head, key in named_heads(cfg.get("model") or {}):
-        value = _inside_cosine_head(head).get(attribute)
+        value = inside_cosine_head(head).get(attribute)
         if value is None and attribute == "ignore_index" and key == "loss_decode":
             value = 255
         if isinstance(value, int):
@@ -298,7 +305,7 @@ def stated_by_heads(cfg: Config, attribute: str) -> dict[str, int]:
 def _heads(model: Any) -> Iterator[tuple[Any, str]]:
     """Yield the config of every head with the main head's classes, and the key of its loss."""
     found = [(head, key) for _, head, key in named_heads(model)]
-    classes = [_inside_cosine_head(head).get("num_classes") for head, _ in found]
+    classes = [inside_cosine_head(head).get("num_classes") for head, _ in found]
     yield from (pair for pair, own in zip(found, classes, strict=True) if own == classes[0])
 
 

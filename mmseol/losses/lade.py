@@ -292,7 +292,7 @@ class _SmallSums(_Small, _Sums):
 
 
 class _SmallGradient(_Small):
-    """:class:`_Gradient` of small outputs; ``slope`` is the factor of the exponentials' product."""
+    """:class:`_Gradient` of small outputs, with m of :class:`_Small` in place of that of each class."""
 
     def __init__(
         self, form: SoftmaxForm, scale: Tensor | None, slope: Tensor, label_slope: Tensor, highest: Tensor
@@ -317,8 +317,8 @@ class _SmallGradient(_Small):
             return value, None
         derivative = (derivative * self.scale).to(total.dtype)
         by_pixel = torch.stack([derivative / total, exponentials[:, -1] * tile.valid], 1)
-        by_class_ = torch.stack([torch.ones_like(self.slope), self.slope], 1).to(total)
-        exponentials[:, :-1].mul_(torch.matmul(by_class_, by_pixel))
+        by_output = torch.stack([torch.ones_like(self.slope), self.slope], 1).to(total)
+        exponentials[:, :-1].mul_(torch.matmul(by_output, by_pixel))
         own = derivative + look_up(self.label_slope.to(total), tile.label) * tile.valid
         return value, exponentials.scatter_add_(1, index, own.neg_().unsqueeze(1))
 

@@ -22,6 +22,7 @@ from mmseol.analysis.outlying_label.cases import EARLY, LATE, TITLES, Case
 from mmseol.analysis.records.run_records import environment
 from mmseol.analysis.statistics.verdicts import RULES
 from mmseol.experiment.checkpoint_outputs import CheckpointOutputs, ordered_loader, read_outputs, run_config
+from mmseol.experiment.loss import inside_cosine_head
 from mmseol.experiment.runner import CommandRunner
 from mmseol.utils.files import replacing
 from mmseol.utils.unpickling import plain_data_only
@@ -223,7 +224,7 @@ def find_runs(folder: Path) -> Iterator[Run]:
 def _head(cfg: Config) -> Any:
     head = cfg.model.get("decode_head") or cfg.model.get("head")
     head = head[-1] if isinstance(head, (list, tuple)) else head
-    head = head.get("head", head)  # of a cosine classifier, as of LDAM
+    head = inside_cosine_head(head)
     loss = head.get("loss_decode") or head.get("loss")
     return loss[0] if isinstance(loss, (list, tuple)) else loss
 

@@ -107,31 +107,36 @@ def look_up(values: Tensor, label: Tensor) -> Tensor:
 
 def _at_labels(outputs: Tensor, label: Tensor) -> Tensor:
     """Return the labels' outputs, (N, *), of (N, K, *)."""
-    if outputs.is_contiguous():  # in half of the time
+    if _is_flat(outputs):  # in half of the time
         return outputs.view(-1).index_select(0, _places(outputs, label)).view(label.shape)
     return outputs.gather(1, label.unsqueeze(1)).squeeze(1)
 
 
 def _add_at_labels(outputs: Tensor, label: Tensor, values: Tensor) -> None:
     """Add values, (N, *), to the labels' outputs, of (N, K, *)."""
-    if outputs.is_contiguous():
+    if _is_flat(outputs):
         outputs.view(-1).scatter_add_(0, _places(outputs, label), values.reshape(-1))
     else:
         outputs.scatter_add_(1, label.unsqueeze(1), values.unsqueeze(1))
 
 
+def _is_flat(outputs: Tensor) -> bool:
+    """Return whether places of labels may be kept: on a GPU tiles are large, and so would their places be."""
+    return outputs.is_contiguous() and outputs.device.type == "cpu"
+
+
 def _places(outputs: Tensor, label: Tensor) -> Tensor:
     """Return where the labels' outputs are in flattened outputs, (N, K, *)."""
     samples, classes, elements = len(outputs), outputs.shape[1], outputs[0, 0].numel()
-    first = _first_places(samples, classes, elements, outputs.device)
+    first = _first_places(samples, classes, elements)
     return torch.add(first, label.reshape(-1), alpha=elements)
 
 
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
-def _first_places(samples: int, classes: int, elements: int, device: torch.device) -> Tensor:
-    first = torch.arange(samples, device=device).mul_(classes * elements).unsqueeze(1)
-    return (first + torch.arange(elements, device=device)).flatten()
+def _first_places(samples: int, classes: int, elements: int) -> Tensor:
+    first = torch.arange(samples).mul_(classes * elements).unsqueeze(1)
+    return (first + torch.arange(elements)).flatten()
 
 
 def softmax_visitor(form: SoftmaxForm, scale: Tensor | None) -> Visitor:
