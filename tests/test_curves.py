@@ -48,3 +48,16 @@ def test_a_single_epoch_is_written_by_iterations(tmp_path):
     row = {"class": "road", "recall": 3.0}
     (tmp_path / "now" / "class_scores_val_iter_11.json").write_text(json.dumps({"classes": [row]}))
     assert class_scores(tmp_path, 1) == {"road": {"recall": 3.0}}
+
+
+def test_loss_curve_leaves_out_losses_that_are_not_finite(tmp_path):
+    log = tmp_path / "one/vis_data/scalars.json"
+    log.parent.mkdir(parents=True)
+    losses = ("2.0", "NaN"), ("Infinity", "NaN")
+    lines = [
+        f'{{"loss": {loss}, "epoch": {epoch}, "step": {2 * epoch + i}}}'
+        for epoch, pair in enumerate(losses, 1)
+        for i, loss in enumerate(pair)
+    ]
+    log.write_text("\n".join(lines))
+    assert loss_curve(tmp_path) == [[1, 2.0]]
