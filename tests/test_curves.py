@@ -50,14 +50,14 @@ def test_a_single_epoch_is_written_by_iterations(tmp_path):
     assert class_scores(tmp_path, 1) == {"road": {"recall": 3.0}}
 
 
-def test_loss_curve_leaves_out_losses_that_are_not_finite(tmp_path):
-    log = tmp_path / "one/vis_data/scalars.json"
-    log.parent.mkdir(parents=True)
-    losses = ("2.0", "NaN"), ("Infinity", "NaN")
-    lines = [
-        f'{{"loss": {loss}, "epoch": {epoch}, "step": {2 * epoch + i}}}'
-        for epoch, pair in enumerate(losses, 1)
-        for i, loss in enumerate(pair)
-    ]
-    log.write_text("\n".join(lines))
+def test_loss_curve_leaves_out_nan_and_infinite_losses_also_those_of_a_continued_run(tmp_path):
+    log = '{{"loss": {}, "epoch": {}, "step": {}}}\n'.format
+    runs = {
+        "1": log("2.0", 1, 1) + log("NaN", 1, 2) + log("1.0", 2, 3),
+        "2": log("Infinity", 2, 3) + log("NaN", 2, 4),
+    }
+    for name, lines in runs.items():
+        path = tmp_path / name / "vis_data/scalars.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(lines)
     assert loss_curve(tmp_path) == [[1, 2.0]]

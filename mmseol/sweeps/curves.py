@@ -37,16 +37,17 @@ def validation_curve(work_dir: str | Path, unit: str = "epoch") -> list[dict[str
 def loss_curve(work_dir: str | Path) -> list[list[float]]:
     """Return ``[epoch, mean of the logged losses]`` of every epoch, or the same of iterations.
 
-    Losses that are no finite number are left out, and so is an epoch that has no others.
+    NaN and infinite losses are left out, and so is an epoch that has only such.
 
     >>> loss_curve("new_folder")
     []
     """
-    lines = [line for line in _lines(work_dir) if line.get("loss") is not None]
+    lines = [line for line in _lines(work_dir) if "loss" in line]
     by_step = {line["step"]: (line.get("epoch", line["step"]), line["loss"]) for line in lines}
     losses = defaultdict(list)
     for _, (epoch, loss) in sorted(by_step.items()):
-        losses[epoch].append(loss)
+        if loss is not None:
+            losses[epoch].append(loss)
     return [[epoch, round(fmean(values), 6)] for epoch, values in losses.items()]
 
 
