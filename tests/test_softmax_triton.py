@@ -264,26 +264,29 @@ def test_runs_repeat_to_the_bit(calls):
 
 
 class OnCuda:
-    is_cuda = True
+    device = torch.device("cuda")
 
 
 def test_which_function_has_a_triton_version(monkeypatch):
     if INTERPRETED:
         pytest.skip("looks at the kernels as they are dispatched on CUDA")
-    from mmseol.losses.ops import softmax_triton, squared_error, squared_error_triton, triton_versions
+    from mmseol.losses.ops import compiled_versions, softmax_triton, squared_error, squared_error_triton
 
     both = softmax.softmax_sums, squared_error.half_squared_error_sum
     versions = softmax_triton.softmax_sums, squared_error_triton.half_squared_error_sum
     pred: Any = OnCuda()
-    assert tuple(triton_versions.for_device(compute, pred) for compute in both) == versions
-    assert triton_versions.for_device(build, pred) is build
+    assert tuple(compiled_versions.for_device(compute, pred) for compute in both) == versions
+    assert compiled_versions.for_device(build, pred) is build
     torch.use_deterministic_algorithms(True)
     try:  # the squared errors add atomically
-        assert tuple(triton_versions.for_device(compute, pred) for compute in both) == (versions[0], both[1])
+        assert tuple(compiled_versions.for_device(compute, pred) for compute in both) == (
+            versions[0],
+            both[1],
+        )
     finally:
         torch.use_deterministic_algorithms(False)
-    monkeypatch.setattr(triton_versions, "find_spec", lambda name: None)
-    assert triton_versions.for_device(both[0], pred) is both[0]
+    monkeypatch.setattr(compiled_versions, "_has", lambda package: False)
+    assert compiled_versions.for_device(both[0], pred) is both[0]
 
 
 def grid_of(pred: Tensor, target: Tensor) -> Any:

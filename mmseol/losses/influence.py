@@ -14,7 +14,7 @@ from mmseol.losses.base.weighted import WeightedClassLoss
 from mmseol.losses.cross_entropy import CrossEntropyLoss
 from mmseol.losses.ops.autograd import limit_half_gradients, outside_graphs, with_gradient
 from mmseol.losses.ops.inputs import Labels, is_compiling, lift
-from mmseol.losses.ops.softmax import SoftmaxForm, softmax_visitor
+from mmseol.losses.ops.softmax import CrossEntropyVisitor, SoftmaxForm, derived
 from mmseol.losses.ops.tiles import LabelGrid, Tile, Visitor, differentiate
 from mmseol.registry import MODELS
 from mmseol.utils.checks import number, whole_number
@@ -325,7 +325,8 @@ class _OfEntropy(Visitor):
                     self.by_norm[tile.image][tile.where] = by_norm[0]
             return loss
 
-        return softmax_visitor(SoftmaxForm(weight=self.weight, modulate=balanced), self.scale)(tile)
+        form = SoftmaxForm(weight=self.weight, modulate=derived(balanced))
+        return CrossEntropyVisitor(form, self.scale)(tile)
 
 
 def influence_balanced_loss(

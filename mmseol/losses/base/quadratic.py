@@ -8,11 +8,11 @@ from torch import Tensor
 
 from mmseol.losses.base.class_loss import ClassLoss, Reduction
 from mmseol.losses.base.tiled import evaluate_tiles, fits_tiles
+from mmseol.losses.ops.compiled_versions import for_device
 from mmseol.losses.ops.inputs import expand_weight, is_compiling, lift
 from mmseol.losses.ops.squared_error import half_squared_error, half_squared_error_sum
 from mmseol.losses.ops.squared_error_upsampled import upsampled_half_squared_error_sum
 from mmseol.losses.ops.tiles import LabelGrid
-from mmseol.losses.ops.triton_versions import for_device
 
 __all__ = ["QuadraticLoss"]
 

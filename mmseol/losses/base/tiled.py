@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from mmseol.losses.ops.autograd import outside_graphs, with_gradient
+from mmseol.losses.ops.compiled_versions import for_device
 from mmseol.losses.ops.inputs import Labels
 from mmseol.losses.ops.softmax import softmax_sums
 from mmseol.losses.ops.tiles import TILE, LabelGrid, Tile, Visitor, differentiate
-from mmseol.losses.ops.triton_versions import for_device
 
 if TYPE_CHECKING:
     from mmseol.losses.base.class_loss import ClassLoss, Reduction

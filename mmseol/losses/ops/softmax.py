@@ -16,11 +16,12 @@ __all__ = [
     "LN_2",
     "LOG2_E",
     "NEGLIGIBLE",
+    "CrossEntropyVisitor",
     "SoftmaxForm",
     "SoftmaxVisitor",
+    "derived",
     "look_up",
     "softmax_sums",
-    "softmax_visitor",
     "sums_are_exact",
     "tile_softmax",
 ]
@@ -55,9 +56,9 @@ class SoftmaxForm(NamedTuple):
     tensor. Outputs at label size, whose largest is not known, are evaluated so."""
     weight: Tensor | None = None
     """Class weights w, (K,); :class:`~mmseol.losses.ClassLoss` sets them."""
-    modulate: Callable[[Tensor, Tensor | None], Tensor] | None = None
-    """Loss of every element, of its cross entropy and its class weight (or ``None``), in place of their
-    product; must be differentiable."""
+    modulate: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]] | None = None
+    """Returns every element's loss, in place of the product of its cross entropy and its class weight (or
+    ``None``), and the derivative by the cross entropy; :func:`derived` adds the derivative by autograd."""
 
     def adjust(self, outputs: Tensor) -> Tensor:
         """Return :math:`f a + o`, (N, K, *), or the outputs themselves if nothing is to be done."""
@@ -84,11 +85,27 @@ class SoftmaxForm(NamedTuple):
         if self.modulate is None:
             derivative = factor if weight is None else factor * weight
             return (entropy * derivative).sum(dtype=torch.float64), derivative
-        entropy = entropy.clamp(min=0).requires_grad_()
+        loss, derivative = self.modulate(entropy.clamp(min=0), weight)
+        return (loss * factor).sum(dtype=torch.float64), derivative * factor
+
+
+def derived(
+    function: Callable[[Tensor, Tensor | None], Tensor],
+) -> Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]:
+    """Return a function for ``modulate`` of a differentiable one that returns the losses only.
+
+    >>> derived(lambda entropy, weight: entropy.square())(torch.tensor([3.0]), None)
+    (tensor([9.]), tensor([6.]))
+    """
+
+    def modulate(entropy: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+        entropy = entropy.detach().requires_grad_()
         with torch.enable_grad():
-            loss = self.modulate(entropy, weight)
-        (derivative,) = torch.autograd.grad(loss, entropy, factor)
-        return (loss.detach() * factor).sum(dtype=torch.float64), derivative
+            loss = function(entropy, weight)
+        (derivative,) = torch.autograd.grad(loss, entropy, torch.ones_like(loss))
+        return loss.detach(), derivative
+
+    return modulate
 
 
 LOG2_E, LN_2 = math.log2(math.e), math.log(2)
@@ -139,22 +156,6 @@ def _first_places(samples: int, classes: int, elements: int) -> Tensor:
     return (first + torch.arange(elements)).flatten()
 
 
-def softmax_visitor(form: SoftmaxForm, scale: Tensor | None) -> Visitor:
-    """Return the visitor that sums a loss over tiles.
-
-    >>> from mmseol.losses.ops.inputs import Labels
-    >>> from mmseol.losses.ops.tiles import LabelGrid
-    >>> labels = Labels.of(torch.zeros(1, 2, 4, dtype=torch.long), classes=2, ignore_index=255)
-    >>> LabelGrid(torch.ones(1, 2, 1, 2), labels).visit(softmax_visitor(SoftmaxForm(), None))[0].tolist()
-    [5.545177459716797]
-
-    Args:
-        form: The loss.
-        scale: Factor of the gradient; ``None`` if no gradient is needed.
-    """
-    return _CrossEntropy(form, scale)
-
-
 def softmax_sums(grid: LabelGrid, form: SoftmaxForm, scale: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Return sums of the losses of all pixels that add up to the batch's, and the gradient.
 
@@ -172,7 +173,7 @@ def softmax_sums(grid: LabelGrid, form: SoftmaxForm, scale: Tensor | None) -> tu
         The sums, float64, one for each image or group of images, and the gradient by the outputs, of their
         shape, in float32, or float64 for such outputs, or ``None``.
     """
-    return grid.visit(softmax_visitor(form, scale), requires_grad=scale is not None)
+    return grid.visit(CrossEntropyVisitor(form, scale), requires_grad=scale is not None)
 
 
 class SoftmaxVisitor(Visitor):
@@ -231,7 +232,20 @@ def sums_are_exact(total: Tensor) -> bool:
     return bool(total.min() > torch.finfo(total.dtype).tiny ** 0.8)
 
 
-class _CrossEntropy(SoftmaxVisitor):
+class CrossEntropyVisitor(SoftmaxVisitor):
+    """Visitor that sums a loss over tiles.
+
+    >>> from mmseol.losses.ops.inputs import Labels
+    >>> from mmseol.losses.ops.tiles import LabelGrid
+    >>> labels = Labels.of(torch.zeros(1, 2, 4, dtype=torch.long), classes=2, ignore_index=255)
+    >>> LabelGrid(torch.ones(1, 2, 1, 2), labels).visit(CrossEntropyVisitor(SoftmaxForm(), None))[0].tolist()
+    [5.545177459716797]
+
+    Args:
+        form: The loss.
+        scale: Factor of the gradient; ``None`` if no gradient is needed.
+    """
+
     def __init__(self, form: SoftmaxForm, scale: Tensor | None) -> None:
         super().__init__(form)
         self.scale = scale

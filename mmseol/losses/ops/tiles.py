@@ -244,14 +244,17 @@ class LabelGrid:
                 lambda images: work(range(images.start + 1, images.stop + 1)), count - 1, workers
             )
 
-    def _small(self, n: int) -> Tensor:
-        """Return an image's outputs, (w, K, h); if any is infinite, 0 where no valid pixel reads them."""
-        small = self.pred.new_empty(*(self.pred.shape[i] for i in (3, 1, 2)), dtype=self.dtype)
-        small.copy_(self.pred[n].permute(2, 0, 1))
+    def _small(self, n: int, rows_first: bool = False) -> Tensor:
+        """Return an image's outputs, (w, K, h), or (h, K, w) with ``rows_first``.
+
+        If any is infinite, those that no valid pixel reads are 0.
+        """
+        outputs = self.pred[n].permute((1, 0, 2) if rows_first else (2, 0, 1))
+        small = outputs.new_empty(outputs.shape, dtype=self.dtype).copy_(outputs)
         if small.sum().isfinite():
             return small
         unread = unread_points(self.labels.valid[n], self.pred.shape[2:], self.align_corners)
-        return small.masked_fill(unread.T.unsqueeze(1), 0)
+        return small.masked_fill((unread if rows_first else unread.T).unsqueeze(1), 0)
 
     def _tiles(self, n: int, visitor: Visitor, gradient: Tensor | None) -> Iterator[Tensor]:
         """Visit the tiles of an image, row by row, and write its gradient.
