@@ -13,7 +13,7 @@ from mmseol.counting.counts import at_least_one
 from mmseol.losses.base.class_loss import Normalize, Reduction, evaluate_once
 from mmseol.losses.base.weighted import WeightedClassLoss
 from mmseol.losses.ops.inputs import by_class
-from mmseol.losses.ops.softmax import SoftmaxForm
+from mmseol.losses.ops.softmax import SoftmaxForm, look_up
 from mmseol.registry import MODELS
 from mmseol.utils.checks import number
 
@@ -104,7 +104,7 @@ class LDAMLoss(WeightedClassLoss):
 
     def margin_of(self, pred: Tensor, target: Tensor, margins: Tensor) -> Tensor:
         """Return the value that is subtracted from the label's output of every element, (N, *)."""
-        return margins[target]
+        return look_up(margins, target)
 
     def softmax_form(self) -> SoftmaxForm:
         """Return the cross entropy of scaled outputs with a margin."""
@@ -184,17 +184,20 @@ class EnlargedMarginLoss(LDAMLoss):
     def softmax_form(self) -> SoftmaxForm:
         """Return the cross entropy of scaled outputs with a margin that depends on them."""
 
-        def margin_of(outputs: Tensor, label: Tensor) -> Tensor:
+        def margin_of(others: Tensor, label: Tensor) -> Tensor:
             assert self.margins is not None
-            return self.margin_of(outputs, label, self.scale * self.margins.to(outputs))
+            return self._enlarged(others, label, self.scale * self.margins.to(others))
 
         return super().softmax_form()._replace(margin=None, margin_of=margin_of)
 
     def margin_of(self, pred: Tensor, target: Tensor, margins: Tensor) -> Tensor:
         """Return the value that is subtracted from the label's output of every element, (N, *)."""
-        others = pred.detach().scatter(1, target.unsqueeze(1), -torch.inf)
+        return self._enlarged(pred.detach().scatter(1, target.unsqueeze(1), -torch.inf), target, margins)
+
+    def _enlarged(self, others: Tensor, target: Tensor, margins: Tensor) -> Tensor:
+        """Return it, of outputs that are -inf at the label."""
         strongest = others.max(1).indices  # three times as fast as argmax
-        return margins[target] - self.enlargement * margins[strongest]
+        return look_up(margins, target) - self.enlargement * look_up(margins, strongest)
 
 
 def ldam_loss(

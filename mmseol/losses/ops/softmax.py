@@ -45,8 +45,9 @@ class SoftmaxForm(NamedTuple):
     margin: Tensor | None = None
     """Margin of each class, (K,), subtracted from the label's adjusted output."""
     margin_of: Callable[[Tensor, Tensor], Tensor] | None = None
-    """In place of ``margin``: margin of every element, of adjusted outputs, (N, K, *), and labels, (N, *);
-    the same if all outputs are multiplied by a positive number."""
+    """In place of ``margin``: margin of every element, of the adjusted outputs of the other classes,
+    (N, K, *) with -inf at the label, and labels, (N, *); the same if all outputs are multiplied by a positive
+    number."""
     factors: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     """Returns factors, (N, K, *), of every element's exponentials, without a gradient. Computes them of the
     exponentials of adjusted outputs, which may have been multiplied by a number at each element, of their
@@ -66,12 +67,6 @@ class SoftmaxForm(NamedTuple):
         if self.factor is not None:
             outputs = outputs * self.factor.to(outputs).view(shape)
         return outputs if self.offset is None else outputs + self.offset.to(outputs).view(shape)
-
-    def label_margin(self, adjusted: Tensor, label: Tensor) -> Tensor | None:
-        """Return what is subtracted from each label's adjusted output, (N, *), or ``None``."""
-        if self.margin_of is not None:
-            return self.margin_of(adjusted, label)
-        return None if self.margin is None else look_up(self.margin.to(adjusted), label)
 
     def elements(self, entropy: Tensor, label: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
         """Return the sum of the elements' losses times ``factor``, and its derivative by each entropy.
@@ -127,6 +122,14 @@ def _at_labels(outputs: Tensor, label: Tensor) -> Tensor:
     if _is_flat(outputs):  # in half of the time
         return outputs.view(-1).index_select(0, _places(outputs, label)).view(label.shape)
     return outputs.gather(1, label.unsqueeze(1)).squeeze(1)
+
+
+def _set_at_labels(outputs: Tensor, label: Tensor, values: Tensor) -> None:
+    """Write values, (N, *), to the labels' outputs, of (N, K, *)."""
+    if _is_flat(outputs):
+        outputs.view(-1).scatter_(0, _places(outputs, label), values.reshape(-1))
+    else:
+        outputs.scatter_(1, label.unsqueeze(1), values.unsqueeze(1))
 
 
 def _add_at_labels(outputs: Tensor, label: Tensor, values: Tensor) -> None:
@@ -303,9 +306,13 @@ class CrossEntropyVisitor(SoftmaxVisitor):
 
     def _subtract_margin(self, outputs: Tensor, label: Tensor, unit: float = 1.0) -> Tensor:
         """Subtract the margins, times ``unit``, from the labels' outputs in place; return these outputs."""
-        label_output = _at_labels(outputs, label)
-        margin = self.form.label_margin(outputs, label)
-        if margin is not None:
-            label_output.sub_(margin, alpha=unit)
-            outputs.scatter_(1, label.unsqueeze(1), label_output.unsqueeze(1))
+        label_output, form = _at_labels(outputs, label), self.form
+        if form.margin_of is not None:
+            _set_at_labels(outputs, label, torch.full_like(label_output, -torch.inf))
+            label_output.sub_(form.margin_of(outputs, label), alpha=unit)
+        elif form.margin is not None:
+            label_output.sub_(look_up(form.margin.to(outputs), label), alpha=unit)
+        else:
+            return label_output
+        _set_at_labels(outputs, label, label_output)
         return label_output
