@@ -13,6 +13,7 @@ from mmseol.losses.base.weighted import WeightedClassLoss
 from mmseol.losses.ops.autograd import with_elementwise_gradient
 from mmseol.losses.ops.inputs import by_class, chunks, with_channels
 from mmseol.losses.ops.softmax import SoftmaxForm
+from mmseol.losses.ops.softplus import softplus
 from mmseol.registry import MODELS
 from mmseol.utils.checks import boolean, number
 
@@ -199,8 +200,7 @@ class SigmoidFocalLoss(WeightedClassLoss):
         # With the sign of the label's output turned, every class is a negative: no one-hot tensor.
         signed = outputs.scatter(1, index, -outputs.gather(1, index))
         miss = signed.sigmoid()
-        # The default threshold of 20 is too coarse for float64; below 88 the exponential stays finite.
-        terms = F.softplus(signed, threshold=40)
+        terms = softplus(signed)
         # d/da q^g b = q^g (q + g (1 - q) b)
         derivative = torch.mul(terms, self.gamma, out=signed).lerp_(signed.new_ones(()), miss)
         modulator = miss.pow_(self.gamma)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mmseol.losses.ops.autograd import with_elementwise_gradient
+from mmseol.losses.ops.softplus import softplus
 
 __all__ = ["binary_cross_entropy", "sigmoid_residual"]
 
@@ -46,7 +46,7 @@ def binary_cross_entropy(
     """
     requires_grad = torch.is_grad_enabled() and pred.requires_grad
     with torch.no_grad():
-        negative = F.softplus(pred, threshold=40)  # -log(1 - sigmoid(z)); -log(sigmoid(z)) is that minus z
+        negative = softplus(pred)  # that of a negative label; of a positive one it is less by z
         if target.dim() == pred.dim():
             value = (negative - target * pred).mul_(weight).sum(1)
         else:
