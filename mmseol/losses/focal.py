@@ -12,6 +12,7 @@ from mmseol.losses.base.class_loss import Normalize, Reduction, evaluate_once
 from mmseol.losses.base.weighted import WeightedClassLoss
 from mmseol.losses.ops.autograd import with_elementwise_gradient
 from mmseol.losses.ops.inputs import by_class, chunks, with_channels
+from mmseol.losses.ops.label_outputs import at_labels, set_at_labels
 from mmseol.losses.ops.softmax import SoftmaxForm
 from mmseol.losses.ops.softplus import softplus
 from mmseol.registry import MODELS
@@ -189,16 +190,15 @@ class SigmoidFocalLoss(WeightedClassLoss):
             value, gradient = pred.new_empty(target.shape), torch.empty_like(pred)
             for where in chunks(pred):
                 channels = with_channels(where)
-                value[where] = self._chunk_loss(
-                    pred[channels], target[where].unsqueeze(1), gradient[channels]
-                )
+                value[where] = self._chunk_loss(pred[channels], target[where], gradient[channels])
         return with_elementwise_gradient(pred, value, gradient, 1)
 
-    def _chunk_loss(self, outputs: Tensor, index: Tensor, gradient: Tensor) -> Tensor:
+    def _chunk_loss(self, outputs: Tensor, label: Tensor, gradient: Tensor) -> Tensor:
         """Return the loss of the elements of a chunk and write their gradient."""
         negative, positive = (1.0, 1.0) if self.alpha is None else (1 - self.alpha, self.alpha)
         # With the sign of the label's output turned, every class is a negative: no one-hot tensor.
-        signed = outputs.scatter(1, index, -outputs.gather(1, index))
+        signed = outputs.clone()
+        set_at_labels(signed, label, -at_labels(outputs, label))
         miss = signed.sigmoid()
         terms = softplus(signed)
         # d/da q^g b = q^g (q + g (1 - q) b)
@@ -206,9 +206,10 @@ class SigmoidFocalLoss(WeightedClassLoss):
         modulator = miss.pow_(self.gamma)
         derivative.mul_(modulator)
         terms.mul_(modulator)
-        label_derivative = derivative.gather(1, index)
-        gradient.copy_(derivative.mul_(negative).scatter_(1, index, -positive * label_derivative))
-        return negative * terms.sum(1) + (positive - negative) * terms.gather(1, index).squeeze(1)
+        label_derivative = at_labels(derivative, label)
+        set_at_labels(derivative.mul_(negative), label, -positive * label_derivative)
+        gradient.copy_(derivative)
+        return negative * terms.sum(1) + (positive - negative) * at_labels(terms, label)
 
     def _soft(self, pred: Tensor, target: Tensor) -> Tensor:
         miss = pred.sigmoid() * (1 - target) + (-pred).sigmoid() * target

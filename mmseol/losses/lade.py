@@ -14,13 +14,13 @@ from mmseol.counting.counts import at_least_one
 from mmseol.losses.base.class_loss import ClassLoss, Reduction, evaluate_once
 from mmseol.losses.base.tiled import grid_divisor
 from mmseol.losses.ops.inputs import by_class, zero_invalid
+from mmseol.losses.ops.label_outputs import add_at_labels, at_labels, look_up
 from mmseol.losses.ops.softmax import (
     LN_2,
     LOG2_E,
     NEGLIGIBLE,
     SoftmaxForm,
     SoftmaxVisitor,
-    look_up,
     sums_are_exact,
 )
 from mmseol.losses.ops.tiles import RANGE, LabelGrid, Tile, Visitor
@@ -162,7 +162,7 @@ class _Sums(Visitor):
         self.parts: dict[int, list[tuple[Tensor, Tensor]]] = defaultdict(list)
 
     def __call__(self, tile: Tile) -> tuple[Tensor, Tensor | None]:
-        own = tile.outputs.gather(1, tile.label.unsqueeze(1)).squeeze(1)
+        own = at_labels(tile.outputs, tile.label)
         return self.collect(tile, own, *_tile_sums(tile)), None
 
     def collect(self, tile: Tile, own: Tensor, largest: Tensor, sums: Tensor) -> Tensor:
@@ -171,7 +171,7 @@ class _Sums(Visitor):
         own = torch.where(tile.valid, own, 0)
         factor = tile.factor().double()
         if self.class_weight is not None:
-            factor *= self.class_weight[tile.label]
+            factor *= look_up(self.class_weight, tile.label)
         return torch.stack([(own * look_up(self.weight, tile.label)).sum(), factor.sum()])
 
     def largest_and_sums(self) -> tuple[Tensor, Tensor]:
@@ -200,13 +200,12 @@ class _Gradient(Visitor):
         self.slope, self.label_slope, self.largest = slope, label_slope, largest
 
     def __call__(self, tile: Tile) -> tuple[Tensor, Tensor | None]:
-        index = tile.label.unsqueeze(1)
         adjusted = self.form.adjust(tile.outputs)
         if not tile.valid.all():
             zero_invalid(tile.valid, adjusted)
         largest = adjusted.amax(1, keepdim=True)
         probability = adjusted - largest
-        own_output = probability.gather(1, index).squeeze(1)
+        own_output = at_labels(probability, tile.label)
         if own_output.numel() and own_output.min() < -NEGLIGIBLE:
             probability.clamp_(min=-NEGLIGIBLE)
         total = probability.exp_().sum(1)
@@ -221,7 +220,8 @@ class _Gradient(Visitor):
         exponentials.exp_().mul_(by_class(self.slope, adjusted))
         gradient.addcmul_(exponentials, tile.valid.unsqueeze(1).to(adjusted))
         own = derivative + look_up(self.label_slope.to(adjusted), tile.label) * tile.valid
-        return value, gradient.scatter_add_(1, index, own.neg_().unsqueeze(1))
+        add_at_labels(gradient, tile.label, own.neg_())
+        return value, gradient
 
 
 def _highest(grid: LabelGrid, log_prior: Tensor) -> Tensor | None:
@@ -280,7 +280,7 @@ class _SmallSums(_Small, _Sums):
     def __call__(self, tile: Tile) -> tuple[Tensor, Tensor | None]:
         assert self.form.offset is not None
         outputs, offset = tile.outputs, self.form.offset.to(tile.outputs)
-        own = outputs.gather(1, tile.label.unsqueeze(1)).squeeze(1).add_(outputs[:, -1]).mul_(LN_2)
+        own = at_labels(outputs, tile.label).add_(outputs[:, -1]).mul_(LN_2)
         own = own.add_(self.highest).sub_(look_up(offset, tile.label))
         exponentials = outputs.exp2_()
         level = (exponentials[:, -1] * tile.valid).unsqueeze(2)
@@ -301,8 +301,7 @@ class _SmallGradient(_Small):
         self.scale, self.slope, self.label_slope = scale, slope, label_slope
 
     def __call__(self, tile: Tile) -> tuple[Tensor, Tensor | None]:
-        index = tile.label.unsqueeze(1)
-        own = tile.outputs.gather(1, index).squeeze(1)
+        own = at_labels(tile.outputs, tile.label)
         exponentials = tile.outputs.exp2_()
         total = exponentials[:, :-1].sum(1)
         if not sums_are_exact(total):
@@ -320,7 +319,8 @@ class _SmallGradient(_Small):
         by_output = torch.stack([torch.ones_like(self.slope), self.slope], 1).to(total)
         exponentials[:, :-1].mul_(torch.matmul(by_output, by_pixel))
         own = derivative + look_up(self.label_slope.to(total), tile.label) * tile.valid
-        return value, exponentials.scatter_add_(1, index, own.neg_().unsqueeze(1))
+        add_at_labels(exponentials, tile.label, own.neg_())
+        return value, exponentials
 
 
 def _tile_sums(tile: Tile) -> tuple[Tensor, Tensor]:

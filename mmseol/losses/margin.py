@@ -13,7 +13,8 @@ from mmseol.counting.counts import at_least_one
 from mmseol.losses.base.class_loss import Normalize, Reduction, evaluate_once
 from mmseol.losses.base.weighted import WeightedClassLoss
 from mmseol.losses.ops.inputs import by_class
-from mmseol.losses.ops.softmax import SoftmaxForm, look_up
+from mmseol.losses.ops.label_outputs import look_up
+from mmseol.losses.ops.softmax import SoftmaxForm
 from mmseol.registry import MODELS
 from mmseol.utils.checks import number
 

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from mmseol.losses.base.class_loss import Reduction, evaluate_once
 from mmseol.losses.base.stateful import StatefulLoss
 from mmseol.losses.ops.inputs import Labels, by_class
-from mmseol.losses.ops.softmax import SoftmaxForm, look_up
+from mmseol.losses.ops.label_outputs import at_labels, look_up
+from mmseol.losses.ops.softmax import SoftmaxForm
 from mmseol.registry import MODELS
 from mmseol.utils.checks import number
 
@@ -108,7 +109,7 @@ class SeesawLoss(StatefulLoss):
     def _factors(self, exponentials: Tensor, total: Tensor, label: Tensor) -> Tensor:
         """Return S, (N, K, *), of exponentials of outputs and their sums, (N, *)."""
         assert self.seen_counts is not None
-        own = exponentials.gather(1, label.unsqueeze(1))
+        own = at_labels(exponentials, label).unsqueeze(1)
         least = torch.maximum(own, total.unsqueeze(1) * _MIN_SCORE)
         factors = (exponentials / least).clamp_(min=1).pow_(self.q)
         if self.p > 0:

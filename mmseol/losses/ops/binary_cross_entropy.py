@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mmseol.losses.ops.autograd import with_elementwise_gradient
+from mmseol.losses.ops.label_outputs import add_at_labels, at_labels
 from mmseol.losses.ops.softplus import softplus
 
 __all__ = ["binary_cross_entropy", "sigmoid_residual"]
@@ -24,8 +25,8 @@ def sigmoid_residual(pred: Tensor, target: Tensor) -> Tensor:
     residual = pred.sigmoid()
     if target.dim() == pred.dim():
         return residual.sub_(target)
-    label = target.unsqueeze(1)
-    return residual.scatter_add_(1, label, -torch.ones_like(label, dtype=pred.dtype))
+    add_at_labels(residual, target, torch.full_like(target, -1, dtype=pred.dtype))
+    return residual
 
 
 def binary_cross_entropy(
@@ -50,9 +51,7 @@ def binary_cross_entropy(
         if target.dim() == pred.dim():
             value = (negative - target * pred).mul_(weight).sum(1)
         else:
-            label = target.unsqueeze(1)
-            positive = weight.gather(1, label) * pred.gather(1, label)
-            value = negative.mul_(weight).sum(1) - positive.squeeze(1)
+            value = negative.mul_(weight).sum(1) - at_labels(weight, target) * at_labels(pred, target)
         if not requires_grad:
             return value
         gradient = (sigmoid_residual(pred, target) if residual is None else residual).mul_(weight)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from mmseol.losses.ops.inputs import chunks, with_channels
+from mmseol.losses.ops.label_outputs import add_at_labels, at_labels, look_up
 from mmseol.losses.ops.softmax import SoftmaxVisitor, tile_softmax
 from mmseol.losses.ops.tiles import Tile, Visitor
 
@@ -103,7 +104,7 @@ class _Sums(SoftmaxVisitor):
 
     def __call__(self, tile: Tile) -> tuple[Tensor, Tensor | None]:
         prob, weight = tile_softmax(tile), tile.factor()
-        own = prob.gather(1, tile.label.unsqueeze(1)).squeeze(1)
+        own = at_labels(prob, tile.label)
         # A sequential sum of millions needs float64; torch's pairwise sum does not.
         parts = torch.stack([own * weight, weight]).double().flatten(1)
         by_label = parts.new_zeros(2, prob.shape[1]).index_add_(1, tile.label.flatten(), parts)
@@ -120,13 +121,13 @@ class _SumsGradient(SoftmaxVisitor):
         self.power = power
 
     def __call__(self, tile: Tile) -> tuple[Tensor, Tensor | None]:
-        prob, index = tile_softmax(tile), tile.label.unsqueeze(1)
+        prob = tile_softmax(tile)
         by_predicted = self.by_predicted[tile.image].to(prob).view(-1, *[1] * (prob.dim() - 2))
         # With d the derivative by the probabilities, that by the outputs is p (d - sum_j p_j d_j).
         gradient = prob * (by_predicted * self.power)
         if self.power == 2:
             gradient.mul_(prob)
-        own = self.by_overlap[tile.image].to(prob)[tile.label].unsqueeze(1) * prob.gather(1, index)
-        mean = gradient.sum(1, keepdim=True).add_(own)
-        gradient.addcmul_(prob, mean, value=-1).scatter_add_(1, index, own)
+        own = look_up(self.by_overlap[tile.image].to(prob), tile.label) * at_labels(prob, tile.label)
+        mean = gradient.sum(1).add_(own).unsqueeze(1)
+        add_at_labels(gradient.addcmul_(prob, mean, value=-1), tile.label, own)
         return mean.new_zeros(()), gradient.mul_(tile.factor().unsqueeze(1))

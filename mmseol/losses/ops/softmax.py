@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from mmseol.losses.ops.label_outputs import add_at_labels, at_labels, look_up, set_at_labels
 from mmseol.losses.ops.tiles import RANGE, LabelGrid, Tile, Visitor
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "SoftmaxForm",
     "SoftmaxVisitor",
     "derived",
-    "look_up",
     "softmax_sums",
     "sums_are_exact",
     "tile_softmax",
@@ -106,57 +105,6 @@ def derived(
 LOG2_E, LN_2 = math.log2(math.e), math.log(2)
 # A probability of exp(-60) adds nothing to a gradient in float32, and is far from its smallest numbers.
 NEGLIGIBLE = 60.0
-
-
-def look_up(values: Tensor, label: Tensor) -> Tensor:
-    """Return ``values[label]``, in a third of its time.
-
-    >>> look_up(torch.tensor([5.0, 7.0]), torch.tensor([[1, 0]])).tolist()
-    [[7.0, 5.0]]
-    """
-    return values.index_select(0, label.reshape(-1)).view(label.shape)
-
-
-def _at_labels(outputs: Tensor, label: Tensor) -> Tensor:
-    """Return the labels' outputs, (N, *), of (N, K, *)."""
-    if _is_flat(outputs):  # in half of the time
-        return outputs.view(-1).index_select(0, _places(outputs, label)).view(label.shape)
-    return outputs.gather(1, label.unsqueeze(1)).squeeze(1)
-
-
-def _set_at_labels(outputs: Tensor, label: Tensor, values: Tensor) -> None:
-    """Write values, (N, *), to the labels' outputs, of (N, K, *)."""
-    if _is_flat(outputs):
-        outputs.view(-1).scatter_(0, _places(outputs, label), values.reshape(-1))
-    else:
-        outputs.scatter_(1, label.unsqueeze(1), values.unsqueeze(1))
-
-
-def _add_at_labels(outputs: Tensor, label: Tensor, values: Tensor) -> None:
-    """Add values, (N, *), to the labels' outputs, of (N, K, *)."""
-    if _is_flat(outputs):
-        outputs.view(-1).scatter_add_(0, _places(outputs, label), values.reshape(-1))
-    else:
-        outputs.scatter_add_(1, label.unsqueeze(1), values.unsqueeze(1))
-
-
-def _is_flat(outputs: Tensor) -> bool:
-    """Return whether places of labels may be kept: on a GPU tiles are large, and so would their places be."""
-    return outputs.is_contiguous() and outputs.device.type == "cpu"
-
-
-def _places(outputs: Tensor, label: Tensor) -> Tensor:
-    """Return where the labels' outputs are in flattened outputs, (N, K, *)."""
-    samples, classes, elements = len(outputs), outputs.shape[1], outputs[0, 0].numel()
-    first = _first_places(samples, classes, elements)
-    return torch.add(first, label.reshape(-1), alpha=elements)
-
-
-@lru_cache(maxsize=16)
-@torch.inference_mode(False)
-def _first_places(samples: int, classes: int, elements: int) -> Tensor:
-    first = torch.arange(samples).mul_(classes * elements).unsqueeze(1)
-    return (first + torch.arange(elements)).flatten()
 
 
 def softmax_sums(grid: LabelGrid, form: SoftmaxForm, scale: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -266,7 +214,7 @@ class CrossEntropyVisitor(SoftmaxVisitor):
         derivative = derivative * self.scale
         each = derivative if total is None else derivative / total
         gradient = probability.mul_(each.unsqueeze(1))
-        _add_at_labels(gradient, tile.label, derivative.neg_())
+        add_at_labels(gradient, tile.label, derivative.neg_())
         if tile.upsample is None and self.form.factor is not None:
             gradient.mul_(self.form.factor.to(gradient).view(-1, *[1] * (gradient.dim() - 2)))
         return value, gradient
@@ -292,7 +240,7 @@ class CrossEntropyVisitor(SoftmaxVisitor):
             outputs = outputs.clone() if outputs.data_ptr() == tile.outputs.data_ptr() else outputs
             self._subtract_margin(outputs, tile.label)
         logarithm = torch.log_softmax(outputs, 1)
-        entropy = _at_labels(logarithm, tile.label).neg_()
+        entropy = at_labels(logarithm, tile.label).neg_()
         if tile.upsample is None and not entropy.isfinite().all() and not tile.valid.all():
             tile = tile.masked()
             tile = tile._replace(valid=torch.ones_like(tile.valid))
@@ -306,13 +254,13 @@ class CrossEntropyVisitor(SoftmaxVisitor):
 
     def _subtract_margin(self, outputs: Tensor, label: Tensor, unit: float = 1.0) -> Tensor:
         """Subtract the margins, times ``unit``, from the labels' outputs in place; return these outputs."""
-        label_output, form = _at_labels(outputs, label), self.form
+        label_output, form = at_labels(outputs, label), self.form
         if form.margin_of is not None:
-            _set_at_labels(outputs, label, torch.full_like(label_output, -torch.inf))
+            set_at_labels(outputs, label, torch.full_like(label_output, -torch.inf))
             label_output.sub_(form.margin_of(outputs, label), alpha=unit)
         elif form.margin is not None:
             label_output.sub_(look_up(form.margin.to(outputs), label), alpha=unit)
         else:
             return label_output
-        _set_at_labels(outputs, label, label_output)
+        set_at_labels(outputs, label, label_output)
         return label_output
