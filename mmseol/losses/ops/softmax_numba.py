@@ -46,16 +46,16 @@ def _compiled(function: Any) -> Any:
 
 @_compiled
 def _write_exponents(strip, first, start, step, exponents):
-    """Write the output of each segment's first pixel and the difference of the next, (2, S, K, R)."""
+    """Write the outputs of each segment's first row and their rise from row to row, (2, S, K, R)."""
     segments, classes, columns = exponents.shape[1:]
     for i in range(segments):
         for k in range(classes):
             above, below = strip[first[i], k], strip[first[i] + 1, k]
-            output, difference = exponents[0, i, k], exponents[1, i, k]
+            output, rise = exponents[0, i, k], exponents[1, i, k]
             for r in range(columns):
-                slope = below[r] - above[r]
-                output[r] = above[r] + start[i] * slope
-                difference[r] = step[i] * slope
+                difference = below[r] - above[r]
+                output[r] = above[r] + start[i] * difference
+                rise[r] = step[i] * difference
 
 
 @_compiled
@@ -213,7 +213,7 @@ class _SegmentGrid(LabelGrid):
         projected = None if gradient is None else gradient.permute(1, 0, 2).zero_()
         # Kept buffers: to allocate one for every strip or group would cause page faults.
         strip_buffer = small.new_empty(height * classes * widest)
-        gradient_buffer = torch.empty_like(strip_buffer[: 0 if projected is None else None])
+        gradient_buffer = small.new_empty(0 if projected is None else len(strip_buffer))
         group_buffer = small.new_empty(2 * size * classes * widest)
         for block in blocks:
             columns = len(block.matrix)
