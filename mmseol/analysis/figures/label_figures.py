@@ -67,7 +67,7 @@ def draw_estimates(record: Mapping[str, Any]) -> Figure:
                     panel.plot(x, y, markersize=3, linewidth=1, **style)
                 panel.plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=1)
                 panel.set(xlim=(-0.25, 1.25), ylim=(-0.05, 1.05))
-                panel.set_title(f"{own.partition(',')[0]}: {_title(name.partition(': ')[2])}")
+                panel.set_title(f"{_title(own.partition(',')[0])}: {_title(name.partition(': ')[2])}")
                 panel.set_xlabel("estimate of P(k | x)")
             row[0].set_ylabel("frequency of class k")
             for panel in row[len(mine) :]:
@@ -113,7 +113,7 @@ def _dots(rows: list[dict[str, Any]], label: Any, loss: str) -> Figure:
                 spread = [row[d][1] or 0 for d in shown]
                 panel.errorbar(x, [row[d][0] for d in shown], spread, markersize=5, label=label(row), **style)
             panel.set_xticks(range(len(decisions)), decisions, rotation=20)
-            panel.set_title(name)
+            panel.set_title(_title(name))
             panel.set_ylabel(f"{_title(mine[0]['score'])}, %" if mine else "")
             panel.grid(axis="y", alpha=0.3)
         for panel in panels[len(data) :]:
@@ -152,7 +152,7 @@ def draw_class_means(record: Mapping[str, Any]) -> Figure:
                 panel.plot(shown, marker=marker, color=color, label=label)
                 panel.set_xticks(range(len(order)), [row["classes"][k] for k in order], rotation=60)
             panel.axhline(1, color="black", linestyle=":", linewidth=1)
-            panel.set_title(name)
+            panel.set_title(_title(name))
             panel.set_xlabel("class, most frequent first")
             panel.legend()
         panels[0].set_ylabel("mean own output / target")
@@ -189,7 +189,7 @@ def draw_gradients(record: Mapping[str, Any]) -> Figure:
             panel.bar(x, mass.sum(1) - own, bottom=own, color=PALETTE[4], label="on wrong outputs")
             samples = np.array(row["counts"])[order]
             panel.plot(x, 100 * samples / samples.sum(), "k_", markersize=9, label="training elements")
-            panel.set_title(f"{row['data']}: {_title(row['loss'])}", fontsize=8)
+            panel.set_title(f"{_title(row['data'])}: {_title(row['loss'])}", fontsize=8)
             panel.set_xticks(x, [row["classes"][k] for k in order], rotation=60, fontsize=6)
         for panel in panels[:, 0]:
             panel.set_ylabel("% of the gradient")
@@ -222,7 +222,7 @@ def draw_held_out(record: Mapping[str, Any]) -> Figure:
             panel.axhline(0, color="black", linewidth=1, linestyle=":")
             titles = [_title(row["loss"]) for row in mine]
             panel.set_xticks(range(len(mine)), titles, rotation=30, ha="right", rotation_mode="anchor")
-            panel.set_title(name.partition(",")[0])
+            panel.set_title(_title(name.partition(",")[0]))
             panel.set_ylabel(f"gain in {_title(mine[0]['score'])}, points" if mine else "")
         handles, labels = panels[0].get_legend_handles_labels()
         if handles:
@@ -260,7 +260,7 @@ def draw_alpha(record: Mapping[str, Any]) -> Figure:
                 label = f"alpha {row['alpha']}"
                 panel.plot(row["rates"], row["validation by rate"], label=label, markersize=4, **style)
             panel.set_xscale("log")
-            panel.set_title(name)
+            panel.set_title(_title(name))
             panel.set_xlabel("learning rate")
         panels[0].set_ylabel("validation accuracy, %")
         handles, labels = panels[0].get_legend_handles_labels()

@@ -141,17 +141,20 @@ def _write(out: Path, name: str, record: dict[str, Any]) -> None:
 
 
 def _with_others(record: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
-    """Return the record with the rows of the earlier one on data sets that it lacks."""
-    others = earlier["environments"].keys() - record["environments"].keys()
+    """Return the record with the rows of the earlier one on data sets that it lacks, in the earlier order."""
+    names = [*dict.fromkeys([*earlier["environments"], *record["environments"]])]
+    of = {name: record if name in record["environments"] else earlier for name in names}
 
-    def is_other(data: str) -> bool:
-        return re.split("[,:]", data)[0] in others
+    def belongs(data: str, name: str) -> bool:
+        return re.split("[,:]", data)[0] == name
 
     merged = dict(record)
     for key in ("runs", "rows", "statements"):
-        merged[key] = record[key] + [row for row in earlier[key] if is_other(row["data"])]
+        merged[key] = [row for name in names for row in of[name][key] if belongs(row["data"], name)]
     for key in ("curves", "environments"):
-        merged[key] = record[key] | {data: own for data, own in earlier[key].items() if is_other(data)}
+        merged[key] = {
+            data: own for name in names for data, own in of[name][key].items() if belongs(data, name)
+        }
     return merged
 
 

@@ -98,7 +98,8 @@ def _by_data(record: Mapping[str, Any], stage: str) -> str:
         numbers = f"{one['difference']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
         cells.setdefault(one["text"], {})[one["data"].rpartition(",")[0]] = f"**{one['verdict']}** {numbers}"
     rows = [[text, *(row.get(name, "") for name in data)] for text, row in cells.items()]
-    return markdown_table([f"statement, {stage} in training", *data], rows, left=range(len(data) + 1))
+    columns = [name.replace("_", " ") for name in data]
+    return markdown_table([f"statement, {stage} in training", *columns], rows, left=range(len(data) + 1))
 
 
 def _runs(record: Mapping[str, Any]) -> str:
