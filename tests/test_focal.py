@@ -215,3 +215,16 @@ def test_binary_cross_entropy_is_exact_in_float64():
             np.testing.assert_allclose(value.item(), expected, rtol=1e-14, atol=1e-14)
             focal = SigmoidFocalLoss(alpha=None, gamma=0)(pred, torch.tensor([label])) - math.log(2)
             np.testing.assert_allclose(focal.item(), expected, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_kept_graphs_of_sigmoid_losses_give_the_same_gradient_again(reduction: str) -> None:
+    """A gradient that is not read again is scaled in place."""
+    pred, target = batch()
+    loss = SigmoidFocalLoss(ignore_index=IGNORE)
+    value = loss(pred, target, reduction_override=reduction).sum()
+    one, three = torch.tensor(1.0, dtype=pred.dtype), torch.tensor(3.0, dtype=pred.dtype)
+    kept = [torch.autograd.grad(value, pred, factor, retain_graph=True)[0] for factor in (one, three)]
+    (last,) = torch.autograd.grad(value, pred, three)
+    torch.testing.assert_close(kept[1], 3 * kept[0], rtol=1e-12, atol=0)
+    assert last.equal(kept[1])

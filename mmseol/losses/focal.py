@@ -196,19 +196,18 @@ class SigmoidFocalLoss(WeightedClassLoss):
     def _chunk_loss(self, outputs: Tensor, label: Tensor, gradient: Tensor) -> Tensor:
         """Return the loss of the elements of a chunk and write their gradient."""
         negative, positive = (1.0, 1.0) if self.alpha is None else (1 - self.alpha, self.alpha)
+        own = at_labels(outputs, label)
         # With the sign of the label's output turned, every class is a negative: no one-hot tensor.
-        signed = outputs.clone()
-        set_at_labels(signed, label, -at_labels(outputs, label))
-        miss = signed.sigmoid()
-        terms = softplus(signed)
+        miss, terms = outputs.sigmoid(), softplus(outputs)
+        set_at_labels(miss, label, (-own).sigmoid())
+        set_at_labels(terms, label, softplus(-own))
         # d/da q^g b = q^g (q + g (1 - q) b)
-        derivative = torch.mul(terms, self.gamma, out=signed).lerp_(signed.new_ones(()), miss)
+        torch.mul(terms, self.gamma, out=gradient).lerp_(gradient.new_ones(()), miss)
         modulator = miss.pow_(self.gamma)
-        derivative.mul_(modulator)
+        gradient.mul_(modulator)
         terms.mul_(modulator)
-        label_derivative = at_labels(derivative, label)
-        set_at_labels(derivative.mul_(negative), label, -positive * label_derivative)
-        gradient.copy_(derivative)
+        label_gradient = -positive * at_labels(gradient, label)
+        set_at_labels(gradient.mul_(negative), label, label_gradient)
         return negative * terms.sum(1) + (positive - negative) * at_labels(terms, label)
 
     def _soft(self, pred: Tensor, target: Tensor) -> Tensor:

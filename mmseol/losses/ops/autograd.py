@@ -143,7 +143,9 @@ class _WithElementwiseGradient(Function):
         (gradient,) = ctx.saved_tensors
         for dim in sorted(ctx.dim):
             factor = factor.unsqueeze(dim)
-        return gradient * factor, None, None, None
+        if is_compiling() or _keeps_graph():
+            return gradient * factor, None, None, None
+        return gradient.mul_(factor), None, None, None  # nobody reads it again
 
 
 class _WithGradient(Function):
