@@ -241,3 +241,12 @@ def test_without_numba(monkeypatch, forget_packages):
     assert compiled_versions.for_device(softmax.softmax_sums, pred) is softmax.softmax_sums
     torch.testing.assert_close(reads(pred, target), with_numba, rtol=1e-6, atol=1e-7)
     assert tiled.for_device is compiled_versions.for_device
+
+
+def test_outputs_of_label_size_do_not_import_numba(monkeypatch):
+    """It takes memory and time that they would not make up for."""
+    pred, target = batch((2, 32, 32), K, dtype=torch.float32)
+    monkeypatch.setattr(tiled, "for_device", None)
+    with tiles_of(60):
+        value = build("ce")(pred, target)
+    torch.testing.assert_close(value, F.cross_entropy(pred, target, ignore_index=IGNORE))

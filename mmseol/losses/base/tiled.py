@@ -200,7 +200,8 @@ def visit_elements(
     form = loss.softmax_form() if position_loss is None else None
     if form is not None and issubclass(_owner(loss, "softmax_form"), _owner(loss, "position_loss")):
         form = form._replace(weight=loss.class_weight_like(grid.pred[:0].to(grid.dtype)))
-        totals, gradient = for_device(softmax_sums, grid.pred)(grid, form, scale)
+        compute = softmax_sums if grid.same_size else for_device(softmax_sums, grid.pred)
+        totals, gradient = compute(grid, form, scale)
     else:
         totals, gradient = grid.visit(_differentiated(loss, position_loss or loss.position_loss, scale))
     return totals.sum() / divisor, gradient
