@@ -28,6 +28,7 @@ from mmseol.classifiers.decisions import (
     make_family,
     select,
     winners,
+    winners_numba,
 )
 from mmseol.hooks.tuned_decision import DecisionPass, loss_of_classifier, stored_counts
 from mmseol.losses import (
@@ -118,12 +119,20 @@ def brute_force(outputs: torch.Tensor, candidates: torch.Tensor, kind: str) -> t
     return torch.stack([combined(outputs, logs, kind).argmax(0) for logs in candidates])
 
 
+@pytest.fixture
+def without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winners, "has_numba", lambda: False)
+
+
 @pytest.mark.parametrize("kind", ["multiplicative", "additive"])
 @pytest.mark.parametrize("classes", [2, 7, 150])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("numba", [True, False])
 def test_winners_are_those_of_every_decision_on_its_own(
-    kind: Any, classes: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    kind: Any, classes: int, dtype: torch.dtype, numba: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(winners, "has_numba", lambda: numba)
+    monkeypatch.setattr(winners_numba, "_LABELS", 20 * 70)  # several parts
     monkeypatch.setitem(winners._STRIP, "cpu", 128 * classes)
     monkeypatch.setitem(winners._SCORES, "cpu", 20 * 16)
     generator = torch.Generator().manual_seed(classes)
@@ -140,11 +149,15 @@ def test_winners_are_those_of_every_decision_on_its_own(
     assert torch.equal(find_winners(outputs.view(classes, 12, 25), candidates, kind).labels(), expected)
     one = find_winners(outputs, candidates[3:4], kind)
     assert torch.equal(one.labels(), expected[3:4])
+    across = outputs.T.contiguous().T  # channels last
+    assert torch.equal(find_winners(across, candidates, kind).labels(), expected)
 
 
 @pytest.mark.parametrize("kind", ["multiplicative", "additive"])
 @pytest.mark.parametrize("size", [(29, 43), (8, 16), (3, 5)])
-def test_winners_of_smooth_label_maps(kind: Any, size: tuple[int, int], monkeypatch: Any) -> None:
+def test_winners_of_smooth_label_maps(
+    kind: Any, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Most classes win nowhere in a tile, and outputs of few values tie where they could."""
     compared = []
     argmax = winners._argmax
@@ -157,11 +170,13 @@ def test_winners_of_smooth_label_maps(kind: Any, size: tuple[int, int], monkeypa
     counts = np.repeat([1000, 100, 10], [20, 10, 10])  # equal factors keep ties
     candidates = torch.from_numpy(make_family("prior", kind, counts).candidates())
     expected = brute_force(outputs.flatten(1), candidates.float(), kind)
-    found = find_winners(outputs, candidates, kind)
-    assert torch.equal(found.labels(), expected)
+    assert torch.equal(find_winners(outputs, candidates, kind).labels(), expected)
+    monkeypatch.setattr(winners, "has_numba", lambda: False)
+    assert torch.equal(find_winners(outputs, candidates, kind).labels(), expected)
     assert sum(np.prod(shape) for shape in compared) == outputs[0].numel()  # each pixel once
 
 
+@pytest.mark.usefixtures("without_numba")
 def test_classes_far_below_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     outputs = torch.zeros(50, 16, 16)
     outputs[7], outputs[30, :, 8:] = 1.0, 2.0

@@ -23,6 +23,7 @@ from mmseol.losses.ops.axis_blocks import dense_axis
 from mmseol.losses.ops.inputs import Labels
 from mmseol.losses.ops.tiles import LabelGrid, tiles_of
 from mmseol.registry import MODELS
+from mmseol.utils.compiled_loops import compiled, has_numba
 
 COUNTS = [4000, 900, 200, 30, 5]
 K = len(COUNTS)
@@ -219,14 +220,14 @@ def test_code_without_a_folder_to_keep_it_in():
     """Numba keeps no code of a function that is in no file."""
     scope: dict[str, Any] = {}
     exec("def double(x):\n    return 2 * x", scope)
-    assert softmax_numba._compiled(scope["double"])(3) == 6
+    assert compiled(fastmath=True)(scope["double"])(3) == 6
 
 
 @pytest.fixture
 def forget_packages() -> Iterator[None]:
-    compiled_versions._has.cache_clear()
+    has_numba.cache_clear()
     yield
-    compiled_versions._has.cache_clear()
+    has_numba.cache_clear()
 
 
 def test_without_numba(monkeypatch, forget_packages):
@@ -237,7 +238,7 @@ def test_without_numba(monkeypatch, forget_packages):
     with_numba = reads(pred, target)
     monkeypatch.setattr(softmax_numba, "_visit", None)
     monkeypatch.setitem(sys.modules, "numba", None)  # its import raises
-    compiled_versions._has.cache_clear()
+    has_numba.cache_clear()
     assert compiled_versions.for_device(softmax.softmax_sums, pred) is softmax.softmax_sums
     torch.testing.assert_close(reads(pred, target), with_numba, rtol=1e-6, atol=1e-7)
     assert tiled.for_device is compiled_versions.for_device

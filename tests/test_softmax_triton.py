@@ -285,7 +285,7 @@ def test_which_function_has_a_triton_version(monkeypatch):
         )
     finally:
         torch.use_deterministic_algorithms(False)
-    monkeypatch.setattr(compiled_versions, "_has", lambda package: False)
+    monkeypatch.setattr(compiled_versions, "find_spec", lambda name: None)
     assert compiled_versions.for_device(both[0], pred) is both[0]
 
 

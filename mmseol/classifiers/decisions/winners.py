@@ -4,6 +4,7 @@ The outputs of neighbouring pixels are alike. For each tile of pixels and each d
 smallest score in the tile is highest gives a bound: a class whose largest score is below it wins at no pixel
 of the tile. Few classes are left, and all decisions are made among these. A score is a rounded product or sum
 and never falls when the output rises, so the bound is exact and ties are decided as among all classes.
+On a CPU with Numba compiled loops over all classes are faster, and take their place.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mmseol.classifiers.decisions.families import Kind
+from mmseol.utils.compiled_loops import has_numba
 
 __all__ = ["Winners", "find_winners"]
 
@@ -60,14 +62,15 @@ class Winners(NamedTuple):
     def of_labels(cls, labels: Tensor) -> Winners:
         """Return the winners with these labels, (C, P)."""
         before, elements = (labels[1:] != labels[:-1]).nonzero(as_tuple=True)
-        old, new = labels[before, elements], labels[before + 1, elements]
-        return cls(labels[0], elements, before + 1, old, new, len(labels))
+        old, new = labels[before, elements].long(), labels[before + 1, elements].long()
+        return cls(labels[0].long(), elements, before + 1, old, new, len(labels))
 
 
 def find_winners(outputs: Tensor, candidates: Tensor, kind: Kind) -> Winners:
     r"""Return :math:`\arg\max_k m_{ck} a_k` or :math:`\arg\max_k a_k + \log m_{ck}` for the decisions c.
 
-    The first of equal scores wins. Fast where neighbouring elements have similar outputs.
+    The first of equal scores wins. Without Numba and on a GPU it is fast where neighbouring elements have
+    similar outputs.
 
     >>> outputs = torch.tensor([[0.6, 0.9], [0.4, 0.1]])  # of two elements
     >>> candidates = torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.0, 2.0]])  # second class times 1, 2.7, 7.4
@@ -88,6 +91,8 @@ def find_winners(outputs: Tensor, candidates: Tensor, kind: Kind) -> Winners:
         outputs = outputs[:, None]
     candidates = candidates.to(outputs.device, torch.float64)
     values = (candidates.exp() if kind == "multiplicative" else candidates).to(outputs.dtype)
+    if outputs.device.type == "cpu" and has_numba():
+        return _among_all_classes(outputs.flatten(1), values, kind)
     numbers = torch.arange(outputs[0].numel(), device=outputs.device).view(outputs.shape[1:])
     first = torch.empty_like(numbers).flatten()
     changes: list[tuple[Tensor, Tensor, Tensor, Tensor]] = [(first[:0],) * 4]
@@ -106,6 +111,26 @@ def find_winners(outputs: Tensor, candidates: Tensor, kind: Kind) -> Winners:
             changes.append((pixels[at, pixel], before + 1, old, new))
     changed, decisions, old, new = (torch.cat(column) for column in zip(*changes, strict=True))
     return Winners(first, changed, decisions, old, new, len(values))
+
+
+def _among_all_classes(outputs: Tensor, values: Tensor, kind: Kind) -> Winners:
+    # Not at the top: Numba is optional.
+    from mmseol.classifiers.decisions.winners_numba import labels_of_winners
+
+    neutral = torch.full_like(values, 1 if kind == "additive" else 0)
+    pair = (neutral, values) if kind == "additive" else (values, neutral)
+    parts = [Winners.of_labels(torch.empty(len(values), 0, dtype=torch.long))]
+    for start, labels in labels_of_winners(outputs, *pair):
+        part = Winners.of_labels(labels)
+        parts.append(part._replace(elements=part.elements + start))
+    return Winners(
+        torch.cat([part.first for part in parts]),
+        torch.cat([part.elements for part in parts]),
+        torch.cat([part.decisions for part in parts]),
+        torch.cat([part.old for part in parts]),
+        torch.cat([part.new for part in parts]),
+        len(values),
+    )
 
 
 def _strips(outputs: Tensor) -> Iterator[tuple[slice, slice, tuple[int, int]]]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
-from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from mmseol.losses.ops.softmax import softmax_sums
 from mmseol.losses.ops.squared_error import half_squared_error_sum
 from mmseol.losses.ops.squared_error_upsampled import upsampled_half_squared_error_sum
+from mmseol.utils.compiled_loops import has_numba
 
 __all__ = ["for_device"]
 
@@ -34,11 +34,11 @@ def for_device(compute: Compute, pred: Tensor) -> Compute:
 
 def _versions(device: str) -> dict[Callable[..., Any], Any]:
     # Imports are not at the top: Triton and Numba are optional.
-    if device == "cpu" and _has("numba"):
+    if device == "cpu" and has_numba():
         from mmseol.losses.ops import softmax_numba
 
         return {softmax_sums: softmax_numba.softmax_sums}
-    if device != "cuda" or not _has("triton"):
+    if device != "cuda" or find_spec("triton") is None:
         return {}
     from mmseol.losses.ops import softmax_triton, squared_error_triton
 
@@ -47,13 +47,3 @@ def _versions(device: str) -> dict[Callable[..., Any], Any]:
         versions[half_squared_error_sum] = squared_error_triton.half_squared_error_sum
         versions[upsampled_half_squared_error_sum] = squared_error_triton.upsampled_half_squared_error_sum
     return versions
-
-
-@lru_cache(maxsize=2)
-def _has(package: str) -> bool:
-    """Return whether a package can be imported; Numba refuses NumPy of a version that it does not know."""
-    try:
-        import_module(package)
-    except ImportError:
-        return False
-    return True

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ from mmseol.losses.ops.softmax import LN_2, CrossEntropyVisitor, SoftmaxForm
 from mmseol.losses.ops.softmax import softmax_sums as tiled_softmax_sums
 from mmseol.losses.ops.squared_error_upsampled import axis_taps
 from mmseol.losses.ops.tiles import COLUMNS, TILE, LabelGrid, Visitor
+from mmseol.utils.compiled_loops import compiled
 
 __all__ = ["softmax_sums"]
 
@@ -33,18 +33,7 @@ _STRIP, _WIDTH = 4, 8
 _GROUP = 1 / 2
 
 
-def _compiled(function: Any) -> Any:
-    """Compile a function at its first call, and keep the code on disk where a folder can be written."""
-    compile_cached, compile_anew = (
-        numba.njit(nogil=True, fastmath=True, error_model="numpy", cache=cache) for cache in (True, False)
-    )
-    try:
-        return compile_cached(function)
-    except RuntimeError:  # no such folder
-        return compile_anew(function)
-
-
-@_compiled
+@compiled(fastmath=True)
 def _write_exponents(strip, first, start, step, exponents):
     """Write the outputs of each segment's first row and their rise from row to row, (2, S, K, R)."""
     segments, classes, columns = exponents.shape[1:]
@@ -58,7 +47,7 @@ def _write_exponents(strip, first, start, step, exponents):
                 rise[r] = step[i] * difference
 
 
-@_compiled
+@compiled(fastmath=True)
 def _add_exponentials(strip, first, rows, start, step, labels, powers, totals, outputs, term):
     """Write the sum of each pixel's exponentials, and its label's output."""
     segments, classes, columns = powers.shape[1:]
@@ -87,7 +76,7 @@ def _add_exponentials(strip, first, rows, start, step, labels, powers, totals, o
                 outputs[y, r] = above[label, r] + weight * (below[label, r] - above[label, r])
 
 
-@_compiled
+@compiled(fastmath=True)
 def _add_gradient(powers, first, rows, start, step, labels, shares, derivatives, gradient, work):
     """Add the gradient by the strip: exponentials times ``shares``, less ``derivatives`` at the labels."""
     segments, classes, columns = powers.shape[1:]
