@@ -13,7 +13,7 @@ from mmseol.utils.compiled_loops import compiled
 __all__ = ["labels_of_winners"]
 
 # Elements whose scores are compared together: the best score of each decision stays in a core's cache.
-_BLOCK = 128
+_BLOCK = 256
 # Labels of a part: memory of 8 MB and more.
 _LABELS = 2**22
 
@@ -25,21 +25,32 @@ def _write_labels(outputs, factors, offsets, start, labels, best, places):
     block = best.shape[1]
     for begin in range(0, elements, block):
         size = min(block, elements - begin)
-        for k in range(classes):
-            output = outputs[k, start + begin : start + begin + size]
-            number = np.int32(k)
+        own = slice(start + begin, start + begin + size)
+        best[:], places[:] = -np.inf, 0
+        for k in range(0, classes - 1, 2):  # two classes at once, since to store is the slowest step
+            output, next_output = outputs[k, own], outputs[k + 1, own]
+            number, next_number = np.int32(k), np.int32(k + 1)
             for c in range(candidates):
                 factor, offset, highest, place = factors[c, k], offsets[c, k], best[c], places[c]
-                if k == 0:
-                    for i in range(size):
-                        highest[i] = output[i] * factor + offset
-                        place[i] = 0
-                else:
-                    for i in range(size):
-                        score = output[i] * factor + offset
-                        better = score > highest[i]
-                        highest[i] = score if better else highest[i]
-                        place[i] = number if better else place[i]
+                next_factor, next_offset = factors[c, k + 1], offsets[c, k + 1]
+                for i in range(size):
+                    score = output[i] * factor + offset
+                    next_score = next_output[i] * next_factor + next_offset
+                    second = next_score > score
+                    higher = next_score if second else score
+                    higher_number = next_number if second else number
+                    better = higher > highest[i]
+                    highest[i] = higher if better else highest[i]
+                    place[i] = higher_number if better else place[i]
+        if classes % 2:
+            output, number = outputs[classes - 1, own], np.int32(classes - 1)
+            for c in range(candidates):
+                factor, offset, highest, place = factors[c, -1], offsets[c, -1], best[c], places[c]
+                for i in range(size):
+                    score = output[i] * factor + offset
+                    better = score > highest[i]
+                    highest[i] = score if better else highest[i]
+                    place[i] = number if better else place[i]
         for c in range(candidates):
             for i in range(size):
                 labels[c, begin + i] = places[c, i]
