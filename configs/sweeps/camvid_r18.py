@@ -4,7 +4,7 @@ CamVid, FastFCN-R18 from scratch on half-size images, crop 96, batch 4: 92 itera
 tries 5 learning rates for 2 epochs and the best 2 for 5; three seeds are trained for 5 epochs with the best
 one. After a single epoch cross entropy reaches 15 to 18 mIoU with every rate from 3e-3 to 3e-1, which chooses
 by chance. The data that chose also score here, since copies of CamVid often lack the test split; set
-split = "test" where it is there. Its 260 trials took four hours and a half on two cores.
+split = "test" where it is there. Its 260 trials took four hours and a quarter on two cores.
 
     python tools/sweep.py configs/sweeps/camvid_r18.py --data-root DIR --slots 2
 

@@ -111,10 +111,10 @@ class FocalLoss(WeightedClassLoss):
         return (modulator.detach() if self.detach_modulator else modulator) * weighted
 
     def _focal_and_derivative(self, entropy: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the loss and its derivative by the cross entropy, in a third of autograd's time."""
+        """Return the loss and its derivative by the cross entropy."""
         weighted = entropy if weight is None else entropy * weight
         half = torch.tanh((weighted if self.weight_in_modulator else entropy) / 2)
-        miss = half.mul(2).div_(half.add_(1))  # as exact as -expm1(-entropy), in a third of its time
+        miss = half.mul(2).div_(half.add_(1))  # -expm1(-entropy) within 2e-7, in a third of its time
         modulator = power(miss, self.gamma)
         derivative = modulator
         if not self.detach_modulator:

@@ -196,7 +196,7 @@ class EnlargedMarginLoss(LDAMLoss):
         return self._enlarged(pred.detach().scatter(1, target.unsqueeze(1), -torch.inf), target, margins)
 
     def _enlarged(self, others: Tensor, target: Tensor, margins: Tensor) -> Tensor:
-        """Return it, of outputs that are -inf at the label."""
+        """Return the margin, of outputs that are -inf at the label."""
         strongest = others.max(1).indices  # three times as fast as argmax
         return look_up(margins, target) - self.enlargement * look_up(margins, strongest)
 

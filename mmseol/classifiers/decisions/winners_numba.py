@@ -66,8 +66,7 @@ def labels_of_winners(outputs: Tensor, factors: Tensor, offsets: Tensor) -> Iter
     Args:
         outputs: Outputs of P elements, (K, P).
         factors: Factor of each class's outputs for each decision, (C, K), in their dtype.
-        offsets: What is added to the products. Each product and sum is rounded; one of the two is exact if
-            factors are 1 or offsets 0.
+        offsets: What is added to the products. With factors of 1 or offsets of 0 a score is rounded once.
     """
     candidates, elements = len(factors), outputs.shape[1]
     step = max(_LABELS // candidates, 1)

@@ -143,9 +143,7 @@ class _WithElementwiseGradient(Function):
         (gradient,) = ctx.saved_tensors
         for dim in sorted(ctx.dim):
             factor = factor.unsqueeze(dim)
-        if is_compiling() or _keeps_graph():
-            return gradient * factor, None, None, None
-        return gradient.mul_(factor), None, None, None  # nobody reads it again
+        return gradient * factor, None, None, None  # not in place, which a vectorised Jacobian cannot do
 
 
 class _WithGradient(Function):

@@ -47,7 +47,7 @@ def binary_cross_entropy(
     """
     requires_grad = torch.is_grad_enabled() and pred.requires_grad
     with torch.no_grad():
-        negative = softplus(pred)  # that of a negative label; of a positive one it is less by z
+        negative = softplus(pred)  # cross entropy of label 0; that of label 1 is less by z
         if target.dim() == pred.dim():
             value = (negative - target * pred).mul_(weight).sum(1)
         else:

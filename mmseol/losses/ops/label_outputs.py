@@ -44,10 +44,8 @@ def set_at_labels(outputs: Tensor, label: Tensor, values: Tensor) -> None:
     >>> outputs.tolist()
     [[5.0, 9.0]]
     """
-    if _is_flat(outputs):
-        outputs.view(-1).scatter_(0, _places(outputs, label), values.reshape(-1))
-    else:
-        outputs.scatter_(1, label.unsqueeze(1), values.unsqueeze(1))
+    outputs, dim, index, values = _addressed(outputs, label, values)
+    outputs.scatter_(dim, index, values)
 
 
 def add_at_labels(outputs: Tensor, label: Tensor, values: Tensor) -> None:
@@ -58,10 +56,15 @@ def add_at_labels(outputs: Tensor, label: Tensor, values: Tensor) -> None:
     >>> outputs.tolist()
     [[5.0, 6.0]]
     """
+    outputs, dim, index, values = _addressed(outputs, label, values)
+    outputs.scatter_add_(dim, index, values)
+
+
+def _addressed(outputs: Tensor, label: Tensor, values: Tensor) -> tuple[Tensor, int, Tensor, Tensor]:
+    """Return outputs, dimension, index and values for a scatter at the labels."""
     if _is_flat(outputs):
-        outputs.view(-1).scatter_add_(0, _places(outputs, label), values.reshape(-1))
-    else:
-        outputs.scatter_add_(1, label.unsqueeze(1), values.unsqueeze(1))
+        return outputs.view(-1), 0, _places(outputs, label), values.reshape(-1)
+    return outputs, 1, label.unsqueeze(1), values.unsqueeze(1)
 
 
 def _is_flat(outputs: Tensor) -> bool:
